@@ -97,8 +97,8 @@ ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many sch
 	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
 
 SEED ?= $(shell date +%s)
-fuzz: setup      ## any options of nn.LSTM together, 2,000 of them, and 300 drawn cells: minutes
-	EXAMPLES=$(or $(EXAMPLES),2000) $(RUN) -m pytest tests/kernels/test_fuzz.py --hypothesis-seed=$(SEED) $(ARGS)
+fuzz: setup      ## five lists of every pair of options, of other sizes, and 300 drawn cells: minutes
+	$(RUN) -m pytest tests/conformance/test_values.py --lists $(or $(LISTS),5) --first $(SEED) $(ARGS)
 	EXAMPLES=$(or $(CELLS),300) SEED=$(SEED) $(RUN) -m pytest tests/conformance/test_drawn.py -k native $(ARGS)
 
 MINUTES ?= 10

@@ -88,21 +88,6 @@ def make_modules(case: Case, engine: str, fuse: str | None, dtype: torch.dtype) 
     return theirs, ours
 
 
-def assert_differentiable(given: Inputs, weights, seed: int = 0, **options) -> None:
-    """First and second derivatives of `fused_lstm.lstm`, whose masks are the seed's, in float64."""
-
-    def function(x, h0, c0, *weights):
-        torch.manual_seed(seed)
-        y, state = fused_lstm.lstm(
-            x, (h0, c0), weights, lengths=given.lengths, resets=given.resets, **options
-        )
-        return y, *state
-
-    leaves = [t.detach().requires_grad_() for t in (given.x, given.h0, given.c0, *weights)]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
-
-
 def call(module: fused_lstm.LSTM, case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """Ours on input as `case` says it comes; y padded [T, B, D * P] again, h_n, c_n with B."""
     x, h0, c0, lengths, resets = given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from fused_lstm.triton.devices import INTERPRETER, Device
@@ -27,8 +26,6 @@ PATHS_BACKWARD = PATHS | {
     "parts of the gates": {"units": 64, "split": 4, "block_k": 32},
     "resident parts": {"units": 64, "split": 4, "block_k": 32, "resident": 9, "ahead": 1},
 }
-paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-paths_backward = pytest.mark.parametrize("path", PATHS_BACKWARD.values(), ids=PATHS_BACKWARD)
 
 
 def make_plan(

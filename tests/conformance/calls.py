@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fused_lstm
 from bench import zoo
 from fused_lstm import native
+from fused_lstm.integrations.dreamer import BlockGRU
 from tolerance import GPU_NORM, TOLERANCE, near
 
 INITIAL = {"zoo.normalized": (0.25, 1.0)}  # states of a call that is given none
@@ -23,6 +25,7 @@ INITIAL = {"zoo.normalized": (0.25, 1.0)}  # states of a call that is given none
 # up to three layers.
 NORM = {
     "float16": 2 * GPU_NORM["fp16"], "bfloat16": 2 * GPU_NORM["bf16"], "tf32": 1e-4, "bf16": 2e-2,
+    "prepared-bfloat16": 2e-2, "prepared-int8": 3e-2, "prepared-float32": 1e-4,
 }  # fmt: skip
 
 
@@ -77,7 +80,10 @@ def make(case: Case) -> nn.Module:
     if case.proj:
         options["proj_size"] = case.P
     torch.manual_seed(case.seed)
-    if cell is not None:
+    module: Any
+    if case.cell == "dreamer":
+        module = BlockGRU(*sizes, case.heads, engine, dtype=torch.float64)
+    elif cell is not None:
         module = fused_lstm.Recurrent(cell, *sizes, **options)
     elif case.kind == "slstm":
         how = {"exponential_forget": case.cell != "slstm", "recurrent_clip": case.clip}
@@ -140,6 +146,11 @@ def packing(given: Given) -> tuple[Tensor, Tensor, Tensor]:
 def ours(case: Case, module: nn.Module, given: Given) -> dict[str, Tensor]:
     """Results of the library by name, with time first and padded."""
     x, states, names = given.x, given.states, names_of(case)
+    if case.cell == "dreamer":
+        y, last = module(x, states[0][0] if case.state else None, given.resets)
+        return {"y": y, "h_n": last[None]}
+    if case.door.startswith("prepared"):
+        module = fused_lstm.prepare(module, getattr(torch, case.door.partition("-")[2]))
     if case.door == "stream":
         stream = fused_lstm.Streaming(module, case.rows_)
         y = torch.stack([stream(row) for row in x])
@@ -264,15 +275,17 @@ def graded(case: Case, results: dict[str, Tensor], leaves: dict[str, Tensor]) ->
 
 
 @contextmanager
-def settings(case: Case):
-    """The instruction set (the best one where this CPU does not have it), threads, precision."""
-    threads = torch.get_num_threads()
+def settings(case: Case) -> Iterator[None]:
+    """Set the instruction set (the best one where this CPU lacks it), threads and precision."""
+    threads, names = torch.get_num_threads(), native.OPS.isa_names()
+    emulates = case.isa == "amx" and "amx" not in names and user_cell(case) is None
+    isa = "emulated" if emulates else case.isa
     switches = torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul
     before = [s.fp32_precision for s in switches]
     try:
         torch.set_num_threads(case.threads)
-        if case.isa in native.OPS.isa_names():
-            native.OPS.use_isa(case.isa)
+        if isa in names:
+            native.OPS.use_isa(isa)
         if case.precision != "ieee":
             for switch in switches:
                 switch.fp32_precision = case.precision
@@ -321,7 +334,8 @@ def found_of(case: Case) -> dict[str, Tensor]:
     with torch.set_grad_enabled(case.differentiated), settings(case):
         warm_up(case, module, given)
         torch.manual_seed(1000 + case.seed)
-        results = ours(case, module, given)
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
+            results = ours(case, module, given)
         if case.after:
             results["y"] = results["y"].mul_(1.5)
         return graded(case, results, leaves)
@@ -334,7 +348,7 @@ def check(case: Case, wanted: dict[str, Tensor] | None = None) -> None:
         found = found_of(case)
     except Exception as error:
         raise AssertionError(f"{type(error).__name__} in {case}: {error}") from error
-    assert found["y"].dtype == getattr(torch, case.dtype), case
+    assert found["y"].dtype == getattr(torch, case.computed), case
     assert found.keys() == wanted.keys(), f"{case}: {found.keys()}, {wanted.keys()}"
     for name, value in wanted.items():
         compare(case, name, found[name], value)
@@ -355,15 +369,15 @@ def compare(case: Case, name: str, found: Tensor, wanted: Tensor) -> None:
     if not wanted.numel():
         return
     assert wanted.isfinite().all(), f"{name}: {case}: the oracle's is not finite"
-    few_bits = NORM.get(case.dtype) or NORM.get(case.precision)
+    few_bits = NORM.get(case.computed) or NORM.get(case.precision) or NORM.get(case.door)
     if few_bits is not None:
         size = max(wanted.norm().item(), 0.1 * wanted.numel() ** 0.5)
         wrong = (found.double() - wanted).norm().item() / size
         assert wrong <= few_bits * (3 if case.norm else 1), f"{name}: {wrong:.2g}: {case}"
         return
     scale = wanted.abs().max().clamp(min=1.0) if case.dtype == "float32" else 1.0
-    if case.norm and case.dtype == "float32":
-        scale *= 3  # divided by deviations, which may be small
+    if case.dtype == "float32":  # what is divided by may be small: deviations, a normalizer
+        scale *= 3 ** (case.norm + (case.cell == "zoo.normalized"))
     torch.testing.assert_close(
         found.double() / scale, wanted / scale, **near(TOLERANCE[getattr(torch, case.dtype)]),
         msg=lambda text: f"{name}: {case}\n{text}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Case:
-    cell: str = "lstm"  # one of torch's, "slstm", "slstm_exponential", "zoo.NAME" or "drawn.SEED"
+    cell: str = "lstm"  # torch's, slstm, slstm_exponential, dreamer, zoo.NAME, drawn.SEED
     engine: str = "native-layers"  # and its level
     T: int = 5
     B: int = 3
@@ -35,12 +35,13 @@ class Case:
     proj: bool = False
     recompute: int | None = None
     states: bool = False  # return_states
-    door: str = "module"  # module, function, stream (one step a call)
+    door: str = "module"  # module, function, stream (one step a call), prepared-DTYPE
     before: str = ""  # what the module has run before: the other "mode", or another "shape"
     after: str = ""  # written: the caller writes over y before the backward
     memory: str = "dense"  # strided: x and the states are parts of wider tensors
     precision: str = "ieee"  # of float32 products: tf32, bf16
-    isa: str = ""
+    autocast: bool = False  # bfloat16
+    isa: str = ""  # amx is emulated where this CPU has none
     threads: int = 1
     seed: int = 0
 
@@ -54,6 +55,11 @@ class Case:
     @property
     def kind(self) -> str:
         return self.cell.removesuffix("_exponential")
+
+    @property
+    def computed(self) -> str:
+        """The dtype of the results."""
+        return "bfloat16" if self.autocast and self.dtype == "float32" else self.dtype
 
     @property
     def P(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fused_lstm.philox import dropout_mask
 
-STATES = {"lstm": "c", "gru": "", "rnn_tanh": "", "rnn_relu": "", "slstm": "c n m"}
+STATES = {"lstm": "c", "gru": "", "rnn_tanh": "", "rnn_relu": "", "slstm": "c n m", "dreamer": ""}
 
 
 class Masks:
@@ -99,6 +99,23 @@ def slstm(case, w, by_x, by_h, h, s, g_mask):
     i, f = torch.exp(i - m), torch.exp(log_f - m)
     c, n = f * c + i * torch.tanh(z), f * n + i
     return torch.sigmoid(o) * c / n, [c, n, m]
+
+
+def dreamer(case, w, by_x, by_h, h, s, g_mask):
+    r, a, u = (by_x + by_h).chunk(3, 1)
+    n, u = torch.tanh(torch.sigmoid(r) * a), torch.sigmoid(u - 1)
+    return u * n + (1 - u) * h, []
+
+
+def of_a_block(weights: dict[str, Tensor], H: int) -> dict[str, Tensor]:
+    """DreamerV3's kernel [N, K + F, 3K], of each block's [h, x], and bias, as those of a lane."""
+    kernel, (N, K) = weights["kernel"], (len(weights["kernel"]), H // len(weights["kernel"]))
+    by_x = torch.cat([kernel[:, K:, k * K : (k + 1) * K].transpose(1, 2).flatten(0, 1)
+                      for k in range(3)])  # fmt: skip
+    return {
+        "weight_ih_l0": by_x, "weight_hh_l0": kernel[:, :K].transpose(1, 2),
+        "bias_l0": weights["bias"].view(N, 3, K).transpose(0, 1).flatten(),
+    }  # fmt: skip
 
 
 def of_a_user(cell, w, by_x, by_h, h, s, inputs):
@@ -186,6 +203,8 @@ def run(
         packed_rows: the rows of a packed batch, by which dropout between layers counts.
     """
     D, lanes = case.directions, case.layers * case.directions
+    if case.cell == "dreamer":
+        weights = of_a_block(weights, case.H)
     order = lengths.argsort(descending=True, stable=True).argsort()
     masks, last, every = Masks(case, seed, lanes, order), [], []
     for layer in range(case.layers):

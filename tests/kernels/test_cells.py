@@ -1,9 +1,9 @@
-"""Cells that cuDNN does not have: against each written out, derivatives, what is refused."""
+"""Cells that cuDNN does not have; tests/conformance has their values and gradients."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
@@ -11,77 +11,13 @@ from torch import nn
 
 import fused_lstm
 from cases import rungs
-from cells import drawn_seed, each_cell, make, written_out
+from cells import drawn_seed, each_cell, make
 from fused_lstm import choose, reference
 from fused_lstm.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
-from lanes import Case, Inputs, assert_differentiable, call, make_inputs
+from lanes import Case
 from tolerance import assert_close
 
-each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 DOUBLE = {"dtype": torch.float64}
-
-
-def outcome(module: nn.Module, outputs, leaves) -> dict[str, torch.Tensor]:
-    """Outputs and the gradient of everything, by name, by a loss that weighs each element."""
-    module.zero_grad()
-    loss = sum((o * torch.linspace(-1, 1, o.numel(), **DOUBLE).cos().view_as(o)).sum()
-               for o in outputs)  # fmt: skip
-    found = torch.autograd.grad(loss, [*leaves, *module.parameters()])
-    names = ["x", "h_0", "c_0", *(name for name, _ in module.named_parameters())]
-    return dict(zip(("y", "h_n", "c_n"), outputs, strict=True)) | {
-        f"{name}.grad": g for name, g in zip(names, found, strict=True)
-    }
-
-
-def leaves_of(case: Case) -> tuple[Inputs, list[torch.Tensor]]:
-    """A case's inputs, and x, h0 and c0 among them, which want gradients."""
-    given = make_inputs(case, torch.float64)
-    leaves = [t.detach().requires_grad_() for t in given[:3]]
-    return given._replace(x=leaves[0], h0=leaves[1], c0=leaves[2]), leaves
-
-
-@cache  # for all engines and levels
-def wanted_of(case: Case, training: bool, options: tuple) -> dict[str, torch.Tensor]:
-    """Return what the cell written out gives."""
-    module, (given, leaves) = make(case, engine="loop", **dict(options)), leaves_of(case)
-    seed = drawn_seed(7) if training else None
-    found = outcome(module, written_out(module, *given, seed=seed), leaves)
-    return {name: value.detach() for name, value in found.items()}
-
-
-def check(case: Case, training: bool, engine="auto", fuse=None, **options) -> None:
-    """The module gives what the cell written out gives, value by value, gradient by gradient."""
-    module = make(case, engine=engine, fuse=fuse, **options).train(training)
-    given, leaves = leaves_of(case)
-    wanted = wanted_of(case, training, tuple(options.items()))
-    torch.manual_seed(7)
-    for name, value in outcome(module, call(module, case, given), leaves).items():
-        assert_close(value, wanted[name], name)
-
-
-# --- values ---
-
-SHAPES = {
-    "plain": Case(T=4, L=1),
-    "one": Case(T=1, B=1, I=1, H=1, L=1),
-    "two layers": Case(T=3, L=2, bias=False),
-    "bidirectional": Case(T=3, bidirectional=True, batch_first=True),
-    "projected": Case(T=3, proj_size=2),
-    "packed": Case("unsorted", T=4, L=1),
-    "all": Case("lengths", T=5, bidirectional=True, proj_size=3, resets=True),
-}
-
-
-@each_mode
-@pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
-@each_cell
-def test_cell_is_the_one_written_out(options, case, training):
-    check(case, training, engine="loop", **options)
-
-
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
-def test_coupled_runs_on_every_engine(engine, fuse):
-    check(SHAPES["projected"], True, coupled=True, engine=engine, fuse=fuse)
 
 
 @pytest.mark.parametrize(  # of H = 4: a gate's weight has 12 rows
@@ -108,17 +44,21 @@ def test_coupled_with_an_h_that_is_projected_to_more(engine, fuse, bias, P):
         assert_close(a, b, name)
 
 
-@pytest.mark.slow  # as the loop's, and test_lanes.py has that engine
+@pytest.mark.slow  # its compiler takes long, and what it compiles is the loop
 def test_the_compile_engine_has_cells():
     """It compiles loop's: two options, since a mask takes its compiler seconds."""
     if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
         pytest.skip(why)
-    check(Case(T=2, L=1), True, engine="compile", layer_norm=True, recurrent_dropout=0.4)
+    module = make(Case(L=1), engine="loop", layer_norm=True, recurrent_dropout=0.4)
+    x, found = torch.randn(2, 3, 3, **DOUBLE), []
+    for module.engine in ("loop", "compile"):
+        torch.manual_seed(7)
+        found.append(module(x)[0].detach())
+    assert_close(found[1], found[0], "y")
 
 
 @each_cell
 def test_auto_takes_an_engine_that_has_the_cell(options):
-    check(SHAPES["plain"], True, **options)
     names = set(options)
     engine = choose.choose("auto", None, torch.device("cpu"), Spec(**options)).engine
     assert all(choose.ENGINES[engine].has("lstm", name) for name in names)
@@ -162,39 +102,6 @@ def test_dropout_between_layers_beside_a_cell(monkeypatch):
 
 
 # --- derivatives ---
-
-
-@each_cell
-def test_first_and_second_derivative(options):
-    case = Case("lengths", T=3, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
-    module = make(case, engine="loop", **options)
-    assert_differentiable(
-        make_inputs(case, torch.float64), module.parameters(), seed=5, engine="loop",
-        bidirectional=True, cell=module.spec,
-    )  # fmt: skip
-
-
-@each_cell
-def test_torch_func(options):
-    """Per-sample gradients, and forward mode, against one sample after another."""
-    module = make(Case(T=3), engine="loop", **options)
-    weights = {name: p.detach() for name, p in module.named_parameters()}
-
-    def loss(weights, x):
-        torch.manual_seed(9)
-        return torch.func.functional_call(module, weights, (x,))[0].sin().sum()
-
-    x, each = torch.randn(2, 3, 2, 3, **DOUBLE), torch.func.grad(loss)
-    found = torch.func.vmap(each, (None, 0), randomness="same")(weights, x)
-    for n in range(2):
-        wanted = torch.autograd.grad(
-            loss({k: w.requires_grad_() for k, w in weights.items()}, x[n]), list(weights.values())
-        )
-        for (name, value), one in zip(found.items(), wanted, strict=True):
-            assert_close(value[n], one, name)
-    tangent = torch.func.jvp(lambda x: loss(weights, x), (x[0],), (x[1],))[1]
-    by_x = torch.func.grad(loss, 1)(weights, x[0])
-    assert_close(tangent.detach(), (by_x * x[1]).sum().detach(), "jvp")
 
 
 # --- as nn.LSTM where it is off ---

@@ -8,15 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fused_lstm
-import lanes
-from cases import assert_autocasts
 from fused_lstm import choose
 from fused_lstm.spec import GRU, Spec, of_schema
-from gru import Paired, every_top, make_modules, rungs
-from lanes import Case, make_inputs
-from tolerance import assert_close
-
-DOUBLE = {"dtype": torch.float64}
+from gru import every_top, make_modules
+from lanes import Case
 
 
 def test_arguments_and_state_dict_are_nn_grus():
@@ -34,56 +29,6 @@ def test_arguments_and_state_dict_are_nn_grus():
     assert repr(ours) == repr(theirs).replace(")", ", engine='loop')")
     with pytest.raises(TypeError, match="proj_size"):
         fused_lstm.GRU(3, 4, proj_size=2)
-
-
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True, slow=("triton",)))
-def test_a_graph_of_torch_compile(engine, fuse):
-    _, ours = make_modules(Case(T=2, L=2), engine, fuse, torch.float64)
-    x, found = torch.randn(2, 3, 3, **DOUBLE), []
-    for run in (ours, torch.compile(ours, fullgraph=True, backend="aot_eager")):
-        ours.zero_grad()
-        y, h_n = run(x)
-        (y.sin().sum() + h_n.sum()).backward()
-        found.append([y.detach(), h_n.detach(), *(p.grad for p in ours.parameters())])
-    for n, (a, b) in enumerate(zip(*found, strict=True)):
-        assert_close(b, a, f"result {n}")
-
-
-@every_top
-def test_recompute(engine, fuse):
-    case, found = Case("lengths", T=7, bidirectional=True), []
-    for recompute in (None, 3):
-        _, ours = make_modules(case, engine, fuse, torch.float64)
-        ours.recompute = recompute
-        found.append(lanes.run(lanes.call, Paired(ours), case, make_inputs(case, torch.float64)))
-    for name, value in found[0].items():
-        assert_close(found[1][name], value, name)
-
-
-@every_top
-def test_without_gradients_it_gives_the_same(engine, fuse):
-    for case in (Case(T=9, B=6, H=33), Case(T=2, B=2)):
-        _, ours = make_modules(case, engine, fuse, torch.float64)
-        x = make_inputs(case, torch.float64).x
-        y, h_n = ours(x)
-        with torch.no_grad():
-            quiet, last = ours(x)
-        assert_close(quiet, y.detach(), "y")
-        assert_close(last, h_n.detach(), "h_n")
-
-
-@every_top
-def test_an_empty_batch(engine, fuse):
-    theirs, ours = make_modules(Case(), engine, fuse, torch.float64)
-    x = torch.randn(4, 0, 3, **DOUBLE)
-    for a, b in zip(ours(x), theirs(x), strict=True):
-        assert a.shape == b.shape
-
-
-@every_top
-def test_autocast(engine, fuse):
-    _, ours = make_modules(Case(), engine, fuse, torch.float32)
-    assert_autocasts(ours, torch.randn(4, 2, 3))
 
 
 def test_a_packed_result_is_packed_as_the_input_was():

@@ -1,7 +1,6 @@
 """fuse="hoisted": which products are left in the loop, and what it keeps and refuses.
 
-Values, gradients and gradcheck stand with every other level's in test_lstm.py, test_gradcheck.py,
-test_lanes.py and test_lanes_pytorch.py, which run over the table of engines.
+Values and derivatives stand with every other level's in tests/conformance.
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import fused_lstm
-from cases import in_turn, rungs
+from cases import rungs
 from fused_lstm import choose
 from lanes import (
     KINDS,
     Case,
-    assert_differentiable,
     call,
     check,
     expected,
@@ -31,24 +30,6 @@ every_own = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"
 
 # --- every option with every other ---
 
-COMBINED = [
-    Case(kind, bidirectional=two, proj_size=proj, resets=resets, batch_first=proj > 0)
-    for kind in KINDS
-    for two in (False, True)
-    for proj, resets in ((0, False), (2, False), (0, True), (3, True))
-]
-
-
-def name_of(case: Case) -> str:
-    said = ("bidirectional", "proj_size", "resets")
-    return "-".join([case.kind, *(name for name in said if getattr(case, name))])
-
-
-# Options alternate in twos and fours: of five turns each meets all of them.
-@in_turn({name_of(case): case for case in COMBINED}, rungs("compile", "cudnn"), 5)
-def test_options_together(case, engine, fuse):
-    check(case, engine, fuse)
-
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
@@ -60,31 +41,11 @@ def test_cudnn_takes_all_but_resets(kind, two):
         check(Case(kind, bidirectional=two, resets=True), "cudnn", None)
 
 
-@every_own
-def test_single_precision(engine, fuse):
-    for kind in ("plain", "lengths"):
-        check(Case(kind, H=17, bidirectional=True, proj_size=5, resets=True), engine, fuse,
-              torch.float32)  # fmt: skip
-
-
 @SLOW  # of a minute's first compilation; below it compiles in a graph of the user's
 def test_the_compile_engine():
     if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
         pytest.skip(why)
     check(Case("unsorted", T=2, L=1, proj_size=2, resets=True), "compile", None)
-
-
-@every_own
-@pytest.mark.parametrize("kind", ["plain", "lengths"])
-def test_a_batch_of_none(kind, engine, fuse):
-    options = {"bidirectional": True, "proj_size": 2, "engine": engine, "fuse": fuse}
-    module = fused_lstm.LSTM(3, 4, 2, **options)
-    lengths = torch.zeros(0, dtype=torch.int64) if kind == "lengths" else None
-    x, resets = torch.randn(5, 0, 3, requires_grad=True), torch.zeros(5, 0, dtype=torch.bool)
-    y, (h_n, c_n) = module(x, None, lengths, resets)
-    assert [list(t.shape) for t in (y, h_n, c_n)] == [[5, 0, 4], [4, 0, 2], [4, 0, 4]]
-    y.sum().backward()
-    assert x.grad.shape == x.shape
 
 
 @every_own
@@ -103,19 +64,6 @@ def test_what_has_ended_is_nobodys(engine, fuse):
         assert torch.equal(found[1][name], value), name
 
 
-@every_own
-def test_the_functional_form(engine, fuse):
-    case = Case("lengths", bidirectional=True, proj_size=2, resets=True)
-    theirs, _ = make_modules(case, engine, fuse, torch.float64)
-    given = make_inputs(case, torch.float64)
-    y, state = fused_lstm.lstm(
-        given.x, (given.h0, given.c0), list(theirs.parameters()), engine=engine, fuse=fuse,
-        bidirectional=True, lengths=given.lengths, resets=given.resets,
-    )  # fmt: skip
-    for found, wanted in zip((y, *state), expected(theirs, case, given), strict=True):
-        assert_close(found, wanted, "result")
-
-
 def test_auto_takes_our_own_for_all():
     own = [e for e in ("native",) if fused_lstm.available_engines("cpu")[e] is None] or ["loop"]
     case = Case("unsorted", bidirectional=True, proj_size=2, resets=True)
@@ -131,53 +79,7 @@ def test_auto_takes_our_own_for_all():
 # --- dropout ---
 
 
-def test_one_mask_for_all_levels_of_both_engines():
-    found = {}
-    for parameter in rungs("compile", "loop", "cudnn"):
-        engine, fuse = parameter.values
-        if fused_lstm.available_engines("cpu")[engine] is not None:
-            continue
-        torch.manual_seed(1)
-        options = {"dropout": 0.5, "bidirectional": True, "engine": engine, "fuse": fuse}
-        lstm = fused_lstm.LSTM(8, 7, 3, **options)
-        torch.manual_seed(2)
-        found[parameter.id] = lstm(torch.ones(6, 5, 8), None, torch.tensor([6, 2, 3, 1, 5]))[0]
-    first, *others = found.items()
-    for name, y in others:
-        assert_close(y, first[1], f"{name} and {first[0]}")
-
-
 # --- derivatives and transforms ---
-
-HARD = Case("lengths", T=3, B=2, I=2, H=3, bidirectional=True, proj_size=2, resets=True)
-
-
-# test_gradcheck.py has plain lanes of the others.
-@pytest.mark.parametrize(
-    ("engine", "fuse"),
-    rungs("compile", "cudnn", slow=("triton", "native-pointwise", "native-steps")),
-)
-def test_second_derivative(engine, fuse):
-    theirs, _ = make_modules(HARD, engine, fuse, torch.float64)
-    assert_differentiable(
-        make_inputs(HARD, torch.float64), theirs.parameters(), engine=engine, fuse=fuse,
-        bidirectional=True,
-    )  # fmt: skip
-
-
-@every_own
-def test_per_sample_gradients(engine, fuse):
-    _, ours = make_modules(HARD, engine, fuse, torch.float64)
-    given, weights = make_inputs(HARD, torch.float64), dict(ours.named_parameters())
-
-    def loss(weights, x):
-        return torch.func.functional_call(ours, weights, (x[:, None],))[0].sin().sum()
-
-    found = torch.func.vmap(torch.func.grad(loss), (None, 1))(weights, given.x)
-    for b in range(HARD.B):
-        wanted = torch.autograd.grad(loss(weights, given.x[:, b]), list(weights.values()))
-        for (name, value), one in zip(found.items(), wanted, strict=True):
-            assert_close(value[b], one, name)
 
 
 # --- compiled, exported, under autocast ---
@@ -268,17 +170,6 @@ def test_auto_takes_resets_without_native(monkeypatch):
         assert_close(a, b, name)
 
 
-@pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
-def test_steps_that_no_row_reaches(engine, fuse, two):
-    case = Case("lengths", T=6, bidirectional=two)
-    theirs, ours = make_modules(case, engine, fuse, torch.float64)
-    given = make_inputs(case, torch.float64)._replace(lengths=torch.tensor([2, 4, 1]))
-    wanted = run(expected, theirs, case, given)
-    for name, value in run(call, ours, case, given).items():
-        assert_close(value, wanted[name], name)
-
-
 class Rows(TorchFunctionMode):
     """Keeps the batch_sizes of each call of torch.lstm."""
 
@@ -300,33 +191,6 @@ def test_no_step_without_rows_reaches_cudnn():
     with Rows() as rows:
         call(ours, case, given)
     assert rows.of_calls == [[3, 2, 1, 1]]
-
-
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
-def test_autocast_leaves_float64_as_it_is(engine, fuse):
-    case = Case("lengths", bidirectional=True)
-    _, ours = make_modules(case, engine, fuse, torch.float64)
-    given = make_inputs(case, torch.float64)
-    wanted = run(call, ours, case, given)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run(call, ours, case, given)
-    for name, value in wanted.items():
-        assert_close(found[name], value, name)
-
-
-@every_own
-def test_autocast(engine, fuse):
-    if engine == "triton":
-        pytest.skip("Triton's interpreter has no bfloat16 products")
-    case = Case("lengths", H=8, bidirectional=True, proj_size=4, resets=True)
-    _, ours = make_modules(case, engine, fuse, torch.float32)
-    given = make_inputs(case, torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _, _ = call(ours, case, given)
-    assert y.dtype == torch.bfloat16
-    assert_close(y.float(), call(ours, case, given)[0], "y", torch.bfloat16)
-    y.sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
 
 
 class Reader(nn.Module):

@@ -15,8 +15,7 @@ from cases import Shape, native_lstm
 from fused_lstm import native, reference
 from products import products_of
 from terms import UNITS
-from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
-from test_native_lanes import CASES, SEED, Problem, both, forward, named, solved
+from test_native import assert_threads_agree, engine, results
 from test_native_tiles import SIZES, skip_what_takes_seconds
 from tolerance import assert_close
 
@@ -176,37 +175,6 @@ MORE_SHAPES = [
     Shape(163, 19, 3, 9, 1),  # more rows than a part of a weight's gradient has
     Shape(2, 3, 3101, 5, 1),  # more inputs than a panel packs at once
 ]
-
-
-@pytest.mark.parametrize("fuse", ["steps", "layers"])
-@pytest.mark.parametrize("shape", SHAPES + MORE_SHAPES, ids=str)
-def test_agrees_with_the_reference(bf16_isa, shape, fuse):
-    inputs, *_ = expected_results(shape, torch.float32, True)
-    inputs = rounded(inputs)
-    wide = [t.detach().float().requires_grad_() for t in inputs]
-    expected = results(wide, reference.lstm)
-    compare(results(inputs, engine(fuse)), expected)
-    with torch.no_grad():
-        found = engine(fuse)(*inputs[:3], inputs[3:])
-    compare(dict(enumerate(found)), dict(enumerate(list(expected.values())[:3])))
-
-
-@pytest.mark.parametrize(("fuse", "threads"), [("steps", 1), ("layers", 2)])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_lanes_agree_with_the_reference(bf16_isa, case, fuse, threads, whole):
-    if bf16_isa == "emulated" and case.shape.I > 1000 and not whole:  # a step takes a second
-        case = case._replace(shape=case.shape._replace(T=2 if threads == 2 else 1))
-    torch.set_num_threads(threads)
-    x, h0, c0, weights, lanes, by = solved(case, torch.float32)[0]
-    x, h0, c0, *by = (t.to(BF16) for t in (x, h0, c0, *by))
-    half = Problem(x, h0, c0, [w.to(BF16) for w in weights], lanes, tuple(by))
-    wide = [t.float().requires_grad_() for t in (half.x, half.h0, half.c0, *half.weights)]
-    outputs = reference.lstm(*wide[:3], wide[3:], case.dropout, SEED, **lanes)
-    grads = torch.autograd.grad(outputs, wide, [t.float() for t in half.by])
-    outputs = [t.detach() for t in outputs]
-    compare(both(case, half, fuse), named(outputs, grads))
-    inference = forward(case, half, fuse, False)[:3]
-    compare(dict(enumerate(inference)), dict(enumerate(outputs)))
 
 
 @pytest.mark.parametrize(

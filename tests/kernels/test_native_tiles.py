@@ -18,7 +18,6 @@ from fused_lstm import native
 from products import products_of
 from tolerance import assert_close
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
     kernels.missing() is not None, reason=f"native: {kernels.missing()}"
 )

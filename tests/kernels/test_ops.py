@@ -172,7 +172,7 @@ def test_inductor_trains(engine, fuse, batch_first, dynamic):
             assert_close(actual, expected, f"result {n}")
 
 
-@pytest.mark.parametrize(  # test_lanes.py has the same in layers, with lengths
+@pytest.mark.parametrize(  # tests/conformance has the same in layers, with lengths
     ("engine", "fuse"), rungs("cudnn", "compile", but=("none", "hoisted", "layers"))
 )
 def test_torch_compile_traces_without_a_break(engine, fuse):

@@ -12,59 +12,10 @@ from torch.autograd import forward_ad
 import fresh
 import fused_lstm
 from cases import rungs
-from cells import each_cell
-from lanes import KINDS, Case, call, make_inputs, run
+from lanes import KINDS, Case, call, make_inputs
 from tolerance import assert_close
 
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
-
-
-def check(case: Case, k: int, engine: str, fuse: str | None, **options) -> None:
-    torch.manual_seed(case.seed)
-    options |= {"engine": engine, "fuse": fuse, "dtype": torch.float64, **case.options}
-    plain = fused_lstm.LSTM(case.I, case.H, **options)
-    ours = fused_lstm.LSTM(case.I, case.H, **options, recompute=k)
-    ours.load_state_dict(plain.state_dict())
-    given = make_inputs(case, torch.float64)
-    wanted = run(call, plain, case, given)
-    for name, value in run(call, ours, case, given).items():
-        assert_close(value, wanted[name], name)
-
-
-@pytest.mark.parametrize("k", [1, 2, 7, 9])
-@every_rung
-def test_any_k(k, engine, fuse, whole):
-    if engine == "triton" and k != 2 and not whole:
-        pytest.skip("long in the interpreter: --slow")
-    check(Case(T=5 if engine == "triton" else 7), k, engine, fuse)
-
-
-@pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("engine", "fuse"),
-    rungs("compile", slow=("triton-pointwise", "triton-hoisted", "triton-steps")),
-)
-def test_rows_that_end_or_begin_anew(kind, two, engine, fuse, whole):
-    if engine == "triton" and (kind, two) != ("lengths", True) and not whole:
-        pytest.skip("long in the interpreter, and steps are parted above all engines: --slow")
-    resets = engine != "cudnn"  # which has none
-    T = 3 if engine == "triton" else 7  # the interpreter takes seconds
-    check(Case(kind, T, bidirectional=two, resets=resets, proj_size=2), 2, engine, fuse)
-
-
-@each_cell
-def test_every_cell_in_eval(options):
-    """In training each chunk draws its own masks."""
-    case, k = Case("lengths", T=5, bidirectional=True, resets=True), 2
-    options = {"engine": "loop", "dtype": torch.float64, **case.options, **options}
-    plain = fused_lstm.LSTM(3, 4, **options).eval()
-    ours = fused_lstm.LSTM(3, 4, recompute=k, **options)
-    ours.eval().load_state_dict(plain.state_dict())
-    given = make_inputs(case, torch.float64)
-    wanted = run(call, plain, case, given)
-    for name, value in run(call, ours, case, given).items():
-        assert_close(value, wanted[name], name)
 
 
 @pytest.mark.parametrize(

@@ -1,90 +1,21 @@
-"""fused_lstm.reference, the oracle: against nn.LSTM, autograd, differences and Philox itself."""
+"""fused_lstm.reference: its backward by hand against autograd, and Philox itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
-from cases import SHAPES, Shape, make_state
+from cases import SHAPES, Shape
 from cells import each_cell
 from fused_lstm import philox, reference
-from fused_lstm.rows import Padding, reset_mask
+from fused_lstm.rows import Padding
 from fused_lstm.spec import PLAIN, Spec
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
-
-
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_sequence_is_nn_lstms(shape, bias):
-    theirs = nn.LSTM(shape.I, shape.H, shape.L, bias=bias, **DOUBLE)
-    x, state = torch.randn(shape.T, shape.B, shape.I, **DOUBLE), make_state(shape, torch.float64)
-    y, (h_n, c_n) = theirs(x, state)
-    found = reference.lstm(x, *state, list(theirs.parameters()))
-    for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, h_n, c_n), strict=True):
-        assert_close(actual, expected, name)
-
-
-@pytest.mark.parametrize("lengths", [None, [4, 4, 2, 1]], ids=["equal", "unequal"])
-@pytest.mark.parametrize("proj_size", [0, 3], ids=["", "projected"])
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
-def test_lanes_are_nn_lstms(bidirectional, proj_size, lengths):
-    theirs = nn.LSTM(3, 5, 2, bidirectional=bidirectional, proj_size=proj_size, **DOUBLE)
-    D, x = 1 + bidirectional, torch.randn(4, 4, 3, **DOUBLE)
-    state = (torch.randn(2 * D, 4, proj_size or 5, **DOUBLE), torch.randn(2 * D, 4, 5, **DOUBLE))
-    sizes = None
-    if lengths is not None:
-        x = pack_padded_sequence(x, torch.tensor(lengths))
-    y, (h_n, c_n) = theirs(x, state)
-    if lengths is not None:  # five rows more than there are: they are nobody's
-        x, sizes = torch.cat([x.data, torch.full((5, 3), torch.nan)]), x.batch_sizes
-        y = torch.cat([y.data, torch.zeros(5, y.data.shape[1])])
-    found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes)
-    for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, h_n, c_n), strict=True):
-        assert_close(actual, expected, name)
-
-
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
-@pytest.mark.parametrize("packed", [False, True], ids=["equal", "unequal"])
-def test_a_reset_begins_another_sequence(packed, bidirectional):
-    """Row by row, nn.LSTM on each piece between two resets, in either direction."""
-    D, lengths = 1 + bidirectional, [6, 5, 2]
-    theirs = nn.LSTM(3, 5, bidirectional=bidirectional, **DOUBLE)
-    resets = torch.zeros(6, 3, dtype=torch.bool)
-    for t, b in ((0, 1), (3, 0), (4, 0), (4, 1), (1, 2), (2, 2)):  # the last is past row 2's end
-        resets[t, b] = True
-    x, state = torch.randn(6, 3, 3, **DOUBLE), torch.randn(2, D, 3, 5, **DOUBLE)
-    y, last = torch.zeros(6, 3, 5 * D, **DOUBLE), torch.zeros(2, D, 3, 5, **DOUBLE)
-    for b, length in enumerate(lengths if packed else [6] * 3):
-        begins = [t for t in range(1, length) if resets[t, b]]
-        for begin, end in pairwise([0, *begins, length]):
-            own = torch.zeros(2, D, 1, 5, **DOUBLE)
-            if begin == 0 and not resets[0, b]:
-                own[:, 0] = state[:, 0, b : b + 1]
-            if end == length:
-                own[:, 1:] = state[:, 1:, b : b + 1]
-            out, final = theirs(x[begin:end, b : b + 1], tuple(own))
-            y[begin:end, b] = out[:, 0]
-            final = torch.stack(final)[:, :, 0]
-            if end == length:
-                last[:, 0, b] = final[:, 0]
-            if begin == 0:
-                last[:, 1:, b] = final[:, 1:]
-    sizes = None
-    if packed:
-        x, sizes, *_ = pack_padded_sequence(x, torch.tensor(lengths))
-        resets = pack_padded_sequence(resets, torch.tensor(lengths)).data
-        y = pack_padded_sequence(y, torch.tensor(lengths)).data
-    not_reset = reset_mask(resets, D, 3, sizes)
-    found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes, not_reset)
-    for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, *last), strict=True):
-        assert_close(actual, expected, name)
 
 
 LANES = {

@@ -1,4 +1,4 @@
-"""`Streaming`: step by step it gives what a call on the sequence gives, and it checks its x."""
+"""`Streaming`: rows that begin anew, tensors that are written to, checks, prepared weights."""
 
 from __future__ import annotations
 
@@ -12,40 +12,10 @@ from torch import nn
 
 import fused_lstm
 from cases import rungs
-from cells import each_cell
-from tolerance import assert_close
 
 HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
 native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
-
-
-def check(module: fused_lstm.LSTM, B: int = 3, T: int = 4) -> None:
-    x = torch.randn(T, B, module.input_size, dtype=module.weight_ih_l0.dtype)
-    stream = fused_lstm.Streaming(module, B)
-    with torch.no_grad():
-        y, state = module.eval()(x)
-    found = torch.stack([stream(row) for row in x])
-    assert_close(found, y, "y")
-    for name, actual, wanted in zip(("h", "c"), stream.state, state, strict=True):
-        assert_close(actual, wanted, name)
-    assert not found.requires_grad
-
-
-@every_rung
-@pytest.mark.parametrize("B", [1, 3])
-def test_steps_are_the_sequence(B, engine, fuse):
-    check(fused_lstm.LSTM(5, 7, 2, dropout=0.5, dtype=torch.float64, engine=engine, fuse=fuse), B)
-
-
-@every_rung
-def test_projected(engine, fuse):
-    check(fused_lstm.LSTM(5, 7, 2, proj_size=3, bias=False, engine=engine, fuse=fuse))
-
-
-@each_cell
-def test_every_cell(options):
-    check(fused_lstm.LSTM(3, 4, 2, dtype=torch.float64, **options))
 
 
 @every_rung

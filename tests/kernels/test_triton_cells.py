@@ -1,4 +1,4 @@
-"""Cells inside the sweeps, in the interpreter: values and gradients are the reference's."""
+"""Cells inside the sweeps, in the interpreter: every path, plan and dtype."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from fused_lstm.spec import GRU, Spec
 from fused_lstm.triton import interpreter, op
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
-from lanes import Case, assert_differentiable, make_inputs
+from lanes import Case
 from plans import ALONE, PATHS_BACKWARD
-from test_cells import SHAPES, check
 from test_triton_lanes import SEED, force, make_gradients, make_problem
 from tolerance import assert_close
 
@@ -28,15 +27,6 @@ pytestmark = pytest.mark.skipif(
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
 OPTIONS |= {"candidate_dropout": 0.4}
 ALL = Spec(**OPTIONS)
-NORMED = Spec(**OPTIONS, layer_norm=True)
-CELLS = {
-    "peephole": Spec(peephole=True),
-    "zoneout of h": Spec(zoneout=(0.4, 0.0)),
-    "zoneout of c": Spec(zoneout=(0.0, 0.4)),
-    "recurrent_dropout": Spec(recurrent_dropout=0.4),
-    "candidate_dropout": Spec(candidate_dropout=0.4),
-    "layer_norm": Spec(layer_norm=True),
-}
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),
     LanesCase(Shape(1, 1, 1, 1, 1), directions=2),
@@ -45,10 +35,6 @@ CASES = [
     LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), resets=True, dropout=0.3),
     LanesCase(Shape(3, 4, 3, 9, 2), projected=4, resets=True, directions=2, bias=False),
     LanesCase(Shape(3, 4, 7, 5, 2), projected=7, lengths=(3, 2, 2, 1)),
-]
-RICH = [  # two lanes, of a chain and of two directions, with all that lanes have
-    LanesCase(Shape(3, 3, 2, 5, 2), lengths=(3, 2, 2), resets=True, dropout=0.3),
-    LanesCase(Shape(3, 3, 2, 5, 1), lengths=(3, 2, 2), resets=True, directions=2, projected=4),
 ]
 
 
@@ -116,16 +102,6 @@ def in_turn(cells: dict[str, Spec], cases: list[LanesCase], every: int):
 SLOW = pytest.mark.slow
 
 
-@in_turn({"all": ALL, "with layer_norm": NORMED}, CASES, 4)
-def test_all_options_are_the_references(cell, case):
-    run(case, cell, "layers", training=True)
-
-
-@in_turn(CELLS, RICH, 2)
-def test_an_option_alone_is_the_references(cell, case):
-    run(case, cell, "layers", training=True)
-
-
 COUNTED = {
     "coupled": Spec(coupled=True),
     "coupled with all options": Spec(**OPTIONS, coupled=True),
@@ -136,13 +112,7 @@ COUNTED = {
 }
 # Who normalizes meets inside a step, which the interpreter's programs cannot.
 FREE = {name: cell for name, cell in COUNTED.items() if not cell.layer_norm}
-PLAIN_CASES = [case for case in CASES if not case.projected]
 counted = pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
-
-
-@in_turn(COUNTED, PLAIN_CASES, 5)
-def test_cells_of_other_gates_are_the_references(cell, case):
-    run(case, cell, "layers", training=True)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +137,6 @@ def test_nothing_has_rows_for_a_gate_that_is_not_there(cell):
     weights += [torch.randn((G - 1) * 7)] if cell.peephole else []
     *_, gates = op.lstm(x, h0, h0, weights, 0.0, None, "steps", True, **cell.schema)
     assert gates.shape == (1, 3, 2, (4 if cell.cell == "gru" else G) * 7)
-
-
-@pytest.mark.parametrize("cell", [ALL, Spec(zoneout=1.0)], ids=["all", "nothing new"])
-def test_a_zoneout_outside_training_is_its_expectation(cell):
-    run(RICH[0], cell, "layers", training=False)
 
 
 def test_a_launch_a_layer(monkeypatch):
@@ -211,32 +176,6 @@ def test_other_dtypes(cell, dtype):
 # --- the module ---
 
 MODULES = {name: CELLS_OF_MODULES[name] for name in ("all but layer_norm", "all but coupled")}
-each_module = pytest.mark.parametrize("options", MODULES.values(), ids=MODULES)
-
-
-@pytest.mark.parametrize(
-    ("fuse", "shape", "training"),
-    [
-        pytest.param("layers", "two layers", True, id="layers-train"),
-        pytest.param("steps", "all", False, id="steps-eval"),
-        pytest.param("layers", "two layers", False, id="layers-eval", marks=SLOW),
-        pytest.param("steps", "all", True, id="steps-train", marks=SLOW),
-    ],
-)
-@each_module
-def test_the_module_has_the_cell_written_out(options, fuse, shape, training):
-    check(SHAPES[shape], training, engine="triton", fuse=fuse, **options)
-
-
-@pytest.mark.slow  # minutes: values and gradients are above, and one twin has every second one
-@each_module
-def test_first_and_second_derivative(options):
-    case = Case("lengths", T=2, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
-    module = make(case, engine="triton", **options)
-    assert_differentiable(
-        make_inputs(case, torch.float64), module.parameters(), seed=5, engine="triton",
-        bidirectional=True, cell=module.cell,
-    )  # fmt: skip
 
 
 def test_pointwise_refuses_what_it_does_not_have():

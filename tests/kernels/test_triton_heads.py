@@ -25,26 +25,6 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("cell", "dtype"),
-    [
-        *[pytest.param(cell, torch.float64, id=cell) for cell in MAKE],
-        pytest.param("slstm", torch.float32, id="slstm in float32"),
-        pytest.param("gru", torch.bfloat16, id="gru in bfloat16"),
-    ],
-)
-def test_both_ways_with_rows_that_end_and_begin_anew(cell, dtype):
-    """A head of 18 units, in blocks of 32; rows of three lengths, backwards in time too."""
-    torch.manual_seed(1)
-    module = MAKE[cell](2, 36, num_heads=2, bidirectional=True, engine="triton", dtype=dtype)
-    x, state = torch.randn(3, 3, 2).to(dtype), state_of(module, 3)
-    got = results(module, x, state, **ROWS)
-    module.engine = "loop"
-    wide = tuple(s.double() for s in state) if isinstance(state, tuple) else state.double()
-    for name, value in results(module.double(), x.double(), wide, **ROWS).items():
-        assert_close(got[name].double(), value, name, dtype)
-
-
 def test_many_blocks_of_units_and_of_rows_and_a_clip():
     """Two blocks of 32 units, two of 16 rows, all of them alive."""
     torch.manual_seed(2)

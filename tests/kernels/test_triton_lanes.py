@@ -112,13 +112,6 @@ FEWER = [
 ]
 
 
-@pytest.mark.parametrize(
-    "case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in FEWER)], ids=str
-)
-def test_is_the_references(case):
-    check(case)
-
-
 def force(monkeypatch, path: dict, wavefront: bool) -> None:
     """Make op.py launch what `path` says, instead of what choice.choose does."""
 

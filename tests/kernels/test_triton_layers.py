@@ -63,17 +63,6 @@ def force(monkeypatch, kind: str, path: dict) -> None:
     monkeypatch.setattr(op, "plan_of", made)
 
 
-SHAPES = [(1, 1, 1, 1, 2), (1, 3, 5, 3, 3), (4, 1, 4, 17, 2), (2, 20, 9, 63, 2), (2, 3, 7, 130, 2)]
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=["-".join(map(str, s)) for s in SHAPES])
-
-
-@shapes
-@pytest.mark.parametrize("p", [0.0, 0.4])
-def test_wavefront_is_the_references(shape, p):
-    inputs = make_stack(*shape, torch.float64)
-    assert_is_the_references(inputs, p, torch.tensor([2**40 + 7]) if p else None)
-
-
 @pytest.mark.slow  # test_triton_lanes.py has each path with lanes
 @pytest.mark.parametrize("path", PATHS_BACKWARD)
 def test_every_path_of_the_wavefront(path, monkeypatch):
@@ -147,25 +136,6 @@ def test_two_runs_give_the_same_bits():
         runs.append([y, h_n, c_n, *saved, *grads[:3], *grads[3]])
     for first, second in zip(*runs, strict=True):
         assert torch.equal(first, second)
-
-
-def test_gradients_that_nobody_asked_for():
-    """dy, dh_n or dc_n may be missing, and dx unwanted."""
-    inputs = make_stack(3, 2, 5, 7, 2, torch.float64)
-    x, h0, c0, *weights = inputs
-    with torch.no_grad():
-        y, _, _, *saved = op.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
-    expected = reference.lstm(x, h0, c0, weights)
-    for index, out in enumerate(expected):
-        wanted = torch.autograd.grad(out.sum(), inputs[1:], retain_graph=True)
-        given = [torch.ones_like(out) if i == index else None for i in range(3)]
-        with torch.no_grad():
-            dx, *rest, dweights = op.lstm_backward(
-                *given, x, h0, c0, weights, 0.0, None, "layers", y, *saved, False
-            )
-        assert dx.numel() == 0
-        for found, value in zip((*rest, *dweights), wanted, strict=True):
-            assert_close(found, value, f"gradient by output {index}")
 
 
 # --- dropout ---
