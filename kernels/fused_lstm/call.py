@@ -162,19 +162,17 @@ def call(
         key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
         name, spec, run, operator = base.plans.get(key) or _plan(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
-    refuses = False
-    if not tracing:
-        refuses = operator is not None and rows is None and override is None and not autocasts
-        refuses = refuses and x.numel() > 0 and not is_transformed()
-        if refuses:
-            run = operator
-        else:
-            check_tensors(spec, x, h0, c0, weights, H, P, rows, autocasts)
-            # An empty batch needs shapes and zero gradients only. A graph does not know how many
-            # rows arrive packed.
-            if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
-                name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
-                run = engine_module(name).run
+    whole = rows is None and override is None and not (autocasts or tracing)
+    refuses = whole and x.numel() > 0 and operator is not None and not is_transformed()
+    if refuses and operator is not None:
+        run = operator
+    elif not tracing:
+        check_tensors(spec, x, h0, c0, weights, H, P, rows, autocasts)
+        # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
+        # arrive packed.
+        if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
+            name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
+            run = engine_module(name).run
     if autocasts:
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None

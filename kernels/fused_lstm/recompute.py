@@ -7,7 +7,7 @@ the backward pass. So memory holds T / k states and what a backward needs of k s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,7 +29,7 @@ def in_chunks(
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     seed: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     not_reset: Tensor | None = None,
@@ -93,7 +93,9 @@ def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
     return torch.cat(outputs), h, c
 
 
-def unchanged(run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> Callable:
+def unchanged(
+    run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]
+) -> Callable:
     """Return `run`, made to raise RuntimeError if one of these tensors was changed in place."""
     tensors = {"x": x, "h": h, "c": c} | {f"weights[{n}]": w for n, w in enumerate(weights)}
     before = {name: t._version for name, t in tensors.items()}

@@ -353,12 +353,3 @@ EMPTY = tuple(
         ("zoo.lltm", "native-layers", 2), ("lstm", "triton-layers", 2), ("gru", "loop-none", 1),
     )
 )  # fmt: skip
-
-
-def fault(case: Case) -> str | None:
-    """Return a known fault of the library that a case meets, or None."""
-    mine = case.engine.startswith("triton") and case.cell.startswith("zoo")
-    columns = case.proj or case.cell == "zoo.peephole"  # other ones than nn.LSTM's four
-    if mine and columns and case.norm and case.zoneout[1] and case.differentiated:
-        return "triton/gradients.py: statistics() makes c before zoneout as nn.LSTM's cell does"
-    return None

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import stack
 from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
 from ..reference import Layer
-from ..spec import CANDIDATE, Spec
+from ..spec import CANDIDATE, CELLS, Spec
 from . import launch, philox
 from .cells import Cell
 from .packed import LaneRows
@@ -133,13 +133,19 @@ def by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
 
 
 def statistics(left: BackwardBuffers) -> Tensor:
-    """Return the means and deviations of all steps, of c and of w_hh's product [L, N, 4]."""
+    """Return the means and deviations of all steps, of c and of w_hh's product [L, N, 4].
+
+    Those of c have values for an LSTM alone: no other cell normalizes it.
+    """
     stats = left.c.new_empty(len(left.c), left.rows.N, 4)
     for lane in range(len(stats)):
         rows = left.rows.of(stats[lane])
-        for n, x in enumerate((left.c_made(lane), left.rows.of(left.raw_hh[lane]))):
+        at = {2: left.rows.of(left.raw_hh[lane])}
+        if CELLS[left.cell.cell].is_lstm:
+            at[0] = left.c_made(lane)
+        for column, x in at.items():
             variance, mean = torch.var_mean(x, -1, correction=0)
-            rows[:, 2 * n], rows[:, 2 * n + 1] = mean, (variance + EPS).rsqrt()
+            rows[:, column], rows[:, column + 1] = mean, (variance + EPS).rsqrt()
     return stats
 
 
