@@ -131,6 +131,7 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	export CXX="env -u LD_PRELOAD g++" FUSED_LSTM_SANITIZE=address; \
 		$(CHECKED) -c 'from bench import kernels; kernels.build()'
 	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/test_%.py) $(ARGS)
+	$(CHECKED) -m pytest --capture=sys tests/conformance/test_values.py -k native
 
 emulator: setup  ## AMX emulated, on a CPU that has AMX, beside it bit by bit: minutes to compile
 	BENCH_EMULATOR=1 $(RUN) -m pytest \
