@@ -25,7 +25,7 @@ CELLS = "fused_lstm,torch._dynamo,torch.fx.experimental.proxy_tensor"  # what a 
 
 
 class Done(NamedTuple):
-    """What a process said, and how it ended."""
+    """Output of a process, and how it ended."""
 
     returncode: int
     stdout: str

@@ -59,12 +59,7 @@ def run(
 
 def operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states):
     """Run a call of levels "steps" and "layers", as `run`, neither traced nor transformed."""
-    save = states
-    if torch.is_grad_enabled():
-        for tensor in (*weights, x, h0, c0):
-            if tensor.requires_grad:
-                save = True
-                break
+    save = states or is_differentiated(x, h0, c0, *weights)
     if save:
         constants = seed, batch_sizes, not_reset
         return Forward.apply(LSTM, ops, spec, constants, x, h0, c0, *weights)

@@ -163,8 +163,9 @@ def call(
         name, spec, run, operator = base.plans.get(key) or _plan(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     whole = rows is None and override is None and not (autocasts or tracing)
-    refuses = whole and x.numel() > 0 and operator is not None and not is_transformed()
-    if refuses and operator is not None:
+    if not whole or x.numel() == 0 or is_transformed():
+        operator = None  # which would not see all tensors as they were given
+    if operator is not None:
         run = operator
     elif not tracing:
         check_tensors(spec, x, h0, c0, weights, H, P, rows, autocasts)
@@ -188,8 +189,8 @@ def call(
     try:
         outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
     except (RuntimeError, ValueError, IndexError):
-        if refuses:  # this says better what is wrong
-            check_tensors(spec, x, h0, c0, weights, H, P, None, False)
+        if operator is not None:  # this says better what it refuses
+            check_tensors(spec, x, h0, c0, weights, H, P)
         raise
     if states:
         y, h_n, c_n, h, c = outputs[:5]
@@ -224,7 +225,7 @@ class Plan(NamedTuple):
     engine: str
     spec: Spec  # the call's
     run: Callable[..., tuple[Tensor, ...]]  # as in fused_lstm.choose
-    # The same where one operator is given all tensors and checks them, and the call is neither
+    # Runs the same where one operator is given all tensors and checks them, and the call is neither
     # traced nor transformed.
     operator: Callable[..., tuple[Tensor, ...]] | None
 

@@ -69,9 +69,7 @@ def lay_out(
     layout = BATCH_FIRST if batch_first else TIME_FIRST
     if input.dim() == 2:
         layout = UNBATCHED
-        x = input.unsqueeze(1)
-    else:
-        x = input.transpose(0, 1) if batch_first else input
+    x = time_first(input, batch_first) if layout.batched else input.unsqueeze(1)
     if isinstance(resets, Tensor) and not layout.batched:
         resets = resets.unsqueeze(-1)
     elif isinstance(resets, Tensor) and batch_first:
@@ -150,8 +148,7 @@ def states_of(spec: Spec, hx: Any, batched: bool) -> State:
     if not spec.has_c and not isinstance(hx, Tensor):
         raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
     for name, part in zip(spec.states, parts, strict=True):
-        if not isinstance(part, Tensor) or part.layout is not torch.strided or part.is_nested:
-            check_dense(f"{name}_0", part)
+        check_dense(f"{name}_0", part)
         if not batched and part.dim() != 2:
             raise ValueError(f"{name}_0: got shape {list(part.shape)}; expected [L * D, H]")
     if len(parts) > 2:

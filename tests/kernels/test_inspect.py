@@ -124,7 +124,7 @@ def test_a_floor_counts_the_rows_that_are_moved():
 
 
 def run(*arguments: str) -> str:
-    """What the command prints, in a process of its own: this one may hold the interpreter."""
+    """Return what the command prints in a process of its own: this one may be the interpreter's."""
     command = [sys.executable, "-m", "fused_lstm.tools.inspect", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-// What lies around a printed cell's expressions: loops over a tile's rows, loads and stores.
+// Runs a printed cell's expressions: loops over a tile's rows, loads and stores.
 //
 // A printed cell is a struct of expressions alone (see printed/):
 //
@@ -61,7 +61,7 @@ struct CellRow {
   FL_INLINE Vec<T> zoneout() const {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
   }
-  // What is left for the second loop lies where the sums were, then behind.
+  // Returns the place of a vector for the second loop: where the sums were, then behind.
   FL_INLINE Vec<T>& crossing(long k) const {
     return k < shape.h_gates() ? sums[k] : more[k - shape.h_gates()];
   }
@@ -89,7 +89,7 @@ struct CellRow {
   }
 };
 
-// The same backwards.
+// A row's vector of W units in a step backwards: what a cell reads, and where it leaves gradients.
 template <class Cell, class T>
 struct CellRowBack {
   using S = Sum<T>;

@@ -121,8 +121,9 @@ std::vector<Cell> own_cells(const Isa& isa) {
     const auto add = [&](const auto* kernels) {
       if (!kernels) return;
       const long kind = static_cast<long>(kernels->factors);
-      cell.functions[kind] = kernels->own_cell(n).functions;
-      cell.with_options[kind] = kernels->own_cell(n).with_options;
+      const OwnCell of_kind = kernels->own_cell(n);
+      cell.functions[kind] = of_kind.functions;
+      cell.with_options[kind] = of_kind.with_options;
     };
     add(isa.for_float);
     add(isa.for_double);

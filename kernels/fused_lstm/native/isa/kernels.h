@@ -13,7 +13,7 @@
 
 namespace fused_lstm {
 
-// What sweeps must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's, or its parts
+// Tells sweeps what they must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's, or its parts
 // are apart, and it may have one of them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates
 // are coupled; of a GRU r and z are, and n is of x alone beside m, which is of h alone. Rows of w_ih are
 // the sums', then those of x alone; rows of w_hh the sums', then those of h alone. The gradients by all
@@ -45,7 +45,7 @@ struct CellFunctions {
   void *finish = nullptr, *finish_back = nullptr;
 };
 
-// What products of a set's kernels are made of.
+// Names what products of a set's kernels are made of.
 enum class FactorKind { float32, float64, bfloat16, one_term, two_terms };
 
 // A cell that operators know by its name, of one instruction set: the library's own, or one that was
