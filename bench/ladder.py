@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import native
-from fused_lstm.ladder import cell, hoisted, loop
+from fused_lstm.ladder import Products, climb
 from fused_lstm.spec import Spec
 
 from . import kernels, model
@@ -63,7 +63,7 @@ def _step(x_part: Tensor, h: Tensor, w_hh: Tensor) -> Tensor:
     return _product("input", h, w_hh).add_(x_part)
 
 
-OURS = hoisted.Products(Linear.apply, _step, partial(_product, "dx"), partial(_product, "dW"))
+OURS = Products(Linear.apply, _step, partial(_product, "dx"), partial(_product, "dW"))
 
 
 # --- the rungs ---
@@ -75,7 +75,7 @@ class Rung:
 
     label: str
     contender: Contender
-    products: hoisted.Products | None = None  # None: the contender's own way
+    products: Products | None = None  # None: the contender's own way
     isa: str = ""  # of the C++ engine; "" is the best that the CPU has
 
 
@@ -96,12 +96,10 @@ class Climber(Local):
             return super().forward()
         products, fuse = self.rung.products, self.contender.fuse
         spec = Spec(layers=self.case.shape.L, level=fuse)
-        call = spec, self.x, self.problem.h0, self.problem.c0, self.weights, None, None, False
-        if fuse == "hoisted":
-            y, h_n, c_n = hoisted.steps(*call, cell.fused(native.OPS), None, products)
-        else:
-            step = loop.cell if fuse == "none" else partial(cell.cell, native.OPS)
-            y, h_n, c_n = loop.steps(*call, step, None, products.linear)
+        y, h_n, c_n = climb(
+            None if fuse == "none" else native.OPS, spec, self.x, self.problem.h0, self.problem.c0,
+            self.weights, None, None, None, False, products,
+        )  # fmt: skip
         self.y = y
         return y, (h_n, c_n)
 
@@ -143,7 +141,7 @@ def is_wavefront(shape: Shape, threads: int) -> bool:
     return "a wavefront" in kernels.ops().plan(T, B, I, H, L, "layers", True, threads=threads)
 
 
-def on_cpu(isa: str, products: hoisted.Products | None) -> list[Rung]:
+def on_cpu(isa: str, products: Products | None) -> list[Rung]:
     """Return the five rungs on an instruction set, from the loop upwards.
 
     Where PyTorch multiplies on the same instruction set, `products` is None: torch.mm for all.

@@ -41,7 +41,7 @@ def run(
     """
     if spec.in_heads or spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
-        run = recurrence.run if spec.in_heads else ladder.run
+        run = recurrence.run if spec.in_heads else ladder.climb
         return run(ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states)
     if in_a_graph():
         save = states or is_differentiated(x, h0, c0, *weights)

@@ -62,7 +62,7 @@ class Engine(NamedTuple):
 FUSED = ("pointwise", "hoisted", "steps", "layers")
 STEP_BY_STEP = ("pointwise", "hoisted")  # a launch for each step of nn.LSTM's cell
 ENGINES = {
-    "loop": Engine(".ladder.loop", ("none", "hoisted"), ("hoisted",), "none"),
+    "loop": Engine(".ladder", ("none", "hoisted"), ("hoisted",), "none"),
     "compile": Engine(".compiled", ()),
     "cudnn": Engine(".cudnn", (), torchs=True),
     "triton": Engine(".triton", FUSED, STEP_BY_STEP),

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from .ladder import loop
+from . import ladder
 
 
 def missing(device: torch.device) -> str | None:
@@ -23,14 +23,14 @@ def describe(device: torch.device) -> str:
 @cache
 def _compiled():
     # fullgraph: code that it cannot compile is an error, not a silent return to the loop.
-    return torch.compile(loop.run, dynamic=False, fullgraph=True)
+    return torch.compile(ladder.run, dynamic=False, fullgraph=True)
 
 
 def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
     """Run a call, as in fused_lstm.choose."""
     arguments = spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states
     if torch.compiler.is_compiling():  # the loop becomes part of that graph
-        return loop.run(*arguments)
+        return ladder.run(*arguments)
     # Every shape is compiled anew; torch.compile would give up after 8 of them.
     with torch._dynamo.config.patch(recompile_limit=256):
         return _compiled()(*arguments)

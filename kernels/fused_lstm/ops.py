@@ -90,11 +90,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import autograd, library, recurrence, reference
-from .ladder.cell import CellFunction
+from . import autograd, ladder, library, recurrence, reference
 from .layout import check_dense
 from .pullback import Forward, is_differentiated, is_transformed, kernel
-from .spec import CELLS, Spec, cell_of, of_schema
+from .spec import CELLS, Spec, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
 
@@ -156,7 +155,7 @@ def _dropout(ops, x, p, seed, first=0):
 
 def _cell(ops, gates, c):
     if is_differentiated(gates, c):
-        return CellFunction.apply(ops, gates, c)
+        return ladder.CellFunction.apply(ops, gates, c)
     return kernel(ops.cell.default, gates, c)
 
 
@@ -205,34 +204,16 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-# The columns a unit that a step of a custom cell saves: engine, and an operator's `cell` without
-# layer_norm -> columns.
-SAVED: dict[tuple[str, str], int] = {}
-
-
-def _saved_columns(engine: str, spec: Spec, variant: str) -> int:
-    """Return the columns a unit that a step saves; 0 where its backward needs h alone.
-
-    variant: an operator's `cell` without layer_norm.
-    """
-    kind = CELLS[spec.cell]
-    if (engine, variant) in SAVED:
-        return SAVED[engine, variant]
-    if engine == "triton" and not kind.kept:  # x's parts of the gates lie there
-        return kind.gates
-    return kind.kept - spec.coupled
-
-
 def _fake_lstm(
-    engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others
+    engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None,
+    not_reset=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
-    spec, raw = cell_of(cell), 0  # W x and R h, with layer norm, in planes of c's size
-    if spec.layer_norm:
+    spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
+    columns, raw = CELLS[spec.cell].columns(engine, spec), 0
+    if spec.layer_norm:  # W x and R h too, in planes of c's size
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
-    variant = [name for name in cell.split(",") if name != "layer_norm"]
-    columns = _saved_columns(engine, spec, ",".join(variant))
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
@@ -266,7 +247,8 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
     spec = recurrence.Cell(cell).spec
-    columns = SAVED.get((engine, cell), CELLS[spec.cell].kept)
+    kind = CELLS[spec.cell]
+    columns = kind.columns(engine, spec) if kind.custom else kind.kept
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)
     if save and columns:

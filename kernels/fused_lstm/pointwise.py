@@ -42,22 +42,16 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 # --- the cell ---
 
 
-def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute nn.LSTM's cell: gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]."""
-    return forward(gates, c)[:2]
-
-
-def cell_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return dgates [B, 4H] and dc [B, H] of nn.LSTM's cell; arguments as `backward`'s."""
-    return backward(activated, c, c_next, dh, dc_next)[:2]
+def cell(gates: Tensor, c: Tensor, added: OptionTensors = PLAIN) -> tuple[Tensor, Tensor]:
+    """Compute an LSTM's cell: gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]."""
+    h, c_next, _ = _cell(gates, c, added)
+    return h, c_next
 
 
 def forward(
     gates: Tensor, c: Tensor, added: OptionTensors = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute an LSTM's cell.
+    """Compute an LSTM's cell, and what its backward needs.
 
     Args:
         gates: [B, 4H], before activation.
@@ -66,6 +60,14 @@ def forward(
     Returns:
         h [B, H] before a projection, c_next [B, H], and the activated gates [B, 4H].
     """
+    h, c_next, activated = _cell(gates, c, added)
+    return h, c_next, torch.cat(activated, dim=-1).to(gates.dtype)
+
+
+def _cell(
+    gates: Tensor, c: Tensor, added: OptionTensors
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Return h, c_next and the activated gates i, f, g and o."""
     i, f, g, o = gates.to(c.dtype).chunk(4, dim=-1)
     if (peep := added.peep(c.dtype)) is not None:
         i, f = i + peep[0] * c, f + peep[1] * c
@@ -74,8 +76,14 @@ def forward(
     if peep is not None:
         o = o + peep[2] * c_next
     o = o.sigmoid()
-    activated = torch.cat([i, f, g, o], dim=-1).to(gates.dtype)
-    return (o * seen(c_next, added).tanh()).to(gates.dtype), c_next, activated
+    return (o * seen(c_next, added).tanh()).to(gates.dtype), c_next, (i, f, g, o)
+
+
+def cell_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return dgates [B, 4H] and dc [B, H] of nn.LSTM's cell; arguments as `backward`'s."""
+    return backward(activated, c, c_next, dh, dc_next)[:2]
 
 
 def backward(

@@ -72,9 +72,8 @@ def run(
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose, with `drop` between layers."""
     layers, D = by_layer(weights, len(h0), spec), spec.directions
-    h_last, c_last, h_all, c_all = [], [], [], []
 
-    def sweep(x: Tensor, lane: int) -> Tensor:
+    def sweep(x: Tensor, lane: int) -> stack.Swept:
         layer = layers[lane]
         bias, bias_m = biases(layer, spec)
         w_hh = layer.w_hh if layer.w_hh.dim() == 3 else layer.w_hh[None]
@@ -82,19 +81,11 @@ def run(
             ops, cell_of(spec, lane), F.linear(x, layer.w_ih, bias), h0[lane], c0[lane], w_hh,
             bias_m, batch_sizes, None if not_reset is None else not_reset[lane % D], states,
         )  # fmt: skip
-        h_last.append(h_n)
-        c_last.append(c_n if spec.has_c else h_n)
-        h_all.append(y)
-        c_all.append(by_state(c, spec.c_parts) if spec.has_c and states else c)
-        return y
+        if not spec.has_c:
+            return stack.Swept(y, y if states else None, h_n, h_n)
+        return stack.Swept(y, by_state(c, spec.c_parts) if states else None, h_n, c_n)
 
-    y = stack.run(x, spec.layers, sweep, drop, D)
-    last = torch.stack(h_last), torch.stack(c_last)
-    if not states:
-        return y, *last
-    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all) - D, D)]
-    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
-    return y, *last, h, torch.stack(c_all)
+    return stack.run_lanes(spec, x, c0.dtype, sweep, drop)
 
 
 def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:

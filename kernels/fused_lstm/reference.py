@@ -12,7 +12,7 @@ each. Of an sLSTM c is [.., 3H]: c, n and m side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -212,6 +212,29 @@ class ClippedGradient(torch.autograd.Function):
 
 # --- one lane ---
 
+Made = dict[int, tuple[Tensor, ...]]  # a step -> the state after it, and what else it returned
+
+
+def sweep(step: Callable[..., tuple[Tensor, ...]], order: Order, h0: Tensor, c0: Tensor) -> Made:
+    """Run a lane's steps in their order.
+
+    Args:
+        step: (t, h, c) -> h_next [B, P], c_next [B, H], and what else is wanted of the step.
+        order: the lane's steps; a row that has ended keeps its state.
+        h0, c0: [B, P] and [B, H], the latter in the state dtype.
+    """
+    h, c, made = h0, c0, {}
+    for t in order.steps:
+        h_next, c_next, *kept = step(t, *order.before(t, h, c))
+        h, c = order.after(t, h_next, h), order.after(t, c_next, c)
+        made[t] = h, c, *kept
+    return made
+
+
+def in_time(made: Mapping[int, Sequence[Tensor]], n: int) -> Tensor:
+    """Stack the n-th tensor of each step in order of time, [T, ...]."""
+    return torch.stack([made[t][n] for t in range(len(made))])
+
 
 class Norms(NamedTuple):
     """A lane's normalized products for the backward, in the state dtype."""
@@ -292,13 +315,8 @@ def layer_forward(
     rows alive.
     """
     order = order or Order(range(len(x)))
-    h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
-    for t in order.steps:
-        h_prev, c_prev = order.before(t, h, c)
-        h_next, c_next, *kept = step(x[t], h_prev, c_prev, layer, draws.at(t), spec)
-        h, c = order.after(t, h_next, h), order.after(t, c_next, c)
-        saved[t] = h, c, *kept
-    return _stacked(saved)
+    run = lambda t, h, c: step(x[t], h, c, layer, draws.at(t), spec)  # noqa: E731
+    return _stacked(sweep(run, order, h0, c0.to(state_dtype(x.dtype))))
 
 
 def layer_backward(
@@ -379,9 +397,9 @@ def layer_backward(
     return by_x if layer.w_ih is None else by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
 
 
-def _stacked(of: dict[int, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Stack the tensors of each step in order of time, [T, ...] each."""
-    return tuple(torch.stack(parts) for parts in zip(*(of[t] for t in range(len(of))), strict=True))
+def _stacked(of: Made) -> tuple[Tensor, ...]:
+    """Stack all tensors of the steps in order of time, [T, ...] each."""
+    return tuple(in_time(of, n) for n in range(len(of[0])))
 
 
 def _rows(of: Tensor) -> Tensor:
@@ -415,7 +433,7 @@ def run(
     seed: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     not_reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Run a call in plain PyTorch, which autograd can differentiate.
 
     Args:
@@ -430,30 +448,23 @@ def run(
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H], and the state after
         every step: h of the layers below the last [L - 1, ..., D * P], c of all [L * D, ..., H].
     """
-    layers, (lanes, B, P), D = by_layer(weights, len(h0), spec), h0.shape, spec.directions
-    rows, last, h_all, c_all = Padding(x, B, batch_sizes, not_reset), [], [], []
+    layers, (lanes, B, P) = by_layer(weights, len(h0), spec), h0.shape
+    rows = Padding(x, B, batch_sizes, not_reset)
 
-    def sweep(x: Tensor, lane: int) -> Tensor:
-        order, layer = rows.order(lane % D), layers[lane]
+    def sweep(x: Tensor, lane: int) -> stack.Swept:
+        order, layer = rows.order(lane % spec.directions), layers[lane]
         drawn = draw(spec, seed, lane, lanes, rows.T, B, P, c0.shape[2])
         if CELLS[spec.cell].custom:  # which has no other engine where there is no compiler
             x, layer = x @ layer.w_ih.T, layer._replace(w_ih=None)
         h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], layer, order, drawn, spec)
         end = order.steps[-1]
-        last.append((h[end], c[end].to(c0.dtype)))
-        h_all.append(rows.pack(h))
-        c_all.append(rows.pack(c))
-        return h_all[-1]
+        return stack.Swept(rows.pack(h), rows.pack(c), h[end], c[end])
 
     def drop(y: Tensor, layer: int) -> Tensor:
         assert seed is not None
         return y * dropout_mask(seed[:1], y.shape, spec.dropout, layer * y.numel()).to(y.dtype)
 
-    y = stack.run(x, lanes // D, sweep, drop if spec.dropout > 0 else None, D)
-    h_n, c_n = map(torch.stack, zip(*last, strict=True))
-    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, lanes - D, D)]
-    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
-    return y, h_n, c_n, h, torch.stack(c_all)
+    return stack.run_lanes(spec, x, c0.dtype, sweep, drop if spec.dropout > 0 else None)
 
 
 def lstm(
@@ -473,4 +484,5 @@ def lstm(
     Returns y, h_n and c_n.
     """
     spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
-    return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)[:3]
+    y, h_n, c_n, *_ = run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    return y, h_n, c_n

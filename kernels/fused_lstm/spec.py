@@ -32,10 +32,20 @@ class Kind(NamedTuple):
     projects: bool = False  # h may be projected: no state is h
     h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
     is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
-    kept: int = 0  # columns a unit that a step saves; 0 where the backward needs h alone
+    kept: int = 0  # `columns` of a cell of the library's, before its options
     edges: bool = False  # its backward depends on where a row begins and ends
     # (engine, Spec) -> None: makes a custom cell ready for an engine; or why that cannot be
     prepare: Callable[[str, Spec], str | None] | None = None
+    # (engine, Spec) -> `columns`, of a custom cell
+    saved: Callable[[str, Spec], int] | None = None
+
+    def columns(self, engine: str, spec: Spec) -> int:
+        """Return the columns a unit that a step saves; 0 where its backward needs h alone."""
+        if self.saved is not None:
+            return self.saved(engine, spec)
+        if engine == "triton" and not self.kept:  # x's parts of the gates lie there
+            return self.gates
+        return self.kept - spec.coupled
 
     @property
     def of_h(self) -> int:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .rows import Padding
 from .spec import Spec
 
 Sweep = Callable[[Tensor, int], Tensor]  # (a lane's input, its number) -> its output
@@ -44,10 +43,10 @@ def run(x: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int
 
 
 class Swept(NamedTuple):
-    """The results of a lane, in order of time."""
+    """The results of a lane. N: the rows of its input, T * B or packed."""
 
-    h: Tensor  # [T, B, P], after each step; not read where a row has ended
-    c: Tensor | None  # [T, B, H] in the state dtype, where the call returns states
+    h: Tensor  # [N.., P], after each step
+    c: Tensor | None  # [N.., H] in the state dtype, where the call returns states
     h_n: Tensor  # [B, P], after each row's last step
     c_n: Tensor  # [B, H]
 
@@ -56,38 +55,35 @@ def run_lanes(
     spec: Spec,
     x: Tensor,
     dtype: torch.dtype,
-    rows: Padding,
     sweep: Callable[[Tensor, int], Swept],
     drop: Drop | None,
-    states: bool,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.choose, lane by lane in plain PyTorch.
+    """Run a call, as in fused_lstm.choose, lane by lane.
 
     Args:
         x: [T, B, I] or packed [N, I].
         dtype: the dtype of c_n.
-        rows: where the rows of x lie.
-        sweep: (x [T, B, I], lane) -> the lane's results.
+        sweep: (the lane's input, its number) -> its results.
         drop: as in `run`.
-        states: whether to return the state after every step too.
+
+    Returns:
+        y, h_n, c_n; where the lanes return c also h of the layers below the last [L - 1, ..., D *
+        P], and c of all [L * D, ..., H].
     """
-    D = spec.directions
-    last, h_all, c_all = [], [], []
+    D, lanes = spec.directions, []
 
-    def packed(x: Tensor, lane: int) -> Tensor:
-        swept = sweep(rows.pad(x), lane)
-        last.append((swept.h_n, swept.c_n.to(dtype)))
-        y = rows.pack(swept.h)
-        if swept.c is not None:
-            h_all.append(y)
-            c_all.append(rows.pack(swept.c))
-        return y
+    def output(x: Tensor, lane: int) -> Tensor:
+        lanes.append(sweep(x, lane))
+        return lanes[-1].h
 
-    y = run(x, spec.layers, packed, drop, D)
-    h_n, c_n = map(torch.stack, zip(*last, strict=True))
-    if not states:
+    y = run(x, spec.layers, output, drop, D)
+    h_n = torch.stack([lane.h_n for lane in lanes])
+    c_n = torch.stack([lane.c_n.to(dtype) for lane in lanes])
+    c_all = [lane.c for lane in lanes if lane.c is not None]
+    if not c_all:
         return y, h_n, c_n
-    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all) - D, D)]
+    h_all = [lane.h for lane in lanes[:-D]]
+    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all), D)]
     h = torch.stack(below) if below else y.new_empty(0, *y.shape)
     return y, h_n, c_n, h, torch.stack(c_all)
 

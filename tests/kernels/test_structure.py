@@ -41,7 +41,7 @@ def imports(name: str, path: Path) -> set[str]:
 
 def test_no_circle_of_imports():
     graph = {name: imports(name, path) for name, path in MODULES.items()}
-    assert graph["fused_lstm.ladder.loop"] >= {"fused_lstm.stack", "fused_lstm.reference"}
+    assert graph["fused_lstm.ladder"] >= {"fused_lstm.stack", "fused_lstm.reference"}
     TopologicalSorter(graph).prepare()  # names a circle where there is one
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops, pointwise
+from .. import pointwise
 from ..errors import first_line, meant
 from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
 from . import compile, print_cpp, print_python, print_triton
@@ -334,7 +334,7 @@ class Cell:
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.weights), custom=True,
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
-            prepare=self.prepare,
+            prepare=self.prepare, saved=self.columns,
         )  # fmt: skip
         pointwise.CELLS[self.name] = self.reference
 
@@ -349,15 +349,28 @@ class Cell:
                 return str(error)
         return None
 
+    def columns(self, engine: str, spec: Spec) -> int:
+        """Return the columns a unit that a step saves on an engine."""
+        if engine == "native":
+            return self._on_native(spec.is_dropped, spec.projection).columns
+        p = self.program(any(spec.zones))
+        return max(len(p.saved) + spec.projection, len(self.gates.by_x))  # x's parts lie there too
+
     def _variant(self, zoneout: bool, projected: bool = False) -> str:
         """Return an operator's `cell`, without layer_norm."""
         names = [self.name, *[WITH_ZONEOUT] * zoneout, *[PROJECTED] * projected]
         return ",".join(names)
 
+    def _on_native(self, zoneout: bool, projected: bool) -> Program:
+        """Return the program that `native` runs.
+
+        projected: a step saves its h last, from which the gradient of weight_hr is made.
+        """
+        p = self.program(zoneout)
+        return replace(p, saved=(*p.saved, p.h)) if projected else p
+
     def on_native(self, zoneout: bool = False, projected: bool = False) -> None:
         """Compile the cell for the CPU's instruction set in use, where it is not yet.
-
-        projected: a step then saves its h last, from which the gradient of weight_hr is made.
 
         Raises:
             compile.CannotCompile: there is no compiler, or nowhere to put what it makes.
@@ -365,15 +378,12 @@ class Cell:
         isa, name = torch.ops.fused_lstm_native.isa(), self._variant(zoneout, projected)
         if (isa, name) in self._ready:
             return
-        p = self.program(zoneout)
-        if projected:
-            p = replace(p, saved=(*p.saved, p.h))
+        p = self._on_native(zoneout, projected)
         functions = compile.compiled(print_cpp.source(p), isa)
         shape = [
             len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
             max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c),
         ]  # fmt: skip
-        ops.SAVED["native", name] = p.columns
         try:
             torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         except RuntimeError as error:  # there are a thousand others
@@ -386,12 +396,7 @@ class Cell:
             return
         from ..triton import launch
 
-        made = print_triton.load(self.program(zoneout), self.name)
-        launch.CUSTOM[self.name, zoneout] = made
-        for dropped in (False, True):  # recurrent dropout has the name of zoneout too
-            ops.SAVED["triton", self._variant(dropped)] = made.columns
-            columns = max(made.columns, made.saved + 1)
-            ops.SAVED["triton", self._variant(dropped, projected=True)] = columns
+        launch.CUSTOM[self.name, zoneout] = print_triton.load(self.program(zoneout), self.name)
         self._ready.add(("triton", self._variant(zoneout)))
 
 
