@@ -6,11 +6,35 @@ import pytest
 import torch
 
 import fused_lstm
+from fused_lstm.cells.gru_dreamer import GRU_DREAMER
 from fused_lstm.integrations.dreamer import BlockGRU
+from fused_lstm.spec import Spec
 from tolerance import assert_close
 
 HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
 native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
+
+
+@fused_lstm.cell(states="h")
+def mine(r, a, u, *, h):
+    """Compute DreamerV3's GRU, as somebody else would write it."""
+    n = torch.tanh(torch.sigmoid(r) * a)
+    return h + torch.sigmoid(u - 1) * (n - h)
+
+
+@native_only
+def test_a_user_tells_it_in_the_same_words():
+    """The library's cell has no door of its own: the same program, the same bits in heads."""
+    assert mine.source() == GRU_DREAMER.source()
+    torch.manual_seed(5)
+    x, h0, N, K = torch.randn(6, 3, 8), torch.randn(1, 3, 8), 2, 4
+    w_ih, w_hh = torch.randn(24, 8), torch.randn(N, 3 * K, K, requires_grad=True)
+    found = []
+    for spec in (Spec("gru_dreamer", num_heads=N), Spec(mine.name, num_heads=N)):
+        y, (h_n, _) = fused_lstm.lstm(x, (h0, h0), [w_ih, w_hh], engine="native", cell=spec)
+        found.append((y, h_n, *torch.autograd.grad(y.square().sum(), [w_hh])))
+    for told, library in zip(*found, strict=True):
+        assert torch.equal(told, library)
 
 
 @native_only

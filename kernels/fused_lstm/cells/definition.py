@@ -334,7 +334,7 @@ class Cell:
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.weights), custom=True,
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
-            prepare=self.prepare, saved=self.columns,
+            prepare=self.prepare, saved=self._columns,
         )  # fmt: skip
         pointwise.CELLS[self.name] = self.reference
 
@@ -349,7 +349,7 @@ class Cell:
                 return str(error)
         return None
 
-    def columns(self, engine: str, spec: Spec) -> int:
+    def _columns(self, engine: str, spec: Spec) -> int:
         """Return the columns a unit that a step saves on an engine."""
         if engine == "native":
             return self._on_native(spec.is_dropped, spec.projection).columns
