@@ -36,7 +36,8 @@ class Recurrent(RecurrentBase):
     A lane's parameters are nn.LSTM's, with rows in the order of the cell's gates, then the cell's
     weights by their names, [H] each: tau_l0, tau_l0_reverse, .... weight_ih and bias_ih have H rows
     for each gate that x has a part in, weight_hh and bias_hh for each that h has a part in; where
-    that is none, as in SRU, there is neither.
+    that is none, as in SRU, there is neither. A product u of n columns inside the step has
+    weight_u_l0 [n*H, H] and, where there are biases, bias_u_l0 [n*H].
 
     Args:
         cell: what `fused_lstm.cell` made.
@@ -176,7 +177,7 @@ class Recurrent(RecurrentBase):
         like = cast("Tensor", self.weight_ih_l0)
         for names in self._all_weights:
             suffix = names[0].removeprefix("weight_ih")
-            gone = ["weight_ch"]  # what the engines have of all weights of a unit
+            gone = ["weight_ch", "weight_inner"]  # what the engines have of all together
             if not self.cell.gates.by_h:
                 gone += ["weight_hh", "bias_hh"]
             for name in [name + suffix for name in gone if name + suffix in names]:
@@ -187,13 +188,23 @@ class Recurrent(RecurrentBase):
                 for name in [name for name in names if name.startswith(("weight_ih", "bias_ih"))]:
                     kept = cast("Tensor", self._parameters[name]).detach()[:rows]
                     self.register_parameter(name, nn.Parameter(kept.clone()))
-            for name in self.cell.weights:
-                weight = nn.Parameter(like.new_empty(self.hidden_size))
+            for name, shape in self._own_shapes().items():
+                weight = nn.Parameter(like.new_empty(shape))
                 nn.init.uniform_(weight, -stdv, stdv)
                 self.register_parameter(name + suffix, weight)
                 names.append(name + suffix)
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         self._init_flat_weights()
+
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the parameters that a lane has beside nn.LSTM's: name -> shape."""
+        H = self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.cell.weights, (H,))
+        for name, columns in self.cell.products.items():
+            shapes[f"weight_{name}"] = columns * H, H
+            if self.bias:
+                shapes[f"bias_{name}"] = (columns * H,)
+        return shapes
 
     def reset_cell(self) -> None:
         """Set the cell's weights to the initial values that it tells."""
@@ -209,11 +220,13 @@ class Recurrent(RecurrentBase):
     def weights(self) -> list[Tensor]:
         """Return the weights as the engines take them, lane by lane.
 
-        Rows of gates are in their order, and weights of a unit are one tensor.
+        Rows of gates are in their order. Weights of a unit are one tensor, with the biases of
+        products inside the step, and the weights of these products are another.
         """
-        x_rows, h_rows = self.cell.rows  # of the gates that have rows, which inputs do not
-        weights, own, H = super().weights(), self.cell.weights, self.hidden_size
-        if x_rows is None and h_rows is None and self.cell.gates.by_h and not own:
+        cell, H = self.cell, self.hidden_size
+        x_rows, h_rows = cell.rows  # of the gates that have rows, which inputs do not
+        weights = super().weights()
+        if x_rows is None and h_rows is None and cell.gates.by_h and not cell.vectors:
             return weights
         named = dict(zip(self._flat_weights_names, weights, strict=True))
         rows, found = {"ih": x_rows, "hh": h_rows}, []
@@ -222,7 +235,14 @@ class Recurrent(RecurrentBase):
             like = named[names[0]]
             for name in self.spec.weight_names:
                 if name == "weight_ch":
-                    found.append(torch.cat([named[one + lane] for one in own]))
+                    vectors = [named[one + lane] for one in cell.weights]
+                    for one, columns in cell.products.items():
+                        bias = named.get(f"bias_{one}{lane}")
+                        vectors.append(like.new_zeros(columns * H) if bias is None else bias)
+                    found.append(torch.cat(vectors))
+                elif name == "weight_inner":
+                    matrices = [named[f"weight_{one}{lane}"] for one in cell.products]
+                    found.append(torch.cat(matrices) if len(matrices) > 1 else matrices[0])
                 elif name + lane not in named:  # of h, which has a part in no gate
                     found.append(like.new_empty(0, *(H for _ in range("weight" in name))))
                 else:

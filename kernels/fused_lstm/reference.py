@@ -52,6 +52,7 @@ class Layer(NamedTuple):
     gain_hh: Tensor | None = None  # [G*H]
     gain_c: Tensor | None = None  # [H], of an LSTM
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
+    w_inner: Tensor | None = None  # [n*H, H], of products inside a custom cell's step
 
     def bias(self) -> Tensor | None:
         """Return the sum of an LSTM's biases [4H]; nothing needs them apart."""
@@ -65,13 +66,13 @@ class Layer(NamedTuple):
         if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return OptionTensors(w_ch, self.gain_c, self.b_c, mask)
+        return OptionTensors(w_ch, self.gain_c, self.b_c, mask, self.w_inner)
 
 
 FIELDS = {
     "weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh",
     "weight_hr": "w_hr", "weight_ch": "w_ch", "gain_ih": "gain_ih", "gain_hh": "gain_hh",
-    "gain_c": "gain_c", "bias_c": "b_c", "bias": "b_ih",
+    "gain_c": "gain_c", "bias_c": "b_c", "bias": "b_ih", "weight_inner": "w_inner",
 }  # fmt: skip
 
 

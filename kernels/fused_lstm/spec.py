@@ -34,6 +34,7 @@ class Kind(NamedTuple):
     is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
     kept: int = 0  # `columns` of a cell of the library's, before its options
     edges: bool = False  # its backward depends on where a row begins and ends
+    inner: int = 0  # rows of weight_inner / H: of products inside a custom cell's step
     # (engine, Spec) -> None: makes a custom cell ready for an engine; or why that cannot be
     prepare: Callable[[str, Spec], str | None] | None = None
     # (engine, Spec) -> `columns`, of a custom cell
@@ -293,6 +294,8 @@ class Spec:
             of["weight_ch"] = ((G - 1, "H"),)
         if CELLS[self.cell].weights:
             of["weight_ch"] = ((CELLS[self.cell].weights, "H"),)
+        if CELLS[self.cell].inner:
+            of["weight_inner"] = ((CELLS[self.cell].inner, "H"), (1, "H"))
         if self.layer_norm:
             of["gain_ih"], of["gain_hh"] = ((G, "H"),), ((of_h, "H"),)
             if CELLS[self.cell].is_lstm:

@@ -37,6 +37,9 @@ HAS = {
     "zoo.normalized": "norm heads proj",  # two, which begin at other values than 0
     "zoo.nbrc": "norm heads zoneout rdrop",  # a gate of x alone
     "zoo.cfc": "",  # an input beside x
+    "zoo.gru_reset_before": "zoneout rdrop",  # a product inside the step
+    "zoo.multiplicative_lstm": "zoneout zone_c rdrop proj",  # one of four columns
+    "zoo.mogrifier": "",  # four products, and none with h
 }
 AXES = {
     "cell": tuple(HAS),

@@ -39,7 +39,7 @@ LINES = (
 
 @cache
 def drawn(seed: int) -> fused_lstm.Cell:
-    """Return a cell: one to eight gates, no state to three."""
+    """Return a cell: one to eight gates, no state to three, up to three products in the step."""
     draw = random.Random(seed)
     words = draw.sample(WORDS, 16)
     gates = [words.pop() for _ in range(draw.randint(1, draw.choice([4, 4, 8])))]
@@ -61,7 +61,15 @@ def drawn(seed: int) -> fused_lstm.Cell:
             lines.append(f"{name}_x, {name}_h = {name}")
         values += [f"{name}_x", f"{name}_h"] if kind == "apart" else [name]
     first = f"{gates[0]}_h" if kinds[gates[0]] == "apart" else gates[0]
-    for k in range(draw.randint(2, 14)):
+    count, more = draw.randint(2, 14), random.Random(f"products of {seed}")
+    products = {words.pop(): more.choice([1, 1, 2, 4]) for _ in range(more.choice([0, 0, 1, 2, 3]))}
+    places = sorted(more.randrange(count) for _ in products)
+    for k in range(count):
+        for place, (name, columns) in zip(places, products.items(), strict=True):
+            if place == k:
+                made = [f"{name}_made{j}" for j in range(columns)]
+                lines.append(f"{', '.join(made)} = {name}({more.choice(values)})")
+                values += made
         a, b, c = (draw.choice(values) for _ in "abc")
         lines.append(f"line{k} = {draw.choice(LINES).format(a=a, b=b, c=c)}")
         values.append(f"line{k}")
@@ -71,13 +79,15 @@ def drawn(seed: int) -> fused_lstm.Cell:
     if len(ends) > 1 and draw.random() < 0.1:
         ends[-1] = f"torch.zeros_like({first})"  # a state that is the same after every step
     lines.append(f"return {', '.join(ends)}")
-    star = ["*", *states, *weights, *inputs] if states or weights or inputs else []
+    told = [*states, *weights, *inputs, *products]
+    star = ["*", *told] if told else []
     name = draw.choice(WORDS)
     text = f"def {name}({', '.join([*gates, *star])}):\n" + "".join(f"    {x}\n" for x in lines)
     space = {"torch": torch, "F": F}
     exec(text, space)
     made = fused_lstm.cell(
         space[name], states=" ".join(states), weights=" ".join(weights), inputs=" ".join(inputs),
+        products=products,
         **{
             kind: " ".join(name for name in gates if kinds[name] == kind)
             for kind in ("apart", "x_only", "h_only")

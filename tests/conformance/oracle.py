@@ -7,6 +7,7 @@ A mask's element is numbered as docs/cells.md says. T, B, H, P: steps, rows, uni
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,9 +119,14 @@ def of_a_block(weights: dict[str, Tensor], H: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def product_of_a_user(weight, bias, count, shape, value):
+    made = value.expand(shape) @ weight.T + (0.0 if bias is None else bias)
+    return made if count == 1 else tuple(made.chunk(count, 1))
+
+
 def of_a_user(cell, w, by_x, by_h, h, s, inputs):
     """The user's own function, its arguments put together from the decorator's words."""
-    _, _, apart, x_only, h_only, _ = cell._told
+    _, _, apart, x_only, h_only, *_ = cell._told
     H, names, x_at, h_at, arguments = h.shape[1], cell.gates.names, 0, 0, []
     H = w["weight_ih"].shape[0] // sum(n not in h_only.split() for n in names
                                        if n not in cell.inputs)  # fmt: skip
@@ -137,6 +143,9 @@ def of_a_user(cell, w, by_x, by_h, h, s, inputs):
         else:
             arguments.append(of_x if of_h is None else of_h if of_x is None else of_x + of_h)
     named = dict(zip(cell.states, s, strict=True)) | {n: w[n] for n in cell.weights} | inputs
+    for name, count in cell.products.items():
+        matrix, bias = w[f"weight_{name}"], w.get(f"bias_{name}")
+        named[name] = partial(product_of_a_user, matrix, bias, count, (len(h), H))
     results = cell.function(*arguments, **named, **cell.constants)
     results = results if isinstance(results, tuple) else (results,)
     after, others = [], iter(results[1:])

@@ -25,6 +25,8 @@ needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
 @pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
 def test_drawn(seed, engine):
     case = drawn_case(seed, engine)
+    if engine == "triton" and drawn(seed).products:
+        pytest.skip("engine 'triton' has no products inside a step")
     try:
         check(case)
     except AssertionError as error:

@@ -36,27 +36,32 @@ class CannotCompile(Exception):
     """A reason why a cell has no C++ here, and what to do."""
 
 
-def compiled(source: str, isa: str) -> list[int]:
-    """Return the addresses of a cell's six functions: of float, of double and of bfloat16.
+def compiled(source: str, isa: str, phases: int) -> list[int]:
+    """Return the addresses of a cell's functions: of float, of double and of bfloat16.
 
-    The last two are 0 where the instruction set widens bfloat16 to float.
+    There are two for each phase of a step. The last ones are 0 where bfloat16 is widened to float:
+    by an instruction set, and by every one where a step has more phases than one.
 
     Args:
         source: what `print_cpp.source` has printed.
         isa: the instruction set in use.
+        phases: how many phases a step has.
 
     Raises:
         CannotCompile: there is no compiler, or no folder that it may write.
     """
-    command, files = compiler(), files_of(isa)
+    command, files, each = compiler(), files_of(isa), 2 * phases
+    if phases > 1:
+        files.pop("narrow", None)
     folder = folder_of(source, isa, command)
     try:
         if folder.exists():
             check_private(folder)
         if not is_whole(folder, files):
             make(source, files, command, folder)
-        functions = functions_of(folder / "cell.so", 4)
-        return functions + (functions_of(folder / "narrow.so", 2) if "narrow" in files else [0, 0])
+        functions = functions_of(folder / "cell.so", 2 * each)
+        narrow = functions_of(folder / "narrow.so", each) if "narrow" in files else [0] * each
+        return functions + narrow
     except OSError as error:
         raise CannotCompile(
             f"the cache of compiled cells, {folder}, cannot be used: {error}; set {CACHE} to a"

@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..errors import first_line, meant
 from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
-from .program import Program, program
+from .program import Product, Program, program
 from .trace import CannotExpress
 
 # Names that a layer's parameters, and its forward's arguments, have already.
@@ -30,8 +30,11 @@ TAKEN = {
         "gain_hh",
     ),
     "inputs": ("self", "input", "hx", "lengths", "resets", "return_states"),
+    "products": ("ih", "hh", "hr", "ch", "inner"),  # weight_ih and so on
 }  # fmt: skip
 MOST_GATES = 8
+# InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
+MOST_PRODUCTS, MOST_COLUMNS = 8, 4
 
 
 class WrongCell(ValueError):
@@ -90,6 +93,7 @@ class Cell:
         gates: names, in the order of the function's arguments, and their kinds: a
             `fused_lstm.cells.gates.Gates`.
         states, weights, inputs: names, as they were told.
+        products: name -> the columns of a unit that a product inside the step makes.
         initial_states, initial_weights: name -> the value that it begins with. A weight that is not
             there is initialised as nn.LSTM's weights are.
         constants: name -> value, of keyword arguments that are numbers.
@@ -105,16 +109,20 @@ class Cell:
         x_only: str = "",
         h_only: str = "",
         inputs: str = "",
+        products: str | Mapping[str, int] = "",
         constants: Mapping[str, float] | None = None,
     ) -> None:
-        self.function, self._told = function, (states, weights, apart, x_only, h_only, inputs)
+        self.function = function
+        self._told = states, weights, apart, x_only, h_only, inputs, products
         self._frozen = frozen(function)
-        self._check_names(states=states, weights=weights)
+        self._check_names(states=states, weights=weights, products=products)
         self._check_names(str, apart=apart, x_only=x_only, h_only=h_only, inputs=inputs)
         self.inputs = tuple(inputs.split())
         self.initial_states = _by_name("states", states, function)
         self.initial_weights = _by_name("weights", weights, function)
         self.states, self.weights = tuple(self.initial_states), tuple(self.initial_weights)
+        self.products = self._read_products(products)
+        self.biases = {u: [f"bias_{u}_{j}" for j in range(n)] for u, n in self.products.items()}
         names = self._read_signature(dict(constants or {}))
         kinds = self._kinds(names, {"x_only": x_only, "h_only": h_only, "apart": apart})
         kinds["x_only"] |= frozenset(self.inputs)  # the engines have an input as a gate of x alone
@@ -189,7 +197,25 @@ class Cell:
             return print_triton.text_of(self.program(), self.name)
         raise self._error("engine", repr(engine), "'native' or 'triton'")
 
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Return the names of what the engines' weight_ch has: weights, and products' biases."""
+        return *self.weights, *(name for names in self.biases.values() for name in names)
+
     # --- what the function is told with ---
+
+    def _read_products(self, told: str | Mapping[str, int]) -> dict[str, int]:
+        """Return name -> columns of the products inside the step."""
+        products = dict.fromkeys(told.split(), 1) if isinstance(told, str) else dict(told)
+        for name, columns in products.items():
+            if not name.isidentifier():
+                raise self._error("products", repr(name), "a name of an argument")
+            if isinstance(columns, bool) or columns not in range(1, MOST_COLUMNS + 1):
+                expected = f"1 to {MOST_COLUMNS} columns of a unit"
+                raise self._error("products", f"{columns!r} for {name}", expected)
+        if len(products) > MOST_PRODUCTS:
+            raise self._error("products", f"{len(products)} names", f"at most {MOST_PRODUCTS}")
+        return products
 
     def _error(self, argument: str, got: str, expected: str) -> WrongCell:
         name = self.function.__name__
@@ -221,14 +247,14 @@ class Cell:
         if not 1 <= len(gates) <= MOST_GATES:
             got = f"{len(gates)} positional arguments"
             raise self._error("gates", got, f"1 to {MOST_GATES}")
-        told = *self.states, *self.weights, *self.inputs
+        told = *self.states, *self.weights, *self.inputs, *self.products
         for argument, names in TAKEN.items():
             for name in getattr(self, argument):
                 if name in names:
                     raise self._error(argument, repr(name), "a name that a layer does not have")
         if sorted(keywords) != sorted(told):
             got, names = ", ".join(keywords) or "none", ", ".join(told) or "none"
-            expected = f"the states, weights and inputs that are told: {names}"
+            expected = f"the states, weights, inputs and products that are told: {names}"
             raise self._error("keywords", got, expected)
         return tuple(gates)
 
@@ -252,21 +278,44 @@ class Cell:
         self,
         parts: Sequence[Tensor],
         states: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        product: Product,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run a step's pointwise part.
+        """Run a step after R h: its pointwise part, and the products inside it.
 
         Args:
             parts: of gates before activation, [B, H] each, in the order of `gates.columns`.
-            states, weights: [B, H] and [H] each, in the order of their names.
+            states, vectors: [B, H] and [H] each, in the order of `states` and `vectors`.
+            product: (k, value [B, H]) -> the columns that product k makes of it, without a bias.
 
         Returns h [B, H] and the states after the step.
         """
-        named = dict(zip((*self.states, *self.weights), (*states, *weights), strict=True))
+        of_unit = dict(zip(self.vectors, vectors, strict=True))
+        named: dict[str, Any] = dict(zip(self.states, states, strict=True))
+        named |= {name: of_unit[name] for name in self.weights}
+        called: list[str] = []
+
+        def multiplied(name: str, *values: Any) -> Any:
+            called.append(name)
+            if called.count(name) > 1:
+                raise self._error("products", f"{name} called twice", "one call of each a step")
+            shape = parts[0].shape
+            if len(values) != 1 or getattr(values[0], "shape", None) not in (shape, shape[1:]):
+                got = f"{name} of {', '.join(_shown(value) for value in values) or 'nothing'}"
+                raise self._error("products", got, "one tensor of a gate's shape")
+            columns = product(list(self.products).index(name), values[0].expand(shape))
+            biases = [of_unit[bias] for bias in self.biases[name]]
+            sums = tuple(a + b for a, b in zip(columns, biases, strict=True))
+            return sums[0] if len(sums) == 1 else sums
+
+        named |= {name: partial(multiplied, name) for name in self.products}
         arguments = self.gates.arguments(parts)
         count = len(arguments) - len(self.inputs)
         named |= zip(self.inputs, arguments[count:], strict=True)
         results = self(*arguments[:count], **named)
+        if called != list(self.products):
+            got, expected = ", ".join(called) or "none", ", ".join(self.products)
+            raise self._error("products", f"calls of {got}", f"one of each, in order: {expected}")
         results = results if isinstance(results, tuple) else (results,)
         others = [name for name in self.states if name != "h"]
         if len(results) != 1 + len(others) or not all(isinstance(r, Tensor) for r in results):
@@ -287,9 +336,17 @@ class Cell:
         """
         parts = gates.to(c.dtype).chunk(len(self.gates.columns), -1)
         w = added.w_ch
-        weights = () if w is None else w.to(c.dtype).chunk(len(self.weights))
+        vectors = () if w is None else w.to(c.dtype).chunk(len(self.vectors))
         states = c.chunk(len(self.states), -1) if self.states else ()
-        h, after = self.step(parts, states, weights)
+        columns, matrices = list(self.products.values()), []
+        if added.w_inner is not None:
+            matrices = added.w_inner.split([n * added.w_inner.shape[1] for n in columns])
+
+        def product(k: int, value: Tensor) -> list[Tensor]:
+            made = value.to(matrices[k].dtype) @ matrices[k].T
+            return list(made.to(c.dtype).chunk(columns[k], -1))
+
+        h, after = self.step(parts, states, vectors, product)
         return h.to(gates.dtype), torch.cat(after, -1) if after else h, gates
 
     def _traced(self, zoneout: bool) -> Program:
@@ -302,7 +359,8 @@ class Cell:
             return h, after
 
         try:
-            return program(step, self.gates, self.states, self.weights, zoneout)
+            inner = tuple(self.products.values())
+            return program(step, self.gates, self.states, self.vectors, zoneout, inner)
         except CannotExpress as error:
             raise self._error("function", str(error), error.expected) from None
         except WrongCell:
@@ -324,15 +382,16 @@ class Cell:
         """Make the engines know the cell by its name."""
         states = ("h", *self.states) if self.has_c else ("h",)
         gates, options = self.gates, ()
-        if gates.by_h and not self.inputs:  # which lie among W x in the engines
+        if gates.by_h and not self.inputs and not self.products:  # inputs lie among W x there
             options = *options, "layer_norm"
-        if gates.by_h and not self.weights:
+        if gates.by_h and not self.vectors:
             options = *options, "num_heads"
         if len(self.states) == 1:
             options = *options, "zoneout", "recurrent_dropout"
         CELLS[self.name] = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
-            apart=len(gates.of_h), weights=len(self.weights), custom=True,
+            apart=len(gates.of_h), weights=len(self.vectors), custom=True,
+            inner=sum(self.products.values()),
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
             prepare=self.prepare, saved=self._columns,
         )  # fmt: skip
@@ -340,6 +399,8 @@ class Cell:
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
+        if engine == "triton" and self.products:
+            return f"engine 'triton' has no products inside a step: {', '.join(self.products)}"
         if engine == "triton":
             self.on_triton(any(spec.zones))
         if engine == "native":
@@ -379,11 +440,13 @@ class Cell:
         if (isa, name) in self._ready:
             return
         p = self._on_native(zoneout, projected)
-        functions = compile.compiled(print_cpp.source(p), isa)
+        functions = compile.compiled(print_cpp.source(p), isa, 1 + len(p.inner))
         shape = [
             len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
             max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c),
         ]  # fmt: skip
+        for columns, value in zip(p.inner, p.fed, strict=True):
+            shape += [columns, p.saved.index(value)]
         try:
             torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         except RuntimeError as error:  # there are a thousand others
@@ -398,6 +461,13 @@ class Cell:
 
         launch.CUSTOM[self.name, zoneout] = print_triton.load(self.program(zoneout), self.name)
         self._ready.add(("triton", self._variant(zoneout)))
+
+
+def _shown(value: Any) -> str:
+    """Return what a message calls an argument."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return type(value).__name__
 
 
 def _by_name(
@@ -441,6 +511,7 @@ def cell(
     x_only: str = "",
     h_only: str = "",
     inputs: str = "",
+    products: str | Mapping[str, int] = "",
 ) -> Any:
     """Make a recurrent cell of a function, for `fused_lstm.Recurrent`; a decorator.
 
@@ -452,9 +523,9 @@ def cell(
     The function computes what a step does between its matrix products, on tensors of one shape. Its
     positional arguments are one to eight gates: sums before activation, W x + b_ih + R h + b_hh, in
     the order of the weights' rows. Its keyword arguments are the states before the step, weights of
-    a unit, inputs of the step, and numbers with a default, which are constants (`with_` changes
-    them). It returns h, then the next value of each state except h. Every engine's step and
-    backward follow from it.
+    a unit, inputs of the step, products, which it calls, and numbers with a default, which are
+    constants (`with_` changes them). It returns h, then the next value of each state except h.
+    Every engine's step and backward follow from it.
 
     Args:
         states: names, separated by spaces; or name -> the value that a sequence begins with, which
@@ -466,10 +537,13 @@ def cell(
         h_only: names of gates that are R h + b_hh alone, without rows in weight_ih and bias_ih.
         inputs: names of numbers of each step that are not multiplied, such as the time since the
             step before. A call has them by name, [T, B, 1] or [T, B, H]; a layer is one layer then.
+        products: names of matrix products inside the step, in the order in which the function calls
+            them, each once: `u(r * h)` is U (r h) + b. Or name -> n, up to 4 columns of a unit,
+            which a call returns as a tuple. A layer has weight_u [n*H, H] and bias_u [n*H].
 
     Raises:
         ValueError: the function cannot be a cell; the message names the function and the argument.
     """
     if function is None:
-        return lambda f: Cell(f, states, weights, apart, x_only, h_only, inputs).checked()
-    return Cell(function, states, weights, apart, x_only, h_only, inputs).checked()
+        return lambda f: Cell(f, states, weights, apart, x_only, h_only, inputs, products).checked()
+    return Cell(function, states, weights, apart, x_only, h_only, inputs, products).checked()

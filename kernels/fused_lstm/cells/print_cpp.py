@@ -19,53 +19,68 @@ CALLS = {"max": "maximum", "min": "minimum", "abs": "absolute", "sqrt": "square_
 
 def source(p: Program) -> str:
     """Return a header for FL_INSTEAD of native/isa/body.h: a cell's functions, and their table."""
-    tables = table(["fused_lstm::Bf16"]), table(["float", "double"])
+    count = len(p.inner)
+    tables = table(["fused_lstm::Bf16"], count), table(["float", "double"], count)
     directives = "#if defined(FL_BF16)", "#else"
     lines = "".join(f"{d}\n{t}" for d, t in zip(directives, tables, strict=True))
     return f"{functions(p, 'custom')}\n{lines}#endif\n"
 
 
 def functions(p: Program, name: str, facts: str = "") -> str:
-    """Return a cell's struct, and what it includes; facts: more of its CellShape."""
+    """Return a cell's structs, one a phase, and what they include; facts: more of its CellShape."""
+    structs = [struct(p, struct_name(name, k), facts, k) for k in range(1 + len(p.inner))]
     return (
         '#include "cells/finish.h"\n\nnamespace fused_lstm::FL_ISA {\n\n'
-        f"{struct(p, struct_name(name), facts)}\n}}  // namespace fused_lstm::FL_ISA\n"
+        + "\n".join(structs)
+        + "\n}  // namespace fused_lstm::FL_ISA\n"
     )
 
 
-def struct_name(name: str) -> str:
-    """Return the name of a cell's struct."""
-    return "".join(part.capitalize() for part in name.split("_")) + "Cell"
+def struct_name(name: str, phase: int = 0) -> str:
+    """Return the name of a cell's struct, of a phase."""
+    return "".join(part.capitalize() for part in name.split("_")) + f"Cell{phase or ''}"
 
 
-def table(dtypes: list[str]) -> str:
-    """Return the table of a library's functions, two for each dtype."""
+def table(dtypes: list[str], count: int) -> str:
+    """Return the table of a library's functions, for each dtype those that InnerProducts says.
+
+    count: of products inside a step.
+    """
+    phases = [("finish", 0), ("finish_back", count)]
+    for k in range(count):
+        phases += [("finish", k + 1), ("finish_back", k)]
+    space = "fused_lstm::FL_ISA::"
     entries = ", ".join(
-        f"(void*)fused_lstm::FL_ISA::{function}<fused_lstm::FL_ISA::CustomCell, {dtype}>"
+        f"(void*){space}{function}<{space}{struct_name('custom', k)}, {dtype}>"
         for dtype in dtypes
-        for function in ("finish", "finish_back")
+        for function, k in phases
     )
     visible = '__attribute__((visibility("default")))'
-    name = f"fused_lstm_cell[{2 * len(dtypes)}]"
+    name = f"fused_lstm_cell[{len(phases) * len(dtypes)}]"
     return f'extern "C" {visible} void* const {name} = {{\n    {entries}}};\n'
 
 
 # --- a step and its backward ---
 
 
-def struct(p: Program, name: str, facts: str) -> str:
-    """Return a cell's struct.
+def struct(p: Program, name: str, facts: str, phase: int) -> str:
+    """Return the struct of a cell, or of one of its phases.
 
     A step's work is in one loop over a tile's rows, or in two: the last of functions that wait for
     each other are in the second.
     """
-    e = p.expressions
-    order = e.order([p.h, *p.after, *p.saved])
-    loop = loops(e, order)
-    nodes = [[n for n in order if loop[n] == k and e.operands(n)] for k in (0, 1)]
+    e, first = p.expressions, p.phases()
+    known = {n for n in p.saved if max(first[n], 0) < phase}  # by the phases before
+    stores = [(n, f"save({k}, ") for k, n in enumerate(p.saved) if max(first[n], 0) == phase]
+    if phase == len(p.inner):
+        last = [*((n, f"after({k}, ") for k, n in enumerate(p.after)), (p.h, "h(")]
+        stores = [*last, *stores]
+    order = e.order([n for n, _ in stores], known)
+    loop = loops(e, order, known)
+    nodes = [
+        [n for n in order if loop[n] == k and e.operands(n) and n not in known] for k in (0, 1)
+    ]
     nodes[1] = with_masks(e, nodes[1], set(nodes[0]))
-    stores = [*((n, f"after({k}, ") for k, n in enumerate(p.after)), (p.h, "h(")]
-    stores += [(n, f"save({k}, ") for k, n in enumerate(p.saved)]
     used = {o for n in nodes[1] for o in e.operands(n)} | {n for n, _ in stores if loop[n]}
     weights = [n for n in order if e.nodes[n][:2] == ("leaf", "weight")]
     there = {*nodes[1], *weights}
@@ -83,15 +98,17 @@ def struct(p: Program, name: str, facts: str) -> str:
 
     text = [
         f"static constexpr CellShape shape{{{shape(p)}{facts}}};",
+        f"static constexpr long phase = {phase};",
+        f"static constexpr long sums = {p.inner[phase - 1] if phase else len(p.gates.by_h)};",
         f"static constexpr bool zoneout = {str(p.zoneout).lower()};",
         f"static constexpr bool two_loops = {str(bool(nodes[1])).lower()};",
         f"static constexpr long crossing = {len(crossing)};",
     ]
-    text += function("step", f"CellRow<{name}, T>", [*leaf_lines(p, order), *body(0)])
+    text += function("step", f"CellRow<{name}, T>", [*leaf_lines(p, order, phase, known), *body(0)])
     if nodes[1]:
-        found = [line for n in weights if n in used for line in leaf_lines(p, [n])]
+        found = leaf_lines(p, [n for n in weights if n in used], phase, known)
         text += function("finish", f"CellRow<{name}, T>", [*found, *body(1)])
-    text += function("back", f"CellRowBack<{name}, T>", backward(p))
+    text += function("back", f"CellRowBack<{name}, T>", backward(p, phase))
     lines = "".join(f"  {line}\n" if line else "\n" for line in text)
     return f"struct {name} {{\n{lines}}};\n"
 
@@ -116,18 +133,21 @@ def function(name: str, row: str, lines: list[str]) -> list[str]:
     return [*head, *("  " + line for line in body), "}"]
 
 
-def leaf_lines(p: Program, order: list[int]) -> list[str]:
-    """Return the statements that load gates, states and weights."""
-    lines = []
+def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> list[str]:
+    """Return the statements that load gates, states and weights, and what is known of a step."""
+    lines, column = [], sum(p.inner[: phase - 1]) if phase else 0
     for n in order:
         op, *rest = p.expressions.nodes[n]
-        if op != "leaf":
+        if n in known:
+            lines.append(f"const Vec<T> {var(p, n)} = row.saved({p.saved.index(n)});")
+        if n in known or op != "leaf":
             continue
         kind, k = rest
         value = {
             "x": lambda k: f"x({p.gates.by_x.index(k)})",
             "gate": lambda k: f"sum({p.gates.by_h.index(k)})",
             "h": lambda k: f"sum({p.gates.by_h.index(k)})",
+            "product": lambda k: f"sum({k - column})",
             "state": lambda k: f"state({k})",
             "weight": lambda k: f"weight({k})",
             "zoneout": lambda _: "zoneout()",
@@ -136,15 +156,26 @@ def leaf_lines(p: Program, order: list[int]) -> list[str]:
     return lines
 
 
-def backward(p: Program) -> list[str]:
-    """Return the statements that make a row's gradient by h those by gates, states and weights."""
-    e = p.expressions
+def backward(p: Program, phase: int) -> list[str]:
+    """Return the statements that make the gradients of a phase.
+
+    Of phase 0 they are those by gates, states and weights, of the others those by what the product
+    made that the phase began with.
+    """
+    e, last = p.expressions, len(p.inner)
+    column = sum(p.inner[: phase - 1]) if phase else 0
+    by_product = p.dproducts[column : column + p.inner[phase - 1]] if phase else ()
+    results = by_product if phase else (*p.dgates, *p.dstates, *p.dweights)
+
+    def gradient(at: int) -> str:  # that comes to a phase
+        return "by_h" if at == phase else f"arrived({at - 1})"
+
     places = {n: f"after({k})" for k, n in enumerate(p.after)}
     if not p.states:
         places[p.h] = "h()"
     places |= {n: f"saved({k})" for k, n in enumerate(p.saved)}
     text = []
-    for n in e.order([*p.dgates, *p.dstates, *p.dweights], p.known):
+    for n in e.order(results, p.known):
         op, *rest = e.nodes[n]
         if n in places and op != "const":
             text.append(f"const Vec<T> {var(p, n)} = row.{places[n]};")
@@ -152,21 +183,27 @@ def backward(p: Program) -> list[str]:
             kind, k = rest
             value = {
                 "state": f"state({k})", "weight": f"weight({k})", "zoneout": "zoneout()",
-                "dh": "by_h", "dstate": f"by_after({k})",
+                "dh": gradient(last), "dfed": gradient(k), "dstate": f"by_after({k})",
             }[kind]  # fmt: skip
             text.append(f"const Vec<T> {var(p, n)} = row.{value};")
         elif op != "const":
             text.append(statement(p, n))
+    if phase:
+        text.append(f"row.arrive({phase - 1});")
+        products = enumerate(by_product, column)
+        return text + [f"row.by_product({k}, {vector(p, n)});" for k, n in products]
     text += [f"row.by_state({k}, {vector(p, n)});" for k, n in enumerate(p.dstates)]
     text += [f"row.by_gate({k}, {vector(p, n)});" for k, n in enumerate(p.dgates)]
     text += [f"row.by_weight({k}, {vector(p, n)});" for k, n in enumerate(p.dweights)]
     return text
 
 
-def loops(e: Expressions, order: list[int]) -> dict[int, int]:
+def loops(e: Expressions, order: list[int], known: set[int]) -> dict[int, int]:
     """Return the loop, 0 or 1, of each node: the last of functions in a row is in the second."""
-    depth: dict[int, int] = {}
+    depth: dict[int, int] = dict.fromkeys(known, 0)
     for n in order:
+        if n in known:
+            continue
         below = max((depth[o] for o in e.operands(n)), default=0)
         depth[n] = below + (e.nodes[n][0] in HEAVY)
     last = max(depth.values(), default=0)
@@ -204,6 +241,8 @@ def var(p: Program, n: int) -> str:
         return f"gate_{p.gates.column_name((kind, k))}"
     if kind in names:
         return f"{kind}_{names[kind][k]}"
+    if kind in ("product", "dfed"):
+        return f"{'product' if kind == 'product' else 'by_fed'}_{k}"
     return {"dh": "by_h", "zoneout": "zoneout"}[kind]
 
 

@@ -20,8 +20,7 @@ def text(p: Program, name: str) -> str:
     if p.weights:
         lines.append(f"weights of a unit: {', '.join(p.weights)}")
     lines += ["", "# A step."]
-    forward = e.order([p.h, *p.after, *p.saved])
-    lines += [f"v{n} = {expression(p, n)}" for n in forward if e.operands(n)]
+    lines += step(p)
     lines.append(f"h = {named(p, p.h)}")
     lines += [f"{s} = {named(p, n)}" for s, n in zip(p.states, p.after, strict=True)]
     lines += [
@@ -33,13 +32,29 @@ def text(p: Program, name: str) -> str:
         "",
         "# Its backward: by_h is the gradient with respect to h, by_next_s to the next s.",
     ]
-    order = e.order([*p.dgates, *p.dstates, *p.dweights], p.known)
+    order = e.order([*p.dproducts, *p.dgates, *p.dstates, *p.dweights], p.known)
     lines += [f"v{n} = {expression(p, n)}" for n in order if e.operands(n) and n not in p.known]
+    lines += [f"dproduct_{j} = {named(p, n)}" for j, n in enumerate(p.dproducts)]
     for column, n in zip(p.gates.columns, p.dgates, strict=True):
         lines.append(f"d{p.gates.column_name(column)} = {named(p, n)}")
     lines += [f"d{s} = {named(p, n)}" for s, n in zip(p.states, p.dstates, strict=True)]
     lines += [f"d{w} += {named(p, n)}" for w, n in zip(p.weights, p.dweights, strict=True)]
     return "\n".join(lines) + "\n"
+
+
+def step(p: Program) -> list[str]:
+    """Return the statements of a step, with the products that divide it into phases."""
+    e, known, lines, column = p.expressions, set(), [], 0
+    for k in range(len(p.inner) + 1):
+        last = k == len(p.inner)
+        order = e.order([*p.results_of(k), *(p.saved if last else ())], known)
+        lines += [f"v{n} = {expression(p, n)}" for n in order if e.operands(n) and n not in known]
+        known |= {*order}
+        if not last:
+            columns = [f"product_{column + j}" for j in range(p.inner[k])]
+            lines.append(f"{', '.join(columns)} = product {k} of {named(p, p.fed[k])}")
+            column += p.inner[k]
+    return lines
 
 
 def gate(p: Program, name: str) -> str:
@@ -53,6 +68,8 @@ def gate(p: Program, name: str) -> str:
 def why(p: Program, n: int) -> str:
     """Return why a step saves a node."""
     op = p.expressions.nodes[n][0]
+    if n in p.fed:
+        return "what a product inside the step multiplies"
     if op == "leaf":
         return "what comes out of the products is nowhere else"
     if op in HEAVY:
@@ -68,6 +85,8 @@ def named(p: Program, n: int) -> str:
     if op != "leaf":
         return f"v{n}"
     kind, k = rest
+    if kind in ("product", "dfed"):
+        return f"product_{k}" if kind == "product" else f"by_what_product_{k}_multiplies"
     if kind in ("dh", "zoneout"):
         return {"dh": "by_h"}.get(kind, kind)
     if kind in ("gate", "x", "h"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,11 @@ from .expressions import HEAVY, Expressions
 from .gates import Gates
 from .trace import CannotExpress, traced
 
-# function(parts of gates in the order of Gates.columns, states, weights) -> h, the states after
-Step = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple]
+# (k, a value of the step) -> the columns that product k makes of it
+Product = Callable[[int, Tensor], list[Tensor]]
+# function(parts of gates in the order of Gates.columns, states, weights, product) -> h, the states
+# after
+Step = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Product], tuple]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,15 @@ class Program:
     Leaves: ("gate", k), ("x", k) and ("h", k), parts of gates before activation, as in
     Gates.columns; ("state", k), before the step; ("weight", k), of a unit; ("zoneout", 0), the part
     of the states that zoneout keeps; ("dh", 0) and ("dstate", k), the gradients by h and by the
-    states after the step.
+    states after the step. Of products inside the step: ("product", j), a column that one makes,
+    counted through all of them; ("dfed", k), the gradient by the value that product k multiplies.
+
+    These products divide a step into phases: phase 0 begins with R h, phase k + 1 with product k. A
+    phase computes what the next product multiplies, or in the end h and the states; and it saves
+    every column that is known by then, where later phases find it. Backwards the last phase comes
+    first. Each phase makes the gradients by the product that it began with, and phase 0 those by
+    all else. They hand on the gradients by h and by what products multiply; the rest is computed
+    again.
     """
 
     expressions: Expressions
@@ -39,6 +50,9 @@ class Program:
     dgates: tuple[int, ...]  # in the order of Gates.columns
     dstates: tuple[int, ...]
     dweights: tuple[int, ...]
+    inner: tuple[int, ...] = ()  # columns of a unit that each product makes
+    fed: tuple[int, ...] = ()  # what each multiplies
+    dproducts: tuple[int, ...] = ()  # the gradients by all columns that products make
 
     @property
     def columns(self) -> int:
@@ -54,8 +68,28 @@ class Program:
         """Return a hash of what is computed: equal programs have the same."""
         names = self.gates.names, self.gates.columns, self.states, self.weights, self.zoneout
         results = self.h, self.after, self.dgates, self.dstates
+        if self.inner:
+            results = *results, self.inner, self.fed, self.dproducts
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def phases(self) -> list[int]:
+        """Return the first phase that each node can be computed in; -1: it needs no product."""
+        of_column = [k + 1 for k, count in enumerate(self.inner) for _ in range(count)]
+        first: list[int] = []
+        for n, (op, *rest) in enumerate(self.expressions.nodes):
+            if op == "leaf" and rest[0] == "product":
+                first.append(of_column[rest[1]])
+            elif op == "leaf":
+                first.append(0 if rest[0] in ("gate", "h") else -1)
+            else:
+                operands = self.expressions.operands(n)
+                first.append(max((first[o] for o in operands), default=-1))
+        return first
+
+    def results_of(self, phase: int) -> list[int]:
+        """Return what a phase computes for the next product, or in the end."""
+        return [self.fed[phase]] if phase < len(self.fed) else [self.h, *self.after]
 
 
 def program(
@@ -64,6 +98,7 @@ def program(
     states: tuple[str, ...],
     weights: tuple[str, ...],
     zoneout: bool = False,
+    inner: tuple[int, ...] = (),
 ) -> Program:
     """Trace a step and its vector-Jacobian product.
 
@@ -71,6 +106,7 @@ def program(
         step: see `Step`.
         states, weights: names.
         zoneout: with zoneout of the states, which no step has to know of.
+        inner: the columns that each product inside the step makes.
 
     Raises:
         CannotExpress: the step uses an operation that no kernel has, or depends on a shape or a
@@ -78,23 +114,29 @@ def program(
     """
     # One shape is enough for the step with zoneout: `fused_lstm.cell` traces it without, too.
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
-    found = [_expressed(step, gates, states, weights, zoneout, *like) for like in likes]
+    found = [_expressed(step, gates, states, weights, zoneout, inner, *like) for like in likes]
     if len({repr((e.nodes, *rest)) for e, *rest in found}) > 1:  # as text, since NaN is not NaN
         raise CannotExpress(
             "results that depend on a tensor's shape or dtype",
             "the same formula for all; a number that depends on them is a keyword with a default,"
             " which with_(name=value) sets",
         )
-    e, h, after, gradients = found[0]
+    e, h, after, fed, gradients = found[0]
     parts, by_weights = len(gates.columns), len(gates.columns) + len(states)
-    stored = {*after, *([] if states else [h])}  # without a state nothing changes h on its way
-    return Program(
+    by_products = by_weights + len(weights) + zoneout
+    # Without a state nothing changes h on its way. What a product multiplies is a factor of its
+    # weight's gradient.
+    stored = {*after, *fed, *([] if states else [h])}
+    saved = cut(e, [h, *after, *fed], gradients, stored)
+    return with_crossing(Program(
         e, gates, states, weights, zoneout, h, tuple(after),
-        saved=tuple(cut(e, [h, *after], gradients, stored)),
+        saved=tuple(dict.fromkeys([*fed, *saved])),
         dgates=tuple(gradients[:parts]),
         dstates=tuple(gradients[parts:by_weights]),
         dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
-    )  # fmt: skip
+        inner=inner, fed=tuple(fed),
+        dproducts=tuple(gradients[by_products : by_products + sum(inner)]),
+    ))  # fmt: skip
 
 
 def _expressed(
@@ -103,27 +145,37 @@ def _expressed(
     states: tuple[str, ...],
     weights: tuple[str, ...],
     zoneout: bool,
+    inner: tuple[int, ...],
     shape: tuple[int, int],
     dtype: torch.dtype,
-) -> tuple[Expressions, int, list[int], list[int]]:
+) -> tuple[Expressions, int, list[int], list[int], list[int]]:
     """Return a step, traced with tensors of a shape and dtype: its expressions, and the nodes.
 
-    The nodes are h, the states after it, and the gradients by all that goes into it.
+    The nodes are h, the states after it, what products inside it multiply, and the gradients by all
+    that goes into it.
     """
     e = Expressions()
     kinds = [*gates.columns, *(("state", k) for k in range(len(states)))]
     kinds += [("weight", k) for k in range(len(weights))] + [("zoneout", 0)] * zoneout
+    kinds += [("product", j) for j in range(sum(inner))]
     count, parts = len(kinds), len(gates.columns)
     kinds += [("dh", 0), *(("dstate", k) for k in range(len(states)))]
+    kinds += [("dfed", k) for k in range(len(inner))]
     leaves = [e.node("leaf", *kind) for kind in kinds]
 
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-        rest = inputs[parts:]
+        rest = inputs[parts : count - sum(inner)]
         before, own = rest[: len(states)], rest[len(states) : len(states) + len(weights)]
-        h, after = step(inputs[:parts], before, own)
+        columns, fed = iter(inputs[count - sum(inner) : count]), {}
+
+        def product(k: int, value: Tensor) -> list[Tensor]:
+            fed[k] = value
+            return [next(columns) for _ in range(inner[k])]
+
+        h, after = step(inputs[:parts], before, own, product)
         if zoneout:
             after = [a + rest[-1] * (b - a) for a, b in zip(after, before, strict=True)]
-        return h, *after
+        return h, *after, *(fed[k] for k in range(len(inner)))
 
     def forward_and_backward(*inputs: Tensor) -> tuple[Tensor, ...]:
         outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
@@ -131,8 +183,27 @@ def _expressed(
 
     numbers = torch.linspace(0.1, 1.0, shape[0] * shape[1], dtype=dtype, device="cpu")
     tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
-    results = traced(e, forward_and_backward, leaves, tensors)
-    return e, results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
+    h, *results = traced(e, forward_and_backward, leaves, tensors)
+    after, results = results[: len(states)], results[len(states) :]
+    return e, h, after, results[: len(inner)], results[len(inner) :]
+
+
+def with_crossing(p: Program) -> Program:
+    """Return a program that saves, too, what a phase needs of the products of earlier phases."""
+    e, phase, saved = p.expressions, p.phases(), list(p.saved)
+    for k in range(len(p.inner), 0, -1):  # what a later phase needs, an earlier one saves
+        here = [n for n in saved if phase[n] == k]
+        stack, seen = [*p.results_of(k), *here], {n for n in saved if phase[n] < k}
+        while stack:
+            n = stack.pop()
+            if n in seen:
+                continue
+            seen.add(n)
+            if 0 <= phase[n] < k and not e.is_mask(n):  # of which there is no vector of numbers
+                saved.append(n)
+            else:
+                stack += e.operands(n)
+    return replace(p, saved=tuple(saved))
 
 
 def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int]) -> list[int]:
@@ -147,7 +218,7 @@ def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int
     in_step, late, free = set(e.order(forward)), set(), set()
     for n, (op, *rest) in enumerate(e.nodes):
         operands = set(e.operands(n))
-        if (op == "leaf" and rest[0] in ("dh", "dstate")) or operands & late:
+        if (op == "leaf" and rest[0] in ("dh", "dstate", "dfed")) or operands & late:
             late.add(n)
         in_memory = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
         if n in stored or op == "const" or in_memory or (operands and operands <= free):

@@ -73,7 +73,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long fit = std::clamp((s.given ? given_bytes : chunk_bytes) / step_bytes, 1L, s.steps);
   const long columns = std::max(cell.saved, 1L);  // of what is kept of a step; of an RNN it is y
   const bool kept = save && s.norm;  // the input's part itself, behind c
-  plan.in_place = save && !s.norm && m.bytes == m.sum_bytes && columns >= cell.x_gates();
+  plan.in_place = save && !s.norm && m.bytes == m.sum_bytes && columns >= cell.x_gates() && !cell.inner;
   const bool whole = (plan.in_place && !s.given) || (plan.is_short && !s.prepared) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // If nothing is kept, a layer of one lane writes its output over its input, which it has used,
@@ -88,6 +88,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   } else if (s.cell.saved > 0 && !plan.is_short) {  // which leaves it in c_n
     plan.c = {plan.wavefront ? s.layers : s.abreast(), s.batch, cell.states * s.hidden, true};
   }
+  if (cell.inner && !save) plan.gates = {plan.abreast, s.batch, cell.saved * s.hidden};
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (!plan.in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
@@ -110,6 +111,10 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   const long at_once = plan.wavefront ? s.layers : s.given ? plan.abreast : s.directions;
   const long dgates = m.blocks_size(cell.gradients(), s.hidden, s.rows);
   plan.dgates = {s.norm ? 2 * at_once : at_once, 1, dgates};
+  if (cell.inner) {
+    plan.by_inner = {s.directions, 1, m.blocks_size(cell.inner->total(), s.hidden, s.rows)};
+    plan.arrived = {s.directions, s.batch, cell.inner->count * s.hidden, true};
+  }
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
@@ -167,7 +172,11 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   if (plan.wavefront) {
     plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
-    plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.recurrent(), s.projected)};
+    long size = m.recurrent_size(s.recurrent(), s.projected);
+    for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
+      size += m.recurrent_size({s.cell.inner->columns[k], s.hidden, s.hidden}, false);
+    }
+    plan.recurrent = {plan.abreast, 1, size};
   }
   const bool unused = plan.wavefront && pass != Pass::backward;
   plan.panels = {unused ? 0 : plan.team, 1, m.shapes.panel_size};

@@ -84,6 +84,17 @@ void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightSh
   });
 }
 
+// Weights of all gates as one matrix.
+template <class T>
+FL_INLINE WeightShape flat_recurrent(const Lane<T>& lane) {
+  return {1, lane.cell.h_gates() * lane.hidden, lane.outputs};
+}
+
+template <class T>
+FL_INLINE WeightShape flat_input(const Lane<T>& lane) {
+  return {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
+}
+
 // The steps of such a lane.
 template <class T>
 struct StepsAny {
@@ -93,7 +104,7 @@ struct StepsAny {
   T* const behind;
 
   StepsAny(const Worker& worker, const Lane<T>& lane, T* memory)
-      : recurrent{1, lane.cell.h_gates() * lane.hidden, lane.outputs},
+      : recurrent(flat_recurrent(lane)),
         has_product(recurrent.units > 0),
         meets(has_product || lane.options),
         packed(memory),
@@ -102,8 +113,7 @@ struct StepsAny {
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    const WeightShape shape = {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
-    input_product(worker, lane, shape, rows, out, panel);
+    input_product(worker, lane, flat_input(lane), rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
@@ -113,11 +123,5 @@ struct StepsAny {
     finish_part(worker, lane, place, x);
   }
 };
-
-template <class T>
-void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  if (!lane.cell.in_tiles()) return sweep<StepsAny<T>>(worker, lane, scratch);
-  sweep<StepsInTiles<T>>(worker, lane, scratch);
-}
 
 }  // namespace fused_lstm::FL_ISA

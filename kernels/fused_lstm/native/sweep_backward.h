@@ -6,9 +6,7 @@
 // dR = dgates' h and dW = dgates' x. Where h is projected, so is dh.
 #pragma once
 
-#include "product/large.h"
-#include "product/pair.h"
-#include "sweep_forward.h"
+#include "sweep_inner.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -67,6 +65,10 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.dc = gradient.dc0;
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
+  if (lane.cell.inner) {
+    step.by_inner = by_inner_of(lane, gradient);
+    step.arrived = gradient.arrived;
+  }
   return step;
 }
 
@@ -165,6 +167,8 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     clear_rest(worker, dh);
     Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
   }
+  T* const inner = projection + (lane.w_hr ? Fma<T>::columns_size({1, lane.outputs, lane.hidden}) : 0);
+  if (lane.cell.inner) pack_inner(worker, lane, gradient, inner);
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
@@ -177,6 +181,9 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     if (lane.w_hr) {
       worker.sync();
       project_back(worker, lane, gradient, place, projection, sums);
+    }
+    if (lane.cell.inner) {
+      inner_back(worker, lane, gradient, cell_step_back(lane, gradient, place), inner, sums);
     }
     if (!gradient.by_x) continue;
     worker.sync();
@@ -310,6 +317,7 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
       [&](long block, Range n) {
         if (deep<T> == 1 && gradient.db_hh) bias_gradient(by_h, block, n, gradient.db_hh);
       });
+  if (lane.cell.inner) inner_gradients(worker, lane, gradient, panel);
   if (!lane.w_hr) return;
   transposed_product(
       worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr,

@@ -139,7 +139,7 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
   step.input_part = input_part;
   step.input_stride = lane.input_stride;
-  step.gates = lane.gates ? lane.gates + row * lane.cell.saved * hidden : nullptr;
+  step.gates = lane.save ? lane.gates + row * lane.cell.saved * hidden : lane.gates;
   step.c_next = lane.save ? lane.c + row * c_width(lane) : lane.c;
   step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
   step.stride = lane.unprojected ? hidden : lane.y_stride;

@@ -3,6 +3,8 @@
 // A printed cell is a struct of expressions alone (see printed/):
 //
 //   shape       its CellShape
+//   phase       of a step with products inside (see InnerProducts): 0 begins with R h
+//   sums        vectors of a row in a tile: gates of h, or what the phase's product made
 //   zoneout     whether its states are kept in part
 //   crossing    vectors that the first loop over a tile's rows leaves for the second
 //   step        expressions of the first loop, forwards
@@ -40,7 +42,7 @@ struct CellRow {
   static constexpr CellShape shape = Cell::shape;
   const CellStep<T>& step;
   const Lane<T>& lane;
-  Vec<T>*sums, *more;  // of the row: a vector a gate of h, and what crosses beside these
+  Vec<T>*sums, *more;  // of the row: what products made, and what crosses beside these
   long b, unit, width;
   bool kept;
 
@@ -58,12 +60,15 @@ struct CellRow {
   FL_INLINE Vec<T> weight(long k) const {
     return load(lane.options->w_ch + k * step.hidden + unit, width);
   }
+  FL_INLINE Vec<T> saved(long k) const {  // by an earlier phase
+    return load(step.gates + at(shape.saved, k), width);
+  }
   FL_INLINE Vec<T> zoneout() const {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
   }
   // Returns the place of a vector for the second loop: where the sums were, then behind.
   FL_INLINE Vec<T>& crossing(long k) const {
-    return k < shape.h_gates() ? sums[k] : more[k - shape.h_gates()];
+    return k < Cell::sums ? sums[k] : more[k - Cell::sums];
   }
 
   FL_INLINE void after(long k, Vec<T> v) const {
@@ -99,7 +104,7 @@ struct CellRowBack {
   const S* before;  // the states of row 0 before the step
   long b, block, unit, width;
   bool kept;
-  Vec<T> by_h;  // the gradient by h
+  Vec<T> by_h;  // the gradient by h; in a phase but the last, by what the next product multiplies
 
   FL_INLINE long at(long columns, long k) const {
     return (b * columns + k) * step.hidden + unit;
@@ -120,6 +125,17 @@ struct CellRowBack {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
   }
 
+  // By h, and by what products multiply: the k-th that came to a later phase.
+  FL_INLINE Vec<T> arrived(long k) const {
+    return load(step.arrived + at(lane.cell.inner->count, k), width);
+  }
+  FL_INLINE void arrive(long k) const {
+    store(step.arrived + at(lane.cell.inner->count, k), by_h, width);
+  }
+  FL_INLINE void by_product(long k, Vec<T> v) const {
+    store_block(step.by_inner, k, block, step.line + b, v, width);
+  }
+
   FL_INLINE void by_state(long k, Vec<T> v) const {
     store(step.dc + at(shape.states, k), kept ? v : Vec<T>{}, width);
   }
@@ -135,7 +151,7 @@ struct CellRowBack {
 template <class Cell, class T, class Body>
 FL_INLINE void for_rows(const CellStep<T>& step, long first, long row, long rows, long blocks,
                         Vec<T>* sums, Vec<T>* more, const Body& body) {
-  constexpr long gates = Cell::shape.h_gates(), behind = Cell::crossing - gates;
+  constexpr long gates = Cell::sums, behind = Cell::crossing - gates;
   const auto call = [&](long b, long unit, long r) {
     body(CellRow<Cell, T>{step, *step.lane, sums + r * gates, more + r * max(behind, 0), b, unit,
                           min(step.hidden - unit, W<T>), step.kept(b)});
@@ -152,12 +168,12 @@ FL_INLINE void for_rows(const CellStep<T>& step, long first, long row, long rows
 template <class Cell, class T>
 FL_APART void finish(const CellStep<T>& given, long first, long row, long rows, long blocks,
                      Vec<T>* sums) {
-  constexpr long gates = Cell::shape.h_gates(), behind = Cell::crossing - gates;
+  constexpr long gates = Cell::sums, behind = Cell::crossing - gates;
   constexpr long most = max(largest_tile / max(gates, 1), 32);
   const CellStep<T> step = given;  // a copy: stores do not change it
   Vec<T> more[behind > 0 ? most * behind : 1];
   for_rows<Cell>(step, first, row, rows, blocks, sums, more, [](const CellRow<Cell, T>& at) {
-    if (!at.kept) at.reset();
+    if (Cell::phase == 0 && !at.kept) at.reset();
     Cell::step(at);
   });
   if constexpr (Cell::two_loops) {

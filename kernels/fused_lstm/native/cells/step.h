@@ -61,6 +61,8 @@ struct CellStepBack {
   long stride;
   Sum<T>* dc;         // [B, H], by c_next; then by c
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
+  Blocks<T> by_inner; // by what products inside the step made, likewise
+  Sum<T>* arrived;    // [B, H] of each, by what they multiplied, but the first; then by h
   long line;
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }

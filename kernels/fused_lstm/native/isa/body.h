@@ -40,7 +40,7 @@ FL_PRAGMA(GCC visibility push(hidden))
 #else
 
 #include "loss.h"
-#include "sweep_any.h"
+#include "sweep_inner.h"
 #include "sweep_short.h"
 #include "wavefront.h"
 

@@ -246,6 +246,7 @@ namespace {
 struct AddedCell : Cell {
   std::string own_name;
   const Kernels<float>* kernels;
+  InnerProducts inner;
 };
 
 constexpr long most_added_cells = 1024;
@@ -276,8 +277,12 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   const long index = added_count.load();
   CHECK_VALUE(index < most_added_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  CHECK_VALUE(shape.size() == 8 && functions.size() == 6, "add_cell: got ", shape.size(),
-              " sizes and ", functions.size(), " functions; expected 8 and 6");
+  const size_t inner = shape.size() < 8 ? 0 : (shape.size() - 8) / 2;
+  CHECK_VALUE(inner <= InnerProducts::most && shape.size() == 8 + 2 * inner &&
+                  functions.size() == 6 * (1 + inner),
+              "add_cell: got ", shape.size(), " sizes and ", functions.size(),
+              " functions; expected 8 and 6, and 2 and 6 more for each of at most ",
+              InnerProducts::most, " products inside the step");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
   cell.name = cell.own_name.c_str();
@@ -285,9 +290,19 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
                 .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0,
                 .c_is_h = shape[7] != 0};
-  for (long i = 0; i < 3; ++i) {  // FactorKind: float32, float64, bfloat16
-    cell.functions[i] = {reinterpret_cast<void*>(functions[2 * i]),
-                         reinterpret_cast<void*>(functions[2 * i + 1])};
+  cell.inner.count = inner;
+  if (inner > 0) cell.shape.inner = &cell.inner;
+  for (size_t i = 0; i < 3; ++i) {  // FactorKind: float32, float64, bfloat16
+    const auto of = [&](size_t k) -> CellFunctions {
+      const int64_t* const at = functions.data() + 2 * (i * (1 + inner) + k);
+      return {reinterpret_cast<void*>(at[0]), reinterpret_cast<void*>(at[1])};
+    };
+    cell.functions[i] = of(0);
+    for (size_t k = 0; i < 2 && k < inner; ++k) cell.inner.functions[i][k] = of(1 + k);
+  }
+  for (size_t k = 0; k < inner; ++k) {
+    cell.inner.columns[k] = shape[8 + 2 * k];
+    cell.inner.fed[k] = shape[9 + 2 * k];
   }
   added_count.store(index + 1);
 }

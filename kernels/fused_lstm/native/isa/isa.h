@@ -56,7 +56,8 @@ auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
 }
 
 // Adds a cell that was compiled for the instruction set in use. Calls name it in their `cell`.
-// shape: the fields of CellShape, to c_is_h. functions: of float, of double and of Bf16, Finish and FinishBack, which
+// shape: the fields of CellShape, to c_is_h, and of each product inside a step InnerProducts' columns and fed.
+// functions: of float, of double and of Bf16, Finish and FinishBack of the cell, then of each product; they
 // stay loaded; 0 of Bf16 where the set has no kernels of it.
 void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               const std::vector<int64_t>& functions);

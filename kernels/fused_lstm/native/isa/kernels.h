@@ -13,6 +13,32 @@
 
 namespace fused_lstm {
 
+// The pointwise part of a cell, of one instruction set and one kind of factors: Finish and FinishBack of
+// cells/step.h. Null where there is none.
+struct CellFunctions {
+  void *finish = nullptr, *finish_back = nullptr;
+};
+
+// Products inside a cell's step, of a value of the step and a weight [columns * H, H] each. They divide it
+// into phases: the first begins with R h, every other one with a product. The cell's own functions are
+// those of the first phase, and backwards of the last.
+struct InnerProducts {
+  static constexpr long most = 8;
+
+  long count = 0;
+  long columns[most] = {};  // of a unit, that each makes: 1 to 4
+  long fed[most] = {};      // the saved column that each multiplies
+  // Of float32 and of float64: Finish of the phase that begins with a product, FinishBack of the one before.
+  CellFunctions functions[2][most] = {};
+
+  constexpr long before(long product) const {  // columns
+    long sum = 0;
+    for (long k = 0; k < product; ++k) sum += columns[k];
+    return sum;
+  }
+  constexpr long total() const { return before(count); }
+};
+
 // Tells sweeps what they must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's, or its parts
 // are apart, and it may have one of them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates
 // are coupled; of a GRU r and z are, and n is of x alone beside m, which is of h alone. Rows of w_ih are
@@ -27,6 +53,7 @@ struct CellShape {
   bool c_is_h = false;     // c is h before it is rounded, not a state of its own
   bool in_layers = true;   // the operator lstm has it
   bool is_lstm = false;    // nn.LSTM's cell or its coupled form, which have options of their own
+  const InnerProducts* inner = nullptr;  // or none: R h is a step's only product
 
   constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
   constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh
@@ -35,14 +62,8 @@ struct CellShape {
   constexpr long products() const { return x_gates() + h_gates(); }  // columns of W x and of R h
   // Whether a tile of registers has all of a unit's gates, as those of torch.nn's cells.
   constexpr bool in_tiles() const {
-    return of_h == of_x && of_h <= 1 && sums > 0 && h_gates() <= 4;
+    return of_h == of_x && of_h <= 1 && sums > 0 && h_gates() <= 4 && !inner;
   }
-};
-
-// The pointwise part of a cell, of one instruction set and one kind of factors: Finish and FinishBack of
-// cells/step.h. Null where there is none.
-struct CellFunctions {
-  void *finish = nullptr, *finish_back = nullptr;
 };
 
 // Names what products of a set's kernels are made of.
@@ -156,10 +177,11 @@ struct Lane {
   const T* b_hh;             // [G*H] or null
   const T* b_m;              // [M*H], b_hh of M gates of h alone, as of a GRU's n; or null
   const T* w_hr;             // [P, H], or null where h is not projected
+  const T* w_inner;          // [all columns * H, H] of products inside the step, or null
   T* y;                      // [N, P], a row every y_stride
   long y_stride;
   Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved; null for an RNN
-  T* gates;                  // [N, K*H] activated, or null where nothing is saved
+  T* gates;                  // [N, K*H] activated; where nothing is saved [B, K*H] or null
   Sum<T>* input_part;        // [rows of `chunk` steps, G*H] scratch, or in `gates` or y
   long input_stride;         // of its rows
   Sum<T>* product;           // [B, h_gates * H] scratch: h w_hh' of a cell that is not `in_tiles`
@@ -211,6 +233,9 @@ struct LaneGradient {
   T* db_ih;                  // [G*H] or null
   T* db_hh;                  // [G*H] of a GRU, or null: the same as db_ih
   T* dw_hr;                  // [P, H] or null
+  T* dw_inner;               // as Lane::w_inner, or null
+  T* by_inner;               // scratch: blocks_size(all columns, H, N), by what these products made
+  Sum<T>* arrived;           // scratch: [B, count * H], see CellStepBack
   Sum<T>* partial;           // scratch for these, or null where N is one part (see Shapes)
   T* dgates;                 // scratch: blocks_size(CellShape::gradients, H, N); where the lane
                              // normalizes, by h w_hh'

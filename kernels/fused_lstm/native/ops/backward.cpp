@@ -18,7 +18,7 @@ struct Stack {
   const Dtype dtype, sums;
   const OptionsOfLanes<T> options;
   Backward out;
-  Tensor dgates, dh, between, partial, sampled, dropped;
+  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived;
 
   Stack(const Kernels<T>& kernels, const Call& call, const Tensor& dy, const Tensor& dh_n,
         const Forward& saved)
@@ -55,6 +55,11 @@ struct Stack {
     if (call.b_m.defined()) {
       out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
+    for (const Tensor& weight : call.inner) {
+      out.dinner.push_back(fresh(weight.sizes(), weight.dtype()));
+    }
+    by_inner = fresh(plan.by_inner, dtype);
+    arrived = fresh(plan.arrived, dtype);
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
     between = fresh(plan.between, dtype);
@@ -132,6 +137,11 @@ struct Stack {
     gradient.db_hh = bias && s.cell.apart() ? data_of<T>(own[3]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.dh = part_of<T>(dh, direction);
+    if (s.cell.inner) {
+      gradient.dw_inner = data_of<T>(out.dinner[index]);
+      gradient.by_inner = part_of<T>(by_inner, direction);
+      gradient.arrived = part_of<Sum<T>>(arrived, direction);
+    }
     gradient.samples = s.samples;
     gradient.sampled = part_of<T>(sampled, 0);
     gradient.sampled_size = plan.sampled.columns;

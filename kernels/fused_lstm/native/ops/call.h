@@ -58,6 +58,7 @@ struct Call {
   double clip;              // of heads' gradients through their weights, or 0
   CellOptions options;
   Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
+  Tensors inner;    // of each lane, those of products inside the step; or none
   OptionalTensor seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane
@@ -75,6 +76,7 @@ struct Forward {
 struct Backward {
   Tensor dx, dh0, dc0;
   Tensors dweights, dvectors;
+  Tensors dinner;  // as Call::inner
   Tensor db;  // of heads [N, h_gates * K], where they have b_m
 };
 
@@ -199,6 +201,7 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
   lane.w_hr = weights.w_hr;
+  if (shape.inner) lane.w_inner = data_of<T>(call.inner[index]);
   lane.y = y + place * s.outputs;
   lane.y_stride = s.width();
   lane.options = options.of(index);

@@ -120,7 +120,7 @@ struct Stack {
       lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);
     }
-    lane.gates = part_of<T>(out.gates, index);
+    lane.gates = part_of<T>(out.gates, save ? index : slot);
     lane.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
     lane.in_place = plan.in_place;
     if (plan.in_place) place_input_part(lane);

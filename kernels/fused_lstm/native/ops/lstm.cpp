@@ -15,7 +15,7 @@ namespace {
 // a bias where the gates have one.
 long weights_added(const NamedCell& cell, long per_lane) {
   const bool peephole = cell.options.peephole;
-  if (!cell.options.norm) return peephole;
+  if (!cell.options.norm) return peephole + (cell.cell->shape.inner != nullptr);
   if (!cell.cell->shape.is_lstm) return peephole + 2;
   const bool bias = per_lane - peephole > 6;  // 5 or 6 without it, 8 or 9 with it
   return peephole + (bias ? 4 : 3);
@@ -32,6 +32,10 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
     const auto is = [&](Dimensions shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({of_x, inputs});
     if (k == 1) is({of_h, s.outputs});
+    if (s.cell.inner && k == per_lane - 1) {
+      is({s.cell.inner->total() * s.hidden, s.hidden});
+      continue;
+    }
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
       const long peepholes = vectors_of(s.cell) * s.hidden;
@@ -190,9 +194,10 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
   call.weights.reserve(weights.size());
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
-    const bool plain = i % all < call.per_lane;
-    Tensors& list = plain ? call.weights : call.vectors;
-    list.push_back(converted(std::move(weights[i]), plain ? call.weight_dtype : sum_dtype(call.dtype)));
+    const bool inner = s.cell.inner && i % all == all - 1, plain = i % all < call.per_lane;
+    Tensors& list = inner ? call.inner : plain ? call.weights : call.vectors;
+    const Dtype own = inner || plain ? call.weight_dtype : sum_dtype(call.dtype);
+    list.push_back(converted(std::move(weights[i]), own));
   }
   call.dropout = dropout_of(dropout, call.seed);
   return call;
@@ -208,6 +213,7 @@ Tensors interleaved(const Call& call, const Backward& out) {
     for (long k = 0; k < added; ++k) {
       result.push_back(to_dtype(out.dvectors[lane * added + k], call.given));
     }
+    if (!out.dinner.empty()) result.push_back(to_dtype(out.dinner[lane], call.given));
   }
   return result;
 }
@@ -302,7 +308,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   const Tensor by_y = optional_converted(dy, "dy", saved.y.sizes(), call);
   Tensor by_h = optional_converted(dh_n, "dh_n", call.h0.sizes(), call);
   const Tensor by_c = optional_converted(dc_n, "dc_n", call.c0.sizes(), call);
-  if (!s.cell.saved > 0) by_h = sum_of(by_h, by_c);  // both are gradients by h
+  if (s.cell.saved == 0) by_h = sum_of(by_h, by_c);  // both are gradients by h
   Backward out = run_backward(call, by_y, by_h, by_c, saved, needs_dx);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
