@@ -54,7 +54,14 @@ class Problem:
         """Run the layer step by step: x [T, B, I] -> y [T, B, H]."""
         m: Any = self.module
         cell, B, H = self.cell, x.shape[1], m.hidden_size
-        weights = [getattr(m, f"{name}_l0") for name in cell.weights]
+        vectors = [getattr(m, f"{name}_l0") for name in cell.weights]
+        for name in cell.products:
+            vectors += getattr(m, f"bias_{name}_l0").split(H)
+        matrices = [getattr(m, f"weight_{name}_l0") for name in cell.products]
+
+        def product(k: int, value: Tensor) -> list[Tensor]:
+            return list(F.linear(value, matrices[k]).split(H, -1))
+
         states = [x.new_full((B, H), value) for value in cell.initial_states.values()]
         h, outputs, gates = x.new_zeros(B, H), [], cell.gates
         by_x = F.linear(x, m.weight_ih_l0, m.bias_ih_l0).split(H, -1)
@@ -65,7 +72,7 @@ class Problem:
                 by_h = F.linear(h, m.weight_hh_l0, m.bias_hh_l0).split(H, -1)
                 parts |= {("h", k): v for k, v in zip(sorted(gates.by_h), by_h, strict=True)}
             parts |= {("gate", k): parts["x", k] + parts["h", k] for k in gates.summed}
-            h, states = cell.step([parts[c] for c in gates.columns], states, weights)
+            h, states = cell.step([parts[c] for c in gates.columns], states, vectors, product)
             outputs.append(h)
         return torch.stack(outputs)
 

@@ -34,12 +34,15 @@ ENGINES = ["loop", pytest.param("native", marks=needs_native)]
 @pytest.mark.parametrize("option", ["proj_size", "layer_norm", "num_heads"])
 @pytest.mark.parametrize("name", zoo.ALL)
 def test_options_that_a_cell_cannot_have(name, option):
-    """No projection where h is read or is all there is, no heads beside weights of a unit."""
+    """No projection where h is read or is all there is, no heads beside weights of a unit.
+
+    Nor beside products inside the step, whose biases are such weights.
+    """
     cell = zoo.ALL[name]
     wrong = {
         "proj_size": not cell.has_c or "h" in cell.states,
-        "layer_norm": bool(cell.inputs),
-        "num_heads": bool(cell.weights),
+        "layer_norm": bool(cell.inputs or cell.products),
+        "num_heads": bool(cell.weights or cell.products),
     }[option]
     how = {option: {"proj_size": 5, "layer_norm": True, "num_heads": 3}[option]}
     if wrong or not cell.gates.by_h:
@@ -77,6 +80,16 @@ def test_what_is_not_finite():
         found.append([t.detach()[..., :6, :] for t in (y, *last, dx)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, d):
+        return 2 * d
 
 
 # --- a cell ---
@@ -223,7 +236,10 @@ def test_errors_name_the_function_and_the_argument():
     def a_number(a, *, c):
         return a, 1.0
 
-    @told("keywords: got d; expected the states, weights and inputs that are told: c", states="c")
+    @told(
+        "keywords: got d; expected the states, weights, inputs and products that are told: c",
+        states="c",
+    )
     def another_name(a, *, d):
         return a, d
 
@@ -300,6 +316,60 @@ def test_errors_name_the_function_and_the_argument():
     @told("the power 0.3", states="h")
     def power(a, *, h):
         return a.abs() ** 0.3 + h
+
+    matrix, products = torch.randn(8, 8), 'expected products="u", a matrix that the layer learns'
+
+    @told(f"function: got a matrix product; {products}", states="h")
+    def multiplies(a, *, h):
+        return a + h @ matrix
+
+    @told(f"function: got torch's operator 'permute'; {products}", states="h")
+    def multiplies_by_a_gate(a, *, h):
+        return a + (h @ h.T) @ a
+
+    @told("torch's operator 'mean'; expected elementwise operations of a unit's own", states="h")
+    def averages(a, *, h):
+        return a - a.mean(-1, keepdim=True) + h
+
+    @told("expected no random numbers: zoneout=, recurrent_dropout= and dropout=", states="h")
+    def drops(a, *, h):
+        return F.dropout(a) + h
+
+    @told("got a torch.autograd.Function; expected torch's own operators; soft", states="h")
+    def function_of_autograd(a, *, h):
+        return Double.apply(a) + h
+
+    @told("torch's operator 'div' with rounding_mode='up'", states="h")
+    def rounds(a, *, h):
+        return torch.div(a, h, rounding_mode="up")
+
+    @told("products: got u called twice; expected one call of each a step", products="u")
+    def twice(a, *, u):
+        return u(u(a))
+
+    @told("products: got calls of none; expected one of each, in order: u", products="u")
+    def never(a, *, u):
+        return a
+
+    @told("products: got calls of v, u; expected one of each, in order: u, v", products="u v")
+    def in_another_order(a, *, u, v):
+        return u(v(a))
+
+    @told("products: got u of a tensor of shape [1, 3]; expected one tensor of", products="u")
+    def of_a_part(a, *, u):
+        return u(a[:1]) + a
+
+    @told("products: got u of int; expected one tensor of a gate's shape", products="u")
+    def of_a_number(a, *, u):
+        return u(1) + a
+
+    @told("products: got 5 for u; expected 1 to 4 columns of a unit", products={"u": 5})
+    def wide(a, *, u):
+        return u(a)[0]
+
+    @told("products: got 'hh'; expected a name that a layer does not have", products="hh")
+    def taken_product(a, *, hh):
+        return hh(a)
 
     @told("All outputs of f must be floating-point", states="h")
     def boolean(a, *, h):

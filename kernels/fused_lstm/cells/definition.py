@@ -21,7 +21,7 @@ from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
 from .program import Product, Program, program
-from .trace import CannotExpress
+from .trace import INSTEAD, CannotExpress
 
 # Names that a layer's parameters, and its forward's arguments, have already.
 TAKEN = {
@@ -368,8 +368,7 @@ class Cell:
         except ValueError as error:
             raise self._error("function", first_line(error), "one that can be traced") from error
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-            got = f"{type(error).__name__} ({first_line(error)})"
-            expected = "one that runs on tensors, without control flow on their values"
+            got, expected = _why_not_traced(error)
             raise self._error("function", got, expected) from error
 
     def program(self, zoneout: bool = False) -> Program:
@@ -461,6 +460,21 @@ class Cell:
 
         launch.CUSTOM[self.name, zoneout] = print_triton.load(self.program(zoneout), self.name)
         self._ready.add(("triton", self._variant(zoneout)))
+
+
+def _why_not_traced(error: Exception) -> tuple[str, str]:
+    """Return what an error of a function says that was traced, and what it should be."""
+    text = str(error)
+    if "mat1 and mat2" in text or "must be same size" in text or "einsum" in text:
+        return "a matrix product", INSTEAD["mm"]
+    if "autograd.Function" in text:
+        return (
+            "a torch.autograd.Function",
+            "torch's own operators; soft + (hard - soft).detach() has the value of hard, and the"
+            " gradient of soft",
+        )
+    expected = "one that runs on tensors, without control flow on their values"
+    return f"{type(error).__name__} ({first_line(error)})", expected
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 # Functions that take a CPU or a GPU many instructions.
-HEAVY = {"exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "log_sigmoid", "tanh", "elu"}
+HEAVY = {
+    "exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "log_sigmoid", "tanh", "elu", "sin", "cos",
+    "erf",
+}  # fmt: skip
 # Operations whose result is true or false.
 MASKS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 FOLD: dict[str, Callable[..., float]] = {

@@ -23,7 +23,8 @@ FUNCTIONS = {  # of triton/cells, by their module
 }  # fmt: skip
 CALLS = {
     "max": "maximum", "min": "minimum", "abs": "tl.abs", "sqrt": "tl.sqrt", "exp": "tl.exp",
-    "log": "tl.log", "where": "tl.where",
+    "log": "tl.log", "where": "tl.where", "floor": "tl.floor", "sin": "tl.sin", "cos": "tl.cos",
+    "erf": "tl.erf",
 }  # fmt: skip
 STEP = "step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr)"
 BACKWARD = "backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +12,29 @@ import torch
 from torch import Tensor
 
 from .expressions import HEAVY, MASKS, Expressions
+
+# What to do instead of what a step cannot have, by ATen's operator.
+INSTEAD = dict.fromkeys(
+    ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "t", "permute", "transpose"),
+    'products="u", a matrix that the layer learns, which the function calls as u(value)',
+)
+INSTEAD |= dict.fromkeys(
+    ("sum", "mean", "var", "var_mean", "_softmax", "_log_softmax", "amax", "amin",
+     "linalg_vector_norm", "native_layer_norm", "cumsum", "prod", "logsumexp"),
+    "elementwise operations of a unit's own numbers; layer_norm=True of a layer normalizes W x and"
+    " R h, and nothing else adds up units",
+)  # fmt: skip
+INSTEAD |= dict.fromkeys(
+    ("empty", "rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout"),
+    "no random numbers: zoneout=, recurrent_dropout= and dropout= of a layer draw them",
+)
+# Operators that take what is true or false as it is; for others it is 1 or 0.
+OF_MASKS = {
+    "where", "masked_fill", "detach", "alias", "clone", "expand", "view", "lift_fresh_copy",
+    *(f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "not")),
+}  # fmt: skip
+# Arguments that say where a result lies and how.
+PLACES = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
 
 
 class CannotExpress(Exception):
@@ -59,7 +83,9 @@ def aten(e: Expressions) -> dict[str, Callable]:
         return make("where", make("gt", bx, threshold), d, mul(d, make("sigmoid", bx)))
 
     def power(x, exponent):
-        n = e.value(exponent)
+        n, base = e.value(exponent), e.value(x)
+        if n is None and base is not None and base > 0:
+            return make("exp", mul(exponent, const(math.log(base))))
         if n is None or 2 * n != int(2 * n) or abs(n) > 16:
             got = "a power that is no constant" if n is None else f"the power {n}"
             raise CannotExpress(got, "a whole or a half power, from -16 to 16")
@@ -89,10 +115,63 @@ def aten(e: Expressions) -> dict[str, Callable]:
     def number(x, *_, **__):
         return make("where", x, one, zero) if e.is_mask(x) else x
 
+    def floor(x):
+        return make("floor", x)
+
+    def ceil(x):
+        return make("neg", floor(make("neg", x)))
+
+    def trunc(x):
+        return make("where", make("lt", x, zero), ceil(x), floor(x))
+
+    def rounded(x):  # half to even
+        down, half = floor(x), const(0.5)
+        rest, odd = make("sub", x, down), make("sub", down, mul(const(2), floor(mul(half, down))))
+        near = make("where", make("lt", rest, half), down, make("add", down, odd))
+        return make("where", make("gt", rest, half), make("add", down, one), near)
+
+    def divided(a, b, rounding_mode=None):
+        quotient = make("div", a, b)
+        return {None: lambda q: q, "floor": floor, "trunc": trunc}[rounding_mode](quotient)
+
+    def hardswish_backward(d, x):
+        middle = mul(d, make("add", make("div", x, const(3)), const(0.5)))
+        inside = make("where", make("lt", x, const(3)), middle, d)
+        return make("where", make("gt", x, const(-3)), inside, zero)
+
+    def logaddexp(a, b):
+        apart = make("neg", make("abs", make("sub", a, b)))
+        more = make("log1p", make("exp", apart))
+        return make("where", make("eq", a, b), make("add", a, const(math.log(2))),
+            make("add", make("max", a, b), more))  # fmt: skip
+
+    def gelu_parts(x):  # of the normal distribution: the part below x, and its density there
+        below = mul(const(0.5), make("add", one, make("erf", mul(x, const(math.sqrt(0.5))))))
+        return below, mul(const(math.sqrt(0.5 / math.pi)), make("exp", mul(const(-0.5), mul(x, x))))
+
+    def gelu_by_tanh(x):
+        inner = mul(const(math.sqrt(2 / math.pi)),
+            make("add", x, mul(const(0.044715), mul(x, mul(x, x)))))  # fmt: skip
+        return make("tanh", inner)
+
+    def gelu(x, approximate="none"):
+        if approximate == "tanh":
+            return mul(mul(const(0.5), x), make("add", one, gelu_by_tanh(x)))
+        return mul(x, gelu_parts(x)[0])
+
+    def gelu_backward(d, x, approximate="none"):
+        if approximate == "tanh":
+            t, factor = gelu_by_tanh(x), const(math.sqrt(2 / math.pi))
+            slope = mul(factor, make("add", one, mul(const(3 * 0.044715), mul(x, x))))
+            steep = mul(mul(x, make("sub", one, mul(t, t))), slope)
+            return mul(d, mul(const(0.5), make("add", make("add", one, t), steep)))
+        below, density = gelu_parts(x)
+        return mul(d, make("add", below, mul(x, density)))
+
     same = {"maximum": "max", "minimum": "min", "clamp_min": "max", "clamp_max": "min"}
     for name in ("and", "or", "not"):
         same |= {f"logical_{name}": name, f"bitwise_{name}": name}
-    plain = HEAVY | MASKS | {"mul", "div", "neg", "abs", "relu", "where"}
+    plain = HEAVY | MASKS | {"mul", "neg", "abs", "relu", "where"}
     table: dict[str, Callable] = {
         name: partial(make, op) for name, op in (same | {n: n for n in plain}).items()
     }
@@ -101,6 +180,23 @@ def aten(e: Expressions) -> dict[str, Callable]:
     sixth = const(torch.tensor(1 / 6, dtype=torch.float32).item())  # ATen's, in float64 too
     return table | {
         "_to_copy": number,
+        "div": divided, "floor": floor, "ceil": ceil, "trunc": trunc, "round": rounded,
+        "frac": lambda x: make("sub", x, trunc(x)),
+        "remainder": lambda a, b: make("sub", a, mul(b, floor(make("div", a, b)))),
+        "fmod": lambda a, b: make("sub", a, mul(b, trunc(make("div", a, b)))),
+        "exp2": lambda x: make("exp", mul(x, const(math.log(2)))),
+        "log2": lambda x: mul(make("log", x), const(1 / math.log(2))),
+        "log10": lambda x: mul(make("log", x), const(1 / math.log(10))),
+        "tan": lambda x: make("div", make("sin", x), make("cos", x)),
+        "cosh": lambda x: mul(const(0.5), make("add", make("exp", x), make("exp", make("neg", x)))),
+        "sinh": lambda x: mul(
+            const(0.5), make("sub", make("expm1", x), make("expm1", make("neg", x)))
+        ),
+        "logaddexp": logaddexp, "gelu": gelu, "gelu_backward": gelu_backward,
+        "hardswish": lambda x: make(
+            "div", mul(x, clamp(make("add", x, const(3)), zero, const(6))), const(6)
+        ),
+        "hardswish_backward": hardswish_backward,
         "add": lambda a, b, alpha=one: make("add", a, mul(b, alpha)),
         "sub": lambda a, b, alpha=one: make("sub", a, mul(b, alpha)),
         "lerp": lambda a, b, weight: make("add", a, mul(weight, make("sub", b, a))),
@@ -155,14 +251,15 @@ def traced(
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    table, env = aten(e), {}
+    table, env, weak = aten(e), {}, set()  # weak: numbers alone, of masks too, of any dtype
     waiting = iter(leaves)
 
-    def number(x: Any) -> Any:
+    def number(x: Any, dtype: torch.dtype | None = None) -> Any:
         if isinstance(x, torch.fx.Node):
             return env[x]
-        is_number = isinstance(x, int | float) and not isinstance(x, bool)
-        return e.const(x) if is_number else x
+        if not isinstance(x, int | float) or isinstance(x, bool):
+            return x
+        return e.const(x if dtype is None else torch.tensor(x, dtype=dtype).item())
 
     # Without a mode at hand make_fx makes one for each operation: 48 ms a trace for 29.
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
@@ -172,13 +269,26 @@ def traced(
             env[node] = next(waiting)
         elif node.op == "get_attr":
             env[node] = e.const(_made_inside(node, getattr(graph, node.target)))
+            weak.add(node)
         elif node.op == "call_function" and node.target is operator.getitem:
             env[node] = env[node.args[0]][node.args[1]]
         elif node.op == "call_function":
             name = node.target.overloadpacket.__name__
-            _check(node, name, table, like)
-            kwargs = {k: number(v) for k, v in node.kwargs.items() if k in ("alpha", "value")}
-            env[node] = table[name](*map(number, node.args), **kwargs)
+            dtype = None
+            if all(n in weak or e.is_mask(env[n]) for n in node.all_input_nodes):
+                weak.add(node)
+                dtype = getattr(node.meta.get("val"), "dtype", None)
+                dtype = dtype if dtype in (torch.float32, torch.float64) else None
+            _check(node, name, table, like, node in weak)
+            kwargs = {k: number(v, dtype) for k, v in node.kwargs.items() if k not in PLACES}
+            try:
+                args = [number(x, dtype) for x in node.args]
+                if name not in OF_MASKS:
+                    args = [table["_to_copy"](x) if type(x) is int else x for x in args]
+                env[node] = table[name](*args, **kwargs)
+            except (TypeError, KeyError):
+                told = ", ".join(f"{k}={v!r}" for k, v in kwargs.items()) or "these arguments"
+                raise CannotExpress(f"torch's operator {name!r} with {told}") from None
         elif node.op == "output":
             return [env[x] for x in node.args[0]]
     raise AssertionError("make_fx makes an output")
@@ -198,8 +308,12 @@ def _made_inside(node: torch.fx.Node, tensor: Tensor) -> float:
     return tensor.item()
 
 
-def _check(node: torch.fx.Node, name: str, table: dict[str, Callable], like: Tensor) -> None:
+def _check(
+    node: torch.fx.Node, name: str, table: dict[str, Callable], like: Tensor, is_weak: bool
+) -> None:
     """Check that an operation has a kernel, and changes neither shape nor dtype."""
+    if name in INSTEAD:
+        raise CannotExpress(f"torch's operator {name!r}", INSTEAD[name])
     if name not in table:
         raise CannotExpress(f"torch's operator {name!r}")
     value = node.meta.get("val")
@@ -207,5 +321,5 @@ def _check(node: torch.fx.Node, name: str, table: dict[str, Callable], like: Ten
         return
     if value.shape not in (like.shape, ()):
         raise CannotExpress(f"torch's operator {name!r}, which changes a shape")
-    if value.dtype not in (like.dtype, torch.bool):
+    if value.dtype not in (like.dtype, torch.bool) and not is_weak:
         raise CannotExpress(f"a conversion to {value.dtype}")

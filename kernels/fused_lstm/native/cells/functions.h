@@ -27,6 +27,39 @@ FL_INLINE Vec<T> relu(Vec<T> x) {
 }
 
 template <class T>
+FL_INLINE Vec<T> floor(Vec<T> x) {
+  const T whole = Types<T>::round / 3 * 2;  // from here on T has no fractions
+  const Vec<T> size = absolute<T>(x), near = (size + whole) - whole;
+  const Vec<T> even = x < Vec<T>{} ? -near : near;
+  return size < broadcast(whole) ? (even > x ? even - 1 : even) : x;
+}
+
+// By libm, lane by lane: right for every x, and few cells have them.
+template <class T>
+FL_INLINE Vec<T> sin(Vec<T> x) {
+  for (int lane = 0; lane < W<T>; ++lane) {
+    x[lane] = sizeof(T) == 4 ? T(__builtin_sinf(x[lane])) : T(__builtin_sin(x[lane]));
+  }
+  return x;
+}
+
+template <class T>
+FL_INLINE Vec<T> cos(Vec<T> x) {
+  for (int lane = 0; lane < W<T>; ++lane) {
+    x[lane] = sizeof(T) == 4 ? T(__builtin_cosf(x[lane])) : T(__builtin_cos(x[lane]));
+  }
+  return x;
+}
+
+template <class T>
+FL_INLINE Vec<T> erf(Vec<T> x) {
+  for (int lane = 0; lane < W<T>; ++lane) {
+    x[lane] = sizeof(T) == 4 ? T(__builtin_erff(x[lane])) : T(__builtin_erf(x[lane]));
+  }
+  return x;
+}
+
+template <class T>
 FL_INLINE Vec<T> square_root(Vec<T> x) {
   for (int lane = 0; lane < W<T>; ++lane) x[lane] = __builtin_sqrt(x[lane]);
   return x;
