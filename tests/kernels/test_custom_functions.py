@@ -24,7 +24,7 @@ FUNCTIONS = [
     ("torch.fmod(x, 0.75)", -9, 9), ('torch.div(x, 0.5, rounding_mode="floor")', -9, 9),
     ("torch.sin(x)", -99, 99), ("torch.cos(x)", -99, 99), ("torch.tan(x)", -1.5, 1.5),
     ("torch.sinh(x)", -9, 9), ("torch.cosh(x)", -9, 9), ("torch.exp2(x)", -20, 20),
-    ("torch.log2(x)", 0.01, 99), ("torch.log10(x)", 0.01, 99), ("torch.logaddexp(x, 0.5 * x)", -9, 9),
+    ("torch.log2(x)", 0.01, 99), ("torch.log10(x)", 0.01, 99), ("torch.logaddexp(x, x / 2)", -9, 9),
     ("torch.erf(x)", -4, 4), ("(x <= 1) * 0.5 + x", -4, 2), ("F.gelu(x)", -4, 4),
     ('F.gelu(x, approximate="tanh")', -4, 4), ("F.hardswish(x)", -5, 5), ("2.5**x", -9, 9),
     ("torch.where(x > 1, 0.1, 2.0) * x", -3, 3),

@@ -287,7 +287,7 @@ def traced(
                     args = [table["_to_copy"](x) if type(x) is int else x for x in args]
                 env[node] = table[name](*args, **kwargs)
             except (TypeError, KeyError):
-                told = ", ".join(f"{k}={v!r}" for k, v in kwargs.items()) or "these arguments"
+                told = ", ".join(f"{k}={v!r}" for k, v in node.kwargs.items()) or "these arguments"
                 raise CannotExpress(f"torch's operator {name!r} with {told}") from None
         elif node.op == "output":
             return [env[x] for x in node.args[0]]
