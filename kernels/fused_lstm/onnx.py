@@ -9,6 +9,7 @@ T, B, I, H: time steps, batch, input size, hidden size. D: directions, 1 or 2. L
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,9 +40,20 @@ REASONS = {
 }
 
 
+def operator_of(spec: Spec) -> str | None:
+    """Return ONNX's operator for a cell, or None."""
+    return "GRU" if is_reset_before(spec) else OPERATORS.get(spec.cell)
+
+
+def is_reset_before(spec: Spec) -> bool:
+    """Return whether a cell is zoo.gru_reset_before, which ONNX's GRU has as an attribute."""
+    zoo = sys.modules.get(f"{__package__}.zoo")
+    return zoo is not None and spec.cell == zoo.gru_reset_before.name
+
+
 def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) -> None:
     """Raise ValueError for a call that ONNX's operators do not have; the error names it."""
-    operator = OPERATORS.get(spec.cell)
+    operator = operator_of(spec)
     if operator is None:
         raise ValueError(
             f"cell: got {spec.cell!r}; expected one of {', '.join(OPERATORS)} for ONNX"
@@ -92,7 +104,10 @@ def _layer(
     spec: Spec, x: Tensor, h0: Tensor, c0: Tensor, lanes: Sequence[Layer], sizes: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add one layer's node; c is h where the cell has none."""
-    operator = OPERATORS[spec.cell]
+    operator = operator_of(spec)
+    assert operator is not None
+    if is_reset_before(spec):
+        lanes = [_whole_gru(lane) for lane in lanes]
     (T, B), (D, _, H) = x.shape[:2], h0.shape
     w, r = (torch.stack([_rows(spec, w) for w in of]) for of in _pairs(lanes, "w_ih", "w_hh"))
     bias = None
@@ -105,7 +120,8 @@ def _layer(
     }
     inputs = [x, w, r, bias, sizes, h0]
     if operator == "GRU":
-        attributes["linear_before_reset"] = 1  # the reset gate multiplies R h + b, as torch's does
+        # 1: the reset gate multiplies R h + b, as torch's does; 0: h.
+        attributes["linear_before_reset"] = int(not is_reset_before(spec))
     elif operator == "RNN":
         attributes["activations"] = [ACTIVATIONS[spec.cell]] * D
     else:
@@ -121,6 +137,13 @@ def _layer(
     return y.transpose(1, 2).flatten(2), last[0], last[-1]
 
 
+def _whole_gru(lane: Layer) -> Layer:
+    """Return zoo.gru_reset_before's lane with the product of n among the others of h."""
+    assert lane.w_inner is not None and lane.w_ch is not None
+    b_hh = None if lane.b_hh is None else torch.cat([lane.b_hh, lane.w_ch])
+    return lane._replace(w_hh=torch.cat([lane.w_hh, lane.w_inner]), b_hh=b_hh)
+
+
 def _pairs(lanes: Sequence[Layer], *names: str) -> list[list[Tensor]]:
     """Return, for each name, the weights of that name of all lanes."""
     return [[getattr(lane, name) for lane in lanes] for name in names]
@@ -131,7 +154,7 @@ def _rows(spec: Spec, weight: Tensor | None) -> Tensor:
     assert weight is not None
     if spec.coupled:
         weight = pointwise.four_gates(weight)
-    order = ORDER[OPERATORS[spec.cell]]
+    order = ORDER[str(operator_of(spec))]
     gates = weight.chunk(len(order))
     return torch.cat([gates[n] for n in order])
 

@@ -200,6 +200,23 @@ def cfc(f, g, k, *, dt):
     return gate * tanh(g) + (1 - gate) * tanh(k)
 
 
+@cell(states="h", apart="n", inputs="attention")
+def augru(r, u, n, *, h, attention):
+    """Follow Zhou et al. 2019: a GRU whose update gate an attention of each step scales."""
+    by_x, by_h = n
+    u = attention * sigmoid(u)
+    return (1 - u) * h + u * tanh(by_x + sigmoid(r) * by_h)
+
+
+@cell(states="v")
+def lif(a, *, v, decay=0.9, threshold=1.0, slope=4.0):
+    """Follow Neftci, Mostafa and Zenke 2019: spikes, whose gradient is a sigmoid's."""
+    v = decay * v + a
+    soft = sigmoid(slope * (v - threshold))
+    spike = soft + (torch.where(v > threshold, 1.0, 0.0) - soft).detach()
+    return spike, v * (1 - spike)
+
+
 # Cells with a matrix product inside the step.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ pytestmark = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
 B, T, I, H = 4, 7, 5, 6
-KINDS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+KINDS = {
+    "lstm": keras.layers.LSTM, "gru": keras.layers.GRU,
+    "gru, reset before": partial(keras.layers.GRU, reset_after=False),
+}  # fmt: skip
 MASK = torch.tensor(
     [[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0]]
 ).bool()
@@ -111,9 +115,6 @@ def test_what_ours_has_not_runs_keras_code(options, why, counted):
     with ours.install():
         layer(torch.randn(B, T, I))
     assert not counted
-    assert "before the product" in ours.why_keras(
-        keras.layers.GRU(H, reset_after=False), torch.randn(B, T, I)
-    )
 
 
 def test_a_model_trains_and_uninstall_restores(counted):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm import onnx
+from fused_lstm import onnx, zoo
 from fused_lstm.spec import Spec
 from tolerance import assert_close
 
@@ -81,6 +81,19 @@ def test_one_node_a_layer_with_the_modules_values(name):
     assert not any("fused_lstm" in node.domain for node in proto.graph.node)
     for n, (a, b) in enumerate(zip(evaluated(proto, [x]), model(x), strict=True)):
         assert_close(a, b.detach(), f"{name}: output {n}")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gru_whose_reset_gate_comes_first(bias):
+    model = Called(
+        fused_lstm.Recurrent(zoo.gru_reset_before, I, H, 2, bias=bias, bidirectional=True)
+    )
+    x = torch.randn(T, B, I)
+    proto = exported(model, (x,))
+    resets = [{a.name: a.i for a in node.attribute}["linear_before_reset"] for node in nodes(proto)]
+    assert resets == [0, 0]
+    for n, (a, b) in enumerate(zip(evaluated(proto, [x]), model(x), strict=True)):
+        assert_close(a, b.detach(), f"output {n}")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ T, B, I, H: time steps, batch, input size, units.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import keras
@@ -73,8 +74,6 @@ def why_keras(layer: Any, x: Tensor) -> str | None:
         return "it has recurrent_dropout, whose masks differ by gate"
     if layer.unroll:
         return "unroll=True asks for a loop"
-    if not getattr(layer, "reset_after", True):
-        return "its reset gate comes before the product with h"
     if x.numel() == 0:
         return "its input is empty"
     return why_never(_spec_of(layer), x.device, x.dtype)
@@ -114,13 +113,36 @@ def inner_loop(
 
 def _spec_of(layer: Any) -> Spec:
     """Return the cell of a layer, or of a subclass of Keras's."""
+    if not getattr(layer, "reset_after", True):
+        return _reset_before()
     return next(LAYERS[kind] for kind in type(layer).__mro__ if kind in LAYERS)
 
 
+@cache
+def _reset_before() -> Spec:
+    """Return the GRU whose reset gate comes before its product with h."""
+    from ..zoo import gru_reset_before  # which takes seconds to trace
+
+    return Spec(gru_reset_before.name)
+
+
 def _weights(layer: Any, kernel: Tensor) -> list[Tensor]:
-    """Return torch.nn's weights of a layer: a GRU's gates are r, z, n there, and z, r, n here."""
+    """Return a layer's weights as `lstm` takes them.
+
+    A GRU's gates are r, z, n there, and z, r, n here. With reset_after=False n's product with h is
+    one of its own.
+    """
     cell = layer.cell
     recurrent = keras.ops.convert_to_tensor(cell.recurrent_kernel)
+    if not getattr(layer, "reset_after", True):
+        H = len(recurrent)
+        by_h, by_reset = _swapped(recurrent.T).split([2 * H, H])
+        weights = [_swapped(kernel.T), by_h]
+        if cell.bias is not None:
+            bias = _swapped(keras.ops.convert_to_tensor(cell.bias))
+            weights += [bias, bias.new_zeros(2 * H)]
+        weights += [recurrent.new_zeros(H), by_reset]
+        return [weight.contiguous() for weight in weights]
     weights = [kernel.T, recurrent.T]
     if cell.bias is not None:
         bias = keras.ops.convert_to_tensor(cell.bias)
