@@ -66,14 +66,16 @@ def lay_out(
         check_input(input.data, (2,), input_size, batch_first)
         return input.data, rows.of_packed(input), resets, Layout(packed=input)
     check_input(input, (2, 3), input_size, batch_first)
-    layout = BATCH_FIRST if batch_first else TIME_FIRST
     if input.dim() == 2:
-        layout = UNBATCHED
-    x = time_first(input, batch_first) if layout.batched else input.unsqueeze(1)
-    if isinstance(resets, Tensor) and not layout.batched:
-        resets = resets.unsqueeze(-1)
-    elif isinstance(resets, Tensor) and batch_first:
-        resets = resets.transpose(0, -1)
+        x, layout = input.unsqueeze(1), UNBATCHED
+    else:
+        x, layout = (input.transpose(0, 1), BATCH_FIRST) if batch_first else (input, TIME_FIRST)
+    if resets is not None:
+        check_is_tensor("resets", resets)
+        if not layout.batched:
+            resets = resets.unsqueeze(-1)
+        elif batch_first:
+            resets = resets.transpose(0, -1)
     if lengths is None:
         return x, None, resets, layout
     if isinstance(lengths, Tensor) and not layout.batched:
@@ -175,8 +177,7 @@ def _side_by_side(spec: Spec, parts: Sequence[Tensor]) -> Tensor:
 
 def check_dense(name: str, tensor: Tensor) -> None:
     """Check that a tensor is dense and strided."""
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    check_is_tensor(name, tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         kind = "nested" if tensor.is_nested else str(tensor.layout)
         raise ValueError(f"{name}: got a {kind} tensor; expected a dense, strided one")
@@ -187,7 +188,7 @@ def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> No
     if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
         check_dense("input", x)
     # torch.jit.trace makes sizes tensors, and warns when they are compared.
-    if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == I):
+    if x.dim() not in ranks or not (torch._C._is_tracing() or x.shape[-1] == I):
         layout = "[B, T, I]" if batch_first else "[T, B, I]"
         layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
         raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")
@@ -210,10 +211,15 @@ def check_resets(resets: Tensor, x: Tensor) -> None:
         raise ValueError(f"resets: got device {resets.device}; expected {x.device}, x's")
 
 
-def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
-    """Check that a tensor has a shape and a dtype."""
+def check_is_tensor(name: str, tensor: object) -> None:
+    """Check that an argument is a tensor."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+
+
+def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    """Check that a tensor has a shape and a dtype."""
+    check_is_tensor(name, tensor)
     if list(tensor.shape) != shape:
         raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
     if tensor.dtype != dtype:

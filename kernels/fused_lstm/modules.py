@@ -26,6 +26,7 @@ from .choose import (
     may_be_slow,
 )
 from .layout import (
+    TIME_FIRST,
     State,
     as_step,
     batch_of,
@@ -196,7 +197,9 @@ class RecurrentBase(nn.RNNBase):
             self.proj_size or H, self.engine, self.fuse, self.training, self.recompute, rows,
             resets, return_states, self._override,
         )  # fmt: skip
-        y, last = layout.output(y), self._joined(layout.last(h_n), layout.last(c_n))
+        if layout is not TIME_FIRST:
+            y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
+        last = self._joined(h_n, c_n)
         if not return_states:
             return y, last
         return y, last, self._joined(*map(layout.states, states))

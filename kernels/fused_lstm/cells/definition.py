@@ -123,6 +123,8 @@ class Cell:
         self.states, self.weights = tuple(self.initial_states), tuple(self.initial_weights)
         self.products = self._read_products(products)
         self.biases = {u: [f"bias_{u}_{j}" for j in range(n)] for u, n in self.products.items()}
+        # What the engines' weight_ch has: weights, and products' biases.
+        self.vectors = *self.weights, *(name for names in self.biases.values() for name in names)
         names = self._read_signature(dict(constants or {}))
         kinds = self._kinds(names, {"x_only": x_only, "h_only": h_only, "apart": apart})
         kinds["x_only"] |= frozenset(self.inputs)  # the engines have an input as a gate of x alone
@@ -196,11 +198,6 @@ class Cell:
         if engine == "triton":
             return print_triton.text_of(self.program(), self.name)
         raise self._error("engine", repr(engine), "'native' or 'triton'")
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Return the names of what the engines' weight_ch has: weights, and products' biases."""
-        return *self.weights, *(name for names in self.biases.values() for name in names)
 
     # --- what the function is told with ---
 
