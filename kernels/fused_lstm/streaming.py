@@ -37,18 +37,18 @@ class Streaming:
         batch_size: B, the number of rows of a step.
 
     Raises:
-        ValueError: `module` is none of these, its cell has inputs of a step, or it has two
-            directions: the second one starts at the end of a sequence.
+        ValueError: `module` is none of these, or it has two directions: the second one starts at
+            the end of a sequence.
         RuntimeError: the engine cannot run on the weights' device; the message says why.
 
     Example:
         >>> stream = fused_lstm.Streaming(module)
         >>> for x in frames:  # [B, I] each
-        ...     y = stream(x)  # [B, P]
+        ...     y = stream(x)  # [B, P]; with an input dt of the cell: stream(x, dt=dt)
     """
 
     def __init__(self, module: RecurrentBase | Prepared, batch_size: int = 1) -> None:
-        self._joined_weights = None
+        self._cells: Recurrent | None = None  # a module whose weights are put together at each step
         if isinstance(module, Prepared):
             self._of_prepared(module, batch_size)
             return
@@ -59,19 +59,18 @@ class Streaming:
             )
         if module.bidirectional:
             raise ValueError("module: got bidirectional=True; expected one direction")
+        inputs, weights = 0, module.weights()
         if isinstance(module, Recurrent) and module.cell.inputs:
-            raise ValueError(
-                f"module: got cell {module.cell.__name__}, which has inputs; expected one without"
-            )
-        weights = [weight.detach() for weight in module.weights()]
+            inputs, self._cells = len(module.cell.inputs), module
+            weights = module._weights_with_inputs([1] * inputs)
+        self._weights = weights = [weight.detach() for weight in weights]
         parameters = {parameter.data_ptr() for parameter in module.parameters()}
-        # A cell's weights that the engines take in another order are joined anew at each step.
         if isinstance(module, Recurrent) and any(w.data_ptr() not in parameters for w in weights):
-            self._joined_weights = module.weights, weights
+            self._cells = module
         like, B, H = weights[0], batch_size, module.hidden_size
         self._shape, self._like, self._joined = (B, module.input_size), like, module._joined
         P = module.proj_size
-        x = like.new_empty(1, *self._shape)
+        x = like.new_empty(1, B, module.input_size + inputs)
         self._first = module._initial(x, B)
         check_tensors(module.spec, x, *self._first, weights, H, P or H)
         engine, level, _ = choose(module.engine, module.fuse, like.device, module.spec)
@@ -101,11 +100,15 @@ class Streaming:
         self._step = step
         self.reset()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, **inputs: Tensor) -> Tensor:
         """Run one step: x [B, I] -> y [B, P], h of the last layer; P is H unless h is projected.
 
+        Args:
+            inputs: what a cell has as `inputs`, by name, [B, 1] or [B, H].
+
         Raises:
-            ValueError: the shape, dtype or device of x does not fit the weights.
+            ValueError: the shape, dtype or device of x does not fit the weights, or an input's
+                shape; or the cell has other inputs.
         """
         if x.shape != self._shape or x.dtype != self._like.dtype or x.device != self._like.device:
             like = self._like
@@ -113,11 +116,22 @@ class Streaming:
                 f"x: got shape {list(x.shape)}, {x.dtype} on {x.device}; expected"
                 f" {list(self._shape)}, {like.dtype} on {like.device}"
             )
-        if self._joined_weights is not None:
-            join, weights = self._joined_weights
-            weights[:] = [weight.detach() for weight in join()]
+        if self._cells is not None:
+            x = self._join(self._cells, x, inputs)
+        elif inputs:
+            raise ValueError(f"inputs: got {', '.join(inputs)}; expected none")
         y, *self._states = self._step(as_step(x), *self._states)
         return of_step(y)
+
+    @torch.no_grad()
+    def _join(self, module: Recurrent, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Put a cell's weights together as they are now; return x with the cell's inputs behind."""
+        if not module.cell.inputs and not inputs:
+            self._weights[:] = module.weights()
+            return x
+        joined, widths = module._with_inputs(x, inputs)
+        self._weights[:] = module._weights_with_inputs(widths)
+        return joined
 
     @property
     def state(self) -> State | Tensor:

@@ -153,10 +153,23 @@ def test_resets_need_a_state_that_begins_at_zero():
         module(torch.randn(3, 2, 4), resets=torch.zeros(3, 2, dtype=torch.bool))
 
 
-def test_no_stream_has_inputs_of_a_step():
-    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop")
-    with pytest.raises(ValueError, match="module: got cell cfc, which has inputs; expected"):
-        fused_lstm.Streaming(module)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["cfc", "cfc_backbone", "gru_reset_before"])
+def test_a_stream_of_a_cell_with_inputs_or_products(name, engine):
+    """One step a call, and weights that change in place: the layer's own values."""
+    cell = zoo.ALL[name]
+    module, x = fused_lstm.Recurrent(cell, 3, 4, engine=engine), torch.randn(5, 2, 3)
+    stream = fused_lstm.Streaming(module, 2)
+    for width in (1, 4):
+        inputs = {name: torch.rand(5, 2, width) for name in cell.inputs}
+        stream.reset()
+        found = [stream(x[t], **{n: of[t] for n, of in inputs.items()}) for t in range(5)]
+        assert_close(torch.stack(found), module(x, **inputs)[0].detach(), f"width {width}")
+        with torch.no_grad():
+            for p in module.parameters():
+                p.mul_(0.5)
+    with pytest.raises(ValueError, match="inputs: got q; expected the cell's: "):
+        stream(x[0], q=x[0])
 
 
 def test_inputs_of_a_step_are_checked():
