@@ -59,7 +59,7 @@ struct Call {
   CellOptions options;
   Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
   Tensors inner;    // of each lane, those of products inside the step; or none
-  OptionalTensor seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
+  OptionalTensor seed;   // [1] or [2]: see fused_lstm.reference.draw
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane
   bool packed;                  // [N, ...] rather than [T, B, ...]
