@@ -75,14 +75,19 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
 
     does = dict.fromkeys(rows, True)
     does["rounded"] = chosen.rounds and chosen.streams  # a call of many steps
-    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True, **does)
-    constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+    phases = chosen.phases()[0]
     options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
     kernel = kernel_of(chosen)
     tensors = 1 if chosen.kind == "heads" else chosen.layers
     lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), tensors)
     wide = {"gates_ptr"} if cell.cell in launch.SLSTMS else set()  # saved in the state dtype
-    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
+
+    def compiled(keep_loop: bool):
+        what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)
+        constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+        return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
+
+    return launch.fewest_spills(compiled, lambda found: spilled(found.asm))
 
 
 def compile_kernel(
@@ -147,6 +152,14 @@ def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     products = {n * columns // chosen.warps for n in (rows, rows + again)}
     count = sass.executed(step, trips(chosen), products) if chosen.batch_blocks == 1 else None
     return count and count | {"bytes": count["bytes"] * 32 * chosen.warps * chosen.programs}
+
+
+def spilled(asm: Any) -> int:
+    """Return a thread's bytes of local memory: as a driver says, 4 of them are a spill."""
+    if "cubin" in asm:
+        return thread(asm["cubin"])[1]
+    (size,) = re.findall(r"\.private_segment_fixed_size:? +(\d+)", asm["amdgcn"])
+    return int(size)
 
 
 def thread(cubin: bytes) -> tuple[int, int]:

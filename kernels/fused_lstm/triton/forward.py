@@ -138,6 +138,10 @@ def lstm_forward_kernel(
     if PLAN.EARLY:
         first = position.first_of_all(lane, rows, PLAN)
         x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
+        if PLAN.GATES == 0:  # a step of a scan is shorter than a load: it begins two steps ahead
+            first += position.ahead(lane, B, PLAN)
+            more = tl.where(T > 1, B, 0)
+            x_later = load_x_gates(gates_ptr, lane, first, more, first_batch, unit, PLAN)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
         step = position.step_of(t, lane, rows, PLAN)
@@ -218,7 +222,12 @@ def lstm_forward_kernel(
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H
                     tile.store_columns(m_ptr, gates_at, block.mask, (h,), H, 1)
-            if PLAN.EARLY:
+            if PLAN.EARLY and PLAN.GATES == 0:
+                x_gates = x_later
+                later_rows = tl.where(t + 2 < T, B, 0)
+                later = step.first + 2 * position.ahead(lane, B, PLAN)
+                x_later = load_x_gates(gates_ptr, lane, later, later_rows, batch, unit, PLAN)
+            elif PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
                 next_first = step.first + position.ahead(lane, B, PLAN)
                 x_gates = load_x_gates(gates_ptr, lane, next_first, next_rows, batch, unit, PLAN)

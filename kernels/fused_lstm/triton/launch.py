@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from math import prod
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -192,11 +193,12 @@ def constants(
     rounded: bool = False,
     reverse: bool = False,
     width: int = 0,
+    keep_loop: bool = KEEP_LOOP,
 ) -> Constants:
     """Return PLAN of a launch that has `phases`.
 
     draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already;
-    reverse, width: of heads.
+    reverse, width: of heads; keep_loop: as `fewest_spills` gives it.
     """
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
@@ -236,7 +238,7 @@ def constants(
         "SENT": resets or recurrent or (dropout and plan.k_parts > 1),
         # The time loop and its meetings.
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,  # x's parts come first
-        "KEEP_LOOP": _keep_loop(plan, cell, resets),
+        "KEEP_LOOP": keep_loop,
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
@@ -326,39 +328,16 @@ def wrapped(found: dict) -> dict:
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
-def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
-    """Return whether everything must stay inside the time loop, since moving it costs registers.
+def fewest_spills(compiled: Callable[[bool], Any], spills: Callable[[Any], int]) -> Any:
+    """Return a kernel, `compiled` so that nothing leaves its time loop only where others spill.
 
-    Triton 3.6 moves out the descriptors of wgmma; masks need registers too. Weights that warps
-    multiply from registers, each its part of K, do move out: this is their purpose.
+    What leaves the loop is computed once and takes registers for as long as the loop runs: a GRU's
+    bfloat16 loop has 767 instructions for 1,489 on sm_100, and its TF32 backward spills.
     """
-    if plan.k_parts > 1:
-        return False
-    # Two sums a gate: an H100 at H=650, and where weights stream a 5090 at H=650.
-    two_sums = resets and plan.kind == "layers" and (plan.stages > 1 or not plan.hold)
-    # Masks beside many weights: a B200 at H=1500, except a forward whose weights are half as large.
-    large = plan.tcgen05 and plan.hidden > 1024
-    many = resets and large and (plan.direction == "backward" or plan.dtype == "fp32")
-    # Options need registers too, except in a forward of TF32 weights on chip: an H100 at H=650.
-    tf32_on_chip = plan.direction == "forward" and plan.dtype == "fp32" and plan.stages == 1
-    fits = tf32_on_chip and not (plan.hold or plan.tcgen05 or cell.layer_norm or resets)
-    options = not (cell.is_plain_lstm or fits)
-    return KEEP_LOOP or _spills(plan) or two_sums or many or options
-
-
-def _spills(plan: Plan) -> bool:
-    """Return whether a time loop, with all that can be moved out of it, exceeds the registers.
-
-    fused_lstm.tools.inspect found these cases: a forward of many units (an L4 at H=1500), one that
-    streams TF32 weights (an H100 at H=1024, a B200 at H=1500 with a projection), and, from sm_90
-    on, a backward that streams a part of its weights (an H100 at H=1024), a projected one, or one
-    in TF32 where products have a memory of their own (a B200 at H=650).
-    """
-    if plan.direction == "forward":
-        streams_tf32 = plan.stages > 1 and plan.dtype == "fp32" and not plan.hold
-        return plan.units > 16 or (streams_tf32 and (plan.projected > 0 or not plan.tcgen05))
-    large = plan.tcgen05 and plan.dtype == "fp32" and plan.hidden > 512
-    return (plan.stages > 1 or plan.projected > 0 or large) and not plan.hold
+    found = compiled(KEEP_LOOP)
+    if KEEP_LOOP or spills(found) == 0:
+        return found
+    return min(found, compiled(True), key=spills)
 
 
 @lru_cache(1024)
@@ -420,28 +399,37 @@ class Launch:
 
     plan: Plan
     cell: cells.Cell
-    constants: Constants
+    constants: Callable[[bool], Constants]  # of keep_loop
     compiled: dict[tuple, Any] = field(default_factory=dict)
 
     def __call__(self, kernel: Any, values: tuple) -> None:
         """Launch it on the values of the kernel's arguments, without its constants."""
-        grid, every = self.plan.programs, (*values, self.cell, self.constants)
+        grid = self.plan.programs
         if is_interpreted():
-            kernel[(grid,)](*every)
+            kernel[(grid,)](*values, self.cell, self.constants(KEEP_LOOP))
             return
         active: Any = driver.active
         device = active.get_current_device()
         key = device, type(active), specialized(values, self.plan.amd)
         compiled = self.compiled.get(key)
         if compiled is None:
-            self.compiled[key] = kernel[(grid,)](*every, **options(self.plan))
-            return
+            compiled = self.compiled[key] = fewest_spills(
+                lambda keep_loop: self._compiled(kernel, values, keep_loop), attrgetter("n_spills")
+            )
+        every = *values, None, None  # constants are in the code
         stream = active.get_current_stream(device)
         metadata = compiled.launch_metadata((grid, 1, 1), stream, *every)
         compiled.run(
             grid, 1, 1, stream, compiled.function, compiled.packed_metadata, metadata,
             knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *every,
         )  # fmt: skip
+
+    def _compiled(self, kernel: Any, values: tuple, keep_loop: bool) -> Any:
+        """Return the kernel compiled for values like these, and loaded."""
+        every = *values, self.cell, self.constants(keep_loop)
+        found = kernel.warmup(*every, grid=(self.plan.programs,), **options(self.plan))
+        assert found.run is not None  # asked for, it loads the kernel, and knows its spills
+        return found
 
 
 def specialized(values: Sequence, amd: bool = False) -> tuple:
@@ -498,9 +486,9 @@ def call(
         Launch(
             plan,
             kernels,
-            constants(
-                plan, cell, save=save, phases=phases, dropout=p > 0, varlen=varlen, resets=resets,
-                draws=draws, rounded=rounded, reverse=reverse, width=width,
+            partial(
+                constants, plan, cell, save, phases, p > 0, varlen, resets, draws, rounded, reverse,
+                width,
             ),
         )
         for phases in plan.phases()
