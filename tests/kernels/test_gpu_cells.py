@@ -166,3 +166,18 @@ def test_gates_above_2_to_the_31_elements():
     (dx,) = torch.autograd.grad(y[T // 2 :].float().sum(), x)
     (dx_later,) = torch.autograd.grad(y_later.float().sum(), later)
     assert error_norm(dx[T // 2 :], dx_later) <= GPU_NORM["bf16"]
+
+
+@pytest.mark.parametrize("make_module", [fused_lstm.LSTM, fused_lstm.GRU], ids=["lstm", "gru"])
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+def test_one_step_in_a_graph_is_the_modules(fuse, make_module):
+    module = make_module(64, 200, 2, engine="triton", fuse=fuse, device="cuda").eval()
+    x = torch.randn(4, 1, 3, 64, device="cuda")
+    step, state, expected = fused_lstm.graphed(module, x[0]), None, None
+    with torch.no_grad():
+        for one in x:
+            y, state = step(one, state)
+            right, expected = module(one, expected)
+            assert torch.equal(y, right)
+    with pytest.raises(ValueError, match="input, state: got"):
+        step(x[0, :, :2])
