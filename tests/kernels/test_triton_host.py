@@ -195,6 +195,7 @@ dry.take_over(DEVICES["H100"])
 x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
 found = []
 for spills in ([0], [8, 4], [4, 4]):
+    op.planned.cache_clear()
     op.prepare.cache_clear()
     forward.lstm_forward_kernel.device_caches.clear()
     left = list(spills)

@@ -11,9 +11,7 @@ gates that x, and that h, has a part in. S: a cell's states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,7 +22,6 @@ from ..reference import state_dtype
 from ..spec import Spec
 from . import launch, op, precision
 from .packed import LaneRows, as_bytes
-from .plan import Plan
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -56,28 +53,6 @@ class Heads:
             call.run(arguments, self.rows.T, first_lane=index * call.plan.layers)
 
 
-@lru_cache(4096)
-def prepare(
-    make_plan: Callable[..., Plan],
-    settings: tuple,  # as of op.prepare
-    direction: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    shape: op.Shape,
-    cell: Spec,
-    varlen: bool,
-    resets: bool,
-    save: bool,
-    tf32: bool,
-    reverse: bool,
-) -> op.Prepared:
-    """Return the launches of a call, made once for all calls that are alike."""
-    return op.planned(
-        make_plan, direction=direction, fuse="heads", dtype=dtype, device=device, shape=shape,
-        cell=cell, varlen=varlen, resets=resets, save=save, tf32=tf32, reverse=reverse,
-    )  # fmt: skip
-
-
 def parsed(
     direction: str,
     *,
@@ -93,11 +68,11 @@ def parsed(
     """Return a call's arguments with its launches; x: [.., .] with the call's rows."""
     N, _, K = weight_hh.shape
     rows, dtype = LaneRows(x, len(c0), batch_sizes), weight_hh.dtype
-    prepared = prepare(
-        op.plan_of, op.settings(), direction, dtype,
-        weight_hh.device, op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K), spec,
-        rows.offset is not None, not_reset is not None, save,
-        dtype == torch.float32 and precision.tf32(), reverse,
+    prepared = op.planned(
+        op.plan_of, op.settings(), direction=direction, fuse="heads", dtype=dtype,
+        device=weight_hh.device, shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K),
+        cell=spec, varlen=rows.offset is not None, resets=not_reset is not None, save=save,
+        tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
     )  # fmt: skip
     return Heads(
         prepared=prepared,

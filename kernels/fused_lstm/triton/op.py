@@ -64,8 +64,10 @@ class Prepared:
     is_fused: bool  # one launch has all lanes
 
 
+@lru_cache(4096)
 def planned(
     make_plan: Callable[..., Plan],
+    settings: tuple,  # of PyTorch, on which `make_plan` depends
     *,
     direction: str,
     fuse: str,
@@ -83,7 +85,7 @@ def planned(
     reverse: bool = False,
     order: tuple[int | None, ...] = (),
 ) -> Prepared:
-    """Return the launches of a call.
+    """Return the launches of a call, made once for all calls that are alike.
 
     fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
     reverse: of heads. order: as Prepared has it.
@@ -119,7 +121,7 @@ def planned(
 @lru_cache(4096)
 def prepare(
     make_plan: Callable[..., Plan],
-    settings: tuple,  # of PyTorch, on which `make_plan` depends
+    settings: tuple,
     direction: str,
     save: bool,
     tf32: bool,
@@ -139,7 +141,7 @@ def prepare(
     cell: str,
     rates: tuple[float, ...],
 ) -> Prepared:
-    """Return the launches of a call of `lstm`, made once for all calls that are alike.
+    """Return the launches of a call of `lstm`, from what is quickly compared.
 
     h0, c0, of_lane: the shapes of these and of the first lane's weights. weights: how many there
     are. The others: as `planned` and the operator have them.
@@ -149,8 +151,8 @@ def prepare(
     w_hr = None if numbered.w_hr is None else of_lane[numbered.w_hr]
     shape = _shape(h0, c0, w_hr, directions, spec.c_parts)
     return planned(
-        make_plan, direction=direction, fuse=fuse, dtype=dtype, device=device, shape=shape,
-        cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
+        make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
+        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
         draws=draws, many_steps=many_steps, order=tuple(numbered),
     )  # fmt: skip
 

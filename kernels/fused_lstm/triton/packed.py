@@ -86,13 +86,11 @@ class LaneRows:
     def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
         """Return each row's last step in its lane, or its first.
 
-        The shapes are D times [L, N, C], or [L, T, B, C], -> [L * D, B, C].
+        The shapes are D times [L, N, C] -> [L * D, B, C].
         """
         edges = []
         for direction, t in enumerate(lanes):
-            if t.dim() == 4:
-                edges.append(t[:, 0 if last == (direction == 1) else -1])
-            elif last == (direction == 1):
+            if last == (direction == 1):
                 edges.append(t[:, : self.B])
             elif self._last is None:
                 edges.append(t[:, self.N - self.B :])
