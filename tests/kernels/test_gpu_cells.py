@@ -172,12 +172,14 @@ def test_gates_above_2_to_the_31_elements():
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
 def test_one_step_in_a_graph_is_the_modules(fuse, make_module):
     module = make_module(64, 200, 2, engine="triton", fuse=fuse, device="cuda").eval()
-    x = torch.randn(4, 1, 3, 64, device="cuda")
-    step, state, expected = fused_lstm.graphed(module, x[0]), None, None
+    x, state, expected = torch.randn(4, 1, 3, 64, device="cuda"), None, []
     with torch.no_grad():
         for one in x:
+            y, state = module(one, state)
+            expected.append(y)
+        step, state = fused_lstm.graphed(module, x[0]), None
+        for one, right in zip(x, expected, strict=True):
             y, state = step(one, state)
-            right, expected = module(one, expected)
             assert torch.equal(y, right)
     with pytest.raises(ValueError, match="input, state: got"):
         step(x[0, :, :2])
