@@ -30,7 +30,6 @@ class Heads:
 
     prepared: op.Prepared
     rows: LaneRows
-    spec: Spec
     weight: Tensor  # [N, G*K, K]
     not_reset: Tensor | None
     c0: Tensor  # [N, B, S*K] state dtype
@@ -77,7 +76,6 @@ def parsed(
     return Heads(
         prepared=prepared,
         rows=rows,
-        spec=spec,
         weight=weight_hh.contiguous(),
         not_reset=as_bytes(not_reset),
         c0=heads_first(c0.to(state_dtype(dtype)), N, K).contiguous(),
@@ -130,7 +128,7 @@ def recurrence(
     return (
         y.view(*shape, N * K),
         by_state(h_n, 1),
-        by_state(c_n, S) if of.spec.has_c else c0.new_empty(0),
+        by_state(c_n, S) if of.prepared.spec.has_c else c0.new_empty(0),
         c.view(N, *shape, S * K) if save else c.new_empty(0),
         gates.view(N, *shape, columns * K)
         if save and of.prepared.cell.saved
@@ -168,7 +166,7 @@ def recurrence_backward(
     dgates = y.new_empty(N, rows.N, kernels.by_x * K)
     by_h = y.new_empty(N, rows.N, kernels.by_h * K) if kernels.apart else dgates
     dc = torch.zeros_like(of.c0)
-    if dc_n is not None and of.spec.has_c:
+    if dc_n is not None and of.prepared.spec.has_c:
         dc.copy_(heads_first(dc_n, N, K))
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     last = y.new_zeros(N, rows.B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()

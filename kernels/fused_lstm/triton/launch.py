@@ -517,7 +517,6 @@ class Call:
     """All that is known of an operator's launches before its tensors: prepared once."""
 
     plan: Plan
-    cell: Spec
     launches: tuple[Launch, ...]  # those that a range of steps takes, in order
     numbers: dict[str, float]  # arguments that all calls have, unless they say so
 
@@ -571,7 +570,7 @@ def call(
     numbers = {"first_lane": 0, **rates(p, cell)}
     if plan.direction == "backward":
         numbers["clip"] = 0.0
-    return Call(plan=plan, cell=cell, launches=tuple(launches), numbers=numbers)
+    return Call(plan=plan, launches=tuple(launches), numbers=numbers)
 
 
 # --- the tensors of an operator's launches ---
