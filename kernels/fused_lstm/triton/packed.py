@@ -20,7 +20,7 @@ def as_bytes(not_reset: Tensor | None) -> Tensor | None:
 
 
 class Table(NamedTuple):
-    """Where packed rows lie: made on the host, and copied to the device without a wait."""
+    """Offsets of packed rows: made on the host, and copied to the device without a wait."""
 
     made_of: tuple  # what it depends on, besides the values of batch_sizes
     live: int
