@@ -73,8 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--append", action="store_true", help="add to --json's file, which is made anew without")
     add("--processes", type=THREADS, default=1, help="runs of the whole command, each in a process"
         " of its own, all into one file [%(default)s]")  # fmt: skip
-    add("--minutes", type=POSITIVE, default=8.5, help="total time of `gpu` [%(default)s]")
-    add("--no-tests", action="store_true", help="`gpu`: compile and race only")
+    add("--minutes", type=POSITIVE, default=8.5, help="time of `gpu`, `gpu-race` [%(default)s]")
     options = parser.parse_args(argv)
     options.folder = None
     if "kernelbench" in options.names[:-1]:

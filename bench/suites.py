@@ -198,8 +198,8 @@ SUITES = {
     "models": Suite("models of other packages, with torch's own recurrent layers and with ours",
         tasks=models.tasks, modes=models.MODES, threads=(1,), pace=Pace(2.5, least=4),
         device="cpu"),
-    "gpu": Suite("on a machine with a GPU: compile, test and race all kernels",
-        pace=Pace(1.5), device="cuda"),
+    "gpu": Suite("on a machine with a GPU: compile and test all kernels", device="cuda"),
+    "gpu-race": Suite("on a machine with a GPU: race all kernels", pace=Pace(1.5), device="cuda"),
 }  # fmt: skip
 # `make bench`; a quarter of an hour on two cores, longer with peers.
 DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "busy")
@@ -219,10 +219,10 @@ def start(name: str, options: Options) -> Iterator[Record]:
     pace = replace(suite.pace, seconds=seconds, turn=min(suite.pace.turn, seconds))
     dtypes = (options.dtype,) if options.dtype else suite.dtypes
     suite = replace(suite, cases=options.cases or suite.cases, dtypes=dtypes, pace=pace)
-    if name == "gpu":
+    if name.startswith("gpu"):
         from .gpu.suite import run  # which compiles, tests, and races in processes of their own
 
-        yield from run(pace, options)
+        yield from run(name, pace, options)
         return
     threads = sorted({n for n in suite.threads if n < options.threads} | {options.threads})
     for task in suite.tasks(suite, options):

@@ -1,7 +1,8 @@
-"""On a machine with a GPU: compile, test, run GSan, show the post's table, race; under 9 minutes.
+"""On a machine with a GPU: `gpu` compiles, tests and runs GSan, `gpu-race` compiles and races.
 
-This process launches no Triton kernel. What is done is written as it is done: gpu.json after each
-part, failed tests and races' records on the screen, the latter in gpu-races.jsonl too.
+Each takes under 9 minutes. This process launches no Triton kernel. What is done is written as it is
+done: gpu.json after each part, each test's outcome in gpu-tests.jsonl, and each race's record in
+gpu-races.jsonl; failed tests and records are on the screen too.
 """
 
 from __future__ import annotations
@@ -16,84 +17,91 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cases import Shape
 from ..core import Pace, Record
 from . import card, compiling, gsan, racing, testing
 from .watching import ROOT
 
-# Parts of the minutes: by when the races' kernels, the tests' and the tests have to be done.
-COMPILING, COMPILING_TESTS, TESTING = 0.1, 0.35, 0.65
-GSAN = 0.1  # of the minutes, after the tests
+# Parts of the minutes: by when the tests' kernels have to be done, the tests, the races' kernels.
+COMPILING_TESTS, TESTING, COMPILING = 0.3, 0.85, 0.2
 # Polls of a barrier after which a launch traps, so that a hang costs seconds: 10^8 are 70 s.
 POLLS = "5000000"
 
 
-def run(pace: Pace, options: Any) -> Iterator[Record]:
-    """Compile, test, race; yield what the races measured.
+def run(name: str, pace: Pace, options: Any) -> Iterator[Record]:
+    """Run `gpu` or `gpu-race`; yield what the races measured.
 
-    What was compiled and tested is in gpu.json beside the records. Raises SystemExit(1), at the
-    end, where a test failed.
+    Raises SystemExit(1), at the end, where a test failed.
     """
     from fused_lstm.triton import launch
-    from fused_lstm.triton.devices import current
 
     os.environ.setdefault(launch.POLLS, POLLS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was measured is written then
-    began, minutes = time.monotonic(), options.minutes
-    deadline = began + 60 * minutes
-    file = Path(os.environ.get("OUT") or "out") / "gpu.json"
-    if options.json is not None:
-        file = options.json.with_suffix(".report.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    raced = file.with_name("gpu-races.jsonl")
-    raced.unlink(missing_ok=True)
-    wanted = [(race.precision, race.shape) for race in racing.races()]
-    until = began + COMPILING * 60 * minutes
-    done = compiling.compile_in_time(current(options.device), wanted, until)
-    say_compiled("races", done)
-    later = dict.fromkeys(("compiled for tests", "card", "tests", "gsan"))
-    report: dict[str, Any] = {"compiled": done, **later}
+    folder = Path(os.environ.get("OUT") or "out") if options.json is None else options.json.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    began, seconds = time.monotonic(), 60 * options.minutes
+    if name == "gpu":
+        test(folder / "gpu.json", began, seconds, options.device)
+        return
+    yield from race(folder, began, seconds, pace, options.device)
+
+
+def test(file: Path, began: float, seconds: float, device: Any) -> None:
+    """Compile and run the tests, and the barrier under GSan; write a report after each part."""
+    from fused_lstm.triton.devices import current
+
+    report: dict[str, Any] = dict.fromkeys(("compiled", "card", "tests", "gsan"))
     write(file, report)
-    if not options.no_tests:
-        until = began + COMPILING_TESTS * 60 * minutes
-        done = compiling.compile_tests(current(options.device), until)
-        report["compiled for tests"] = done
-        say_compiled(f"{done['jobs']} tests", done)
-    if options.device.type == "cuda":
-        report["card"] = found = card.measured(deadline)
+    print(f"compiling what the tests launch: {COMPILING_TESTS * seconds:.0f} s at most", flush=True)
+    report["compiled"] = done = compiling.compile_tests(
+        current(device), began + COMPILING_TESTS * seconds
+    )
+    say_compiled(f"{done['jobs']} tests", done)
+    write(file, report)
+    if device.type == "cuda":
+        report["card"] = found = card.measured(began + seconds)
         numbers = found.items() if isinstance(found, dict) else ()
         print("  ".join(f"{name} {value:.2f}" for name, value in numbers) or found, flush=True)
-    write(file, report)
-    if not options.no_tests:
-        report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)
         write(file, report)
-        without = [name for name, passed in tests["families"].items() if not passed]
-        families = len(tests["families"])
-        print(
-            f"families of kernels with a test that passed: {families - len(without)} of {families}"
-        )
-        tell(dict.fromkeys(without, "no test has passed"))
-        print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed,"
-              f" {len(tests['not run'])} not run: out of time")  # fmt: skip
-        tell(tests["failed"])
-        # It fails nothing: no GPU has run it, and a fault of its own would hide the tests' result.
-        report["gsan"] = gsan.check(time.monotonic() + GSAN * 60 * minutes)
-        print(f"the barrier under Triton's GSan: {report['gsan']}")
+    outcomes = file.with_name("gpu-tests.jsonl")
+    outcomes.unlink(missing_ok=True)
+    report["tests"] = tests = testing.run(began + TESTING * seconds, outcomes)
     write(file, report)
-    limit = min(150.0, (deadline - time.monotonic()) / 2)
-    print(post(file.with_name("gpu-post.jsonl"), limit), flush=True)
-    hung: dict[str, str] = {}
-    for race in racing.races():
-        print(f"\n{race.name}, {race.precision}: {Shape(*race.shape)}; cuDNN's algorithm:"
-            f" {racing.cudnn_algorithms(Shape(*race.shape), race.precision)}")  # fmt: skip
-        print(f"published: {race.published}" if race.published else "", flush=True)
-        if deadline - time.monotonic() < 15:
-            print("not run: out of time")
-            continue
-        yield from racing.supervise(race, pace.seconds, deadline, hung, raced)
-    print(f"compiled, tested and raced: {file}")
-    if report["tests"] and report["tests"]["failed"]:
+    without = [name for name, passed in tests["families"].items() if not passed]
+    families = len(tests["families"])
+    print(f"families of kernels with a test that passed: {families - len(without)} of {families}")
+    tell(dict.fromkeys(without, "no test has passed"))
+    print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed,"
+          f" {len(tests['not run'])} not run: out of time")  # fmt: skip
+    tell(tests["failed"])
+    # It fails nothing: no GPU has run it, and a fault of its own would hide the tests' result.
+    report["gsan"] = gsan.check(began + seconds)
+    print(f"the barrier under Triton's GSan: {report['gsan']}")
+    write(file, report)
+    print(f"compiled and tested: {file}")
+    if tests["failed"]:
         raise SystemExit(1)
+
+
+def race(folder: Path, began: float, seconds: float, pace: Pace, device: Any) -> Iterator[Record]:
+    """Compile what races launch, show the post's table, race; yield the records."""
+    from fused_lstm.triton.devices import current
+
+    deadline, raced = began + seconds, folder / "gpu-races.jsonl"
+    raced.unlink(missing_ok=True)
+    print(f"compiling what is raced: {COMPILING * seconds:.0f} s at most", flush=True)
+    done = compiling.compile_in_time(current(device), racing.races(), began + COMPILING * seconds)
+    say_compiled("races", done)
+    hung: dict[str, str] = {}
+    for number, races in enumerate(racing.turns(racing.races())):
+        if deadline - time.monotonic() < 15:
+            for one in races:
+                print(f"{one.title}: not raced: out of time")
+            continue
+        yield from racing.supervise(races, pace.seconds, deadline, hung, raced)
+        if number == 0:
+            limit = min(90.0, (deadline - time.monotonic()) / 3)
+            print(post(folder / "gpu-post.jsonl", limit), flush=True)
+    print(f"raced: {raced}")
 
 
 def write(file: Path, report: dict[str, Any]) -> None:

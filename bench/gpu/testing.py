@@ -6,15 +6,17 @@ It is the plugin of their pytest too (`-p bench.gpu.testing`), which says which 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from .watching import CUT_OFF, outlive, say, stop_if_broken
 
 LIMIT = 60.0  # seconds for one test
-TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py")
+TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py", "tests/kernels/test_gpu_cells.py")
 
 # Parameters that tell families of kernels apart; the others of a test are sizes and dtypes.
 KINDS = "fuse", "cell", "norm", "direction"
@@ -89,12 +91,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 # --- in the parent ---
 
 
-def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> dict:
+def run(deadline: float, file: Path, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> dict:
     """Return all tests' outcomes: {"passed": how many, "failed": name -> why, "skipped": ...}.
 
     "not run" are the tests that there was no time for, and "families" of kernels -> how many of
     its tests have passed. What the time cut off has not failed. A test that hangs or breaks the
-    GPU's context ends its process: the others go on in a new one.
+    GPU's context ends its process: the others go on in a new one. Each outcome is a line of `file`
+    as it comes.
     """
     passed, failed, skipped, tests_of = set(), {}, {}, {}
 
@@ -107,6 +110,9 @@ def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> 
 
     def take(event: dict) -> None:
         name, kind = event["who"], event["event"]
+        if kind in ("passed", "failed", "skipped"):
+            with file.open("a", encoding="utf-8") as written:
+                written.write(json.dumps(event) + "\n")
         if kind == "collected":
             tests_of.update(event["tests"] | tests_of)
         elif kind == "starts":

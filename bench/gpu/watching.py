@@ -102,22 +102,24 @@ def watch(
                 command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, env=environment
             )
             who, broke, rest, heard, status = "all", "", "", time.monotonic(), None
-            while status is None:
-                time.sleep(0.05)
-                status = process.poll()  # before the last events are read
-                *lines, rest = (rest + said.read()).split("\n")
-                for event in map(json.loads, lines):
-                    heard = time.monotonic()
-                    if event["event"] in ("starts", "broke"):
-                        who = event["who"]
-                    if event["event"] == "broke":
-                        broke = f"{BROKE}: {event['why']}"
-                    take(event)
-                late = time.monotonic() > deadline
-                if status is None and (late or time.monotonic() > heard + silence):
-                    process.kill()
-                    process.wait()
-                    return End("all", CUT_OFF) if late else End(who, HUNG)
+            try:
+                while status is None:
+                    time.sleep(0.05)
+                    status = process.poll()  # before the last events are read
+                    *lines, rest = (rest + said.read()).split("\n")
+                    for event in map(json.loads, lines):
+                        heard = time.monotonic()
+                        if event["event"] in ("starts", "broke"):
+                            who = event["who"]
+                        if event["event"] == "broke":
+                            broke = f"{BROKE}: {event['why']}"
+                        take(event)
+                    late = time.monotonic() > deadline
+                    if status is None and (late or time.monotonic() > heard + silence):
+                        return End("all", CUT_OFF) if late else End(who, HUNG)
+            finally:  # whoever is cut off here too
+                process.kill()
+                process.wait()
         if not broke and status == 0:
             return End(None)
         words = errors.read_text(errors="replace").strip().splitlines()

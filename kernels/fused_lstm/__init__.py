@@ -17,6 +17,7 @@ from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .custom import Recurrent  # noqa: E402
 from .denormals import flush_denormals  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
+from .graphs import graphed  # noqa: E402
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .prepare import Prepared, prepare, quantize  # noqa: E402
@@ -49,6 +50,7 @@ __all__ = [
     "conversions",
     "prepare",
     "quantize",
+    "graphed",
     "install",
     "uninstall",
     "explain",

@@ -122,13 +122,18 @@ def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_firs
     if not in_a_graph() and can_run("native", device):
         made = torch.ops.fused_lstm_native.packing(lengths.to(device), T, batch_first)
         return Rows(*made, batch_first=batch_first)
+    batch_sizes = None
+    if lengths.device.type == "cpu" and not in_a_graph():  # from a GPU's they are waited for
+        batch_sizes = B - lengths.bincount(minlength=T + 1).cumsum(0)[:T]
+        lengths = lengths.pin_memory() if device.type == "cuda" else lengths
     t = torch.arange(T, device=device)[:, None]
-    lengths = lengths.to(device)
+    lengths = lengths.to(device, non_blocking=True)
     live = lengths > t  # [T, B]
     sizes = live.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     back, first = order.argsort(), sizes.cumsum(0) - sizes  # [T], the live rows before a step
-    batch_sizes, first = sizes.cpu(), first[:, None]
+    first = first[:, None]
+    batch_sizes = sizes.cpu() if batch_sizes is None else batch_sizes
     if in_a_graph():
         N = T * B
         ended = sizes.sum() + t * B - first - sizes[:, None] + back  # after all live rows, in order

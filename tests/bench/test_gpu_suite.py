@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,12 +79,12 @@ def supervise(
     def watched(command, take, *_):
         started.append(command[5:])
         for label in {"cudnn", "bad"} - set(command[5:]):
-            line = Record("gpu", "medium", label, "step", (0.1, 0.2)).line()
+            line = Record("gpu-race", "medium", label, "step", (0.1, 0.2)).line()
             take({"who": label, "event": "record", "line": line})
         return ends.pop(0)
 
     monkeypatch.setattr(watching, "watch", watched)
-    return racing.supervise(CASE, 1.0, soon(), hung, file), started
+    return racing.supervise([CASE], 1.0, soon(), hung, file), started
 
 
 def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys
     records, started = supervise(monkeypatch, ends, {}, tmp_path / "races.jsonl")
     lines = (tmp_path / "races.jsonl").read_text().splitlines()  # as they came
     assert [json.loads(line)["contender"] for line in lines].count("cudnn") == 2
-    assert "step           cudnn            150 ms" in capsys.readouterr().out
+    assert "step            cudnn            150 ms" in capsys.readouterr().out
     assert started == [[], ["bad"]]
     assert {(r.contender, r.why) for r in records} == {("cudnn", ""), ("bad", ""), ("bad", "broke")}
 
@@ -125,12 +125,15 @@ def events(tmp_path, monkeypatch):
 def test_a_race_itself(monkeypatch, events):
     """On the CPU, at a small size: the code that runs on a GPU."""
     monkeypatch.setattr(racing, "DEVICE", "cpu")
-    others = ["compile", "native", "tensorflow", "tensorflow-xla", "keras", "jax"]
-    racing.race(racing.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, others)
+    monkeypatch.setattr(racing, "LOOPS_IN", ("tiny", "fp32"))
+    tiny = racing.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1))
+    racing.main(json.dumps([asdict(tiny)]), "0.05")
+    assert [e["event"] for e in events() if e["who"] == tiny.title] == ["race", "raced"]
     records = [Record.of_line(e["line"]) for e in events() if e["event"] == "record"]
     timed = {(r.contender, r.mode) for r in records if r.seconds}
     assert {("cudnn", "step"), ("loop-none", "forward")} <= timed
-    assert all(r.suite == "gpu" and r.extra["precision"] == "fp32" for r in records if r.seconds)
+    assert all(r.extra["precision"] == "fp32" for r in records if r.seconds)
+    assert all(r.suite == "gpu-race" and "card" in r.extra for r in records if r.seconds)
     began = [e["who"] for e in events() if e["event"] == "starts" and e["what"] == "step"]
     assert {"cudnn", "loop-none"} <= set(began)  # said before each timing
 
@@ -157,6 +160,7 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, events):
     monkeypatch.setattr(watching.os, "_exit", end)
     loop = next(c for c in engines() if c.engine == "loop")
     monkeypatch.setattr(racing, "everyone", lambda: [loop, NN_LSTM])
+    monkeypatch.setattr(racing, "LOOPS_IN", ("tiny", "fp32"))
     monkeypatch.setattr(Local, {"answer": "answer", "step": "timed"}[when], fail)
     monkeypatch.setattr(watching, "broken", lambda device: broke[0] if broke else None)
     with pytest.raises(Ended):
@@ -173,6 +177,25 @@ def test_flashrnns_shape_is_first_and_the_treebanks_next():
     assert "2.01" in first.published
     assert "5.19" in first.published
     assert [case.name for case in rest[:3]] == ["medium", "large", "small"]
+    named = " ".join(race.name for race in rest)
+    for word in ("GRU, T=64", "GRU, T=512", "a basecaller", "one step", "resets, B=8192"):
+        assert word in named
+    in_turn = [race for process in racing.turns(racing.races()) for race in process]
+    assert sorted(r.title for r in in_turn) == sorted(r.title for r in racing.races())
+
+
+def test_a_race_in_blocks_has_dense_weights_for_cudnn(monkeypatch, events):
+    """One answer: nn.GRU's of recurrent weights that are zero outside of the blocks."""
+    monkeypatch.setattr(racing, "DEVICE", "cpu")
+    monkeypatch.setattr(racing, "RACED", (BASE, "loop-none"))
+    blocks = racing.GpuRace(
+        "blocks", "fp32", (3, 2, 4, 12, 1), cell="gru", heads=3, modes=("inference", "step")
+    )
+    racing.race(blocks, 0.05, [])
+    records = [Record.of_line(e["line"]) for e in events() if e["event"] == "record"]
+    assert {(r.contender, r.mode) for r in records if r.seconds} == {
+        (label, mode) for label in (BASE, "loop-none") for mode in blocks.modes
+    }
 
 
 @pytest.mark.parametrize(
@@ -238,7 +261,10 @@ def test_after(): pass
 def test_each_test_answers_for_itself(tmp_path, capsys):
     path = tmp_path / "test_program.py"
     path.write_text(PROGRAM)
-    found = testing.run(soon(), ["-p", "no:cacheprovider", str(path)], limit=4.0)
+    file = tmp_path / "outcomes.jsonl"
+    found = testing.run(soon(), file, ["-p", "no:cacheprovider", str(path)], limit=4.0)
+    written = [json.loads(line)["event"] for line in file.read_text().splitlines()]
+    assert sorted(set(written)) == ["failed", "passed", "skipped"]
     assert found["passed"] == 3 + 1  # who breaks the context has passed by itself
     failed = {name.split("::")[1]: why for name, why in found["failed"].items()}
     assert failed.keys() == {"test_wrong", "test_breaks", "test_hangs"}
@@ -253,7 +279,7 @@ def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys):
     path = tmp_path / "test_program.py"
     path.write_text(PROGRAM)
     words = ["-p", "no:cacheprovider", str(path), "-k", "good or hangs or after"]
-    found = testing.run(time.monotonic() + 10, words)
+    found = testing.run(time.monotonic() + 10, tmp_path / "outcomes.jsonl", words)
     assert found["failed"] == {}
     names = [name.split("::")[1] for name in found["not run"]]
     assert names == ["test_hangs", "test_after", "test_good[1]"]  # one of each family first
@@ -320,6 +346,7 @@ def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
     """Forward and backward, a wavefront and a layer at a time; a second run finds all of it."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     device, wanted = DEVICES["H100"], [("bf16", (1024, 16, 64, 64, 2))]
+    wanted = [racing.GpuRace("", *each) for each in wanted]
     found = compiling.compile_in_time(device, wanted, time.monotonic() + 500)
     assert found["failed"] == {}
     assert found["kernels"] == 3 + 3  # forward, forward that keeps, backward; L = 2 and 1
@@ -331,12 +358,13 @@ def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
 
 
 def test_what_is_compiled_covers_the_races():
-    found = compiling.unique([*((c.precision, c.shape) for c in racing.races()),
-                              ("tf32", (7, 3, 5, 63, 3))])  # fmt: skip
-    assert ("fp16", (16, 16, 768, 768, 1)) in found
-    assert ("tf32", (7, 3, 5, 63, 3)) in found
-    assert ("tf32", (7, 3, 5, 63, 1)) in found
-    assert ("tf32", (7, 3, 63, 63, 1)) in found
+    found = compiling.unique([*racing.races(), racing.GpuRace("", "tf32", (7, 3, 5, 63, 3))])
+    assert ("fp16", (16, 16, 768, 768, 1), "dense", 1) in found
+    assert ("tf32", (7, 3, 5, 63, 3), "dense", 1) in found
+    assert ("tf32", (7, 3, 5, 63, 1), "dense", 1) in found
+    assert ("tf32", (7, 3, 63, 63, 1), "dense", 1) in found
+    assert ("bf16", (16, 16, 512, 512, 1), "dense", 8) in found
+    assert ("bf16", (16, 8192, 512, 512, 1), "resets", 1) in found
     assert len(found) == len(set(found))
 
 
@@ -374,81 +402,87 @@ def test_what_is_read_to_measure_l2_fits_into_it(card):
 # --- the command ---
 
 
-@pytest.mark.parametrize("fails", [True, False])
-def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
-    """The whole of `make gpu`, with each stage's process left out."""
+DONE = {"jobs": 9, "kernels": 7, "failed": {"fp32 1": "no"}, "cut off": True, "seconds": 1.0}
+
+
+def options_in(folder: Path) -> SimpleNamespace:
+    return SimpleNamespace(device=torch.device("cpu"), minutes=8.5, json=folder / "r.jsonl")
+
+
+@pytest.fixture
+def staged(monkeypatch) -> list[str]:
+    """The stages of both commands, noted, with their processes left out."""
     stages = []
     monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
+    monkeypatch.delenv("FUSED_LSTM_POLLS", raising=False)
+    monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
+    return stages
 
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_tests_in_order(staged, monkeypatch, tmp_path, capsys, fails):
     began = time.monotonic()
 
-    def compiled(device, shapes, deadline):
-        stages.append("compile")
-        assert deadline - began < 0.15 * 8.5 * 60
-        return {
-            "jobs": 1,
-            "kernels": 7,
-            "failed": {"fp32 1": "no"},
-            "cut off": False,
-            "seconds": 1.0,
-        }
+    def written() -> dict:
+        return json.loads((tmp_path / "gpu.json").read_text())
 
-    def compiled_for_tests(device, deadline):
-        stages.append("compile tests")
+    def compiled(device, deadline):
+        staged.append("compile")
         assert deadline - began < 0.4 * 8.5 * 60
-        return {"jobs": 9, "kernels": 7, "failed": {}, "cut off": True, "seconds": 1.0}
+        return DONE
 
-    def tested(deadline):
-        stages.append("test")
-        written = json.loads((tmp_path / "r.report.json").read_text())
-        assert written["compiled"]["kernels"] == written["compiled for tests"]["kernels"] == 7
+    def tested(deadline, file):
+        staged.append("test")
+        assert written()["compiled"]["kernels"] == 7
         failed = {"test_x": "hung"} if fails else {}
         return {"passed": 3, "failed": failed, "skipped": {}, "not run": ["test_y"],
                 "families": {"test_x": 0, "test_z": 3}}  # fmt: skip
 
     def checked(deadline):
-        stages.append("gsan")
-        assert json.loads((tmp_path / "r.report.json").read_text())["tests"]["passed"] == 3
+        staged.append("gsan")
+        assert written()["tests"]["passed"] == 3
         return "a race: somewhere"  # fails nothing
 
-    def post(path, limit):
-        stages.append("post")
-        assert path == tmp_path / "gpu-post.jsonl"
-        return "bench post: cut off"
-
-    record = Record("gpu", "medium", "cudnn", "step", (0.1, 0.2))
-
-    def raced(case, seconds, deadline, hung, file):
-        stages.append(case.name)
-        return [record]
-
-    monkeypatch.setattr(compiling, "compile_in_time", compiled)
-    monkeypatch.setattr(compiling, "compile_tests", compiled_for_tests)
+    monkeypatch.setattr(compiling, "compile_tests", compiled)
     monkeypatch.setattr(testing, "run", tested)
     monkeypatch.setattr(gsan, "check", checked)
-    monkeypatch.setattr(suite, "post", post)
-    monkeypatch.setattr(racing, "supervise", raced)
-    monkeypatch.delenv("FUSED_LSTM_POLLS", raising=False)
-    monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
-    options = SimpleNamespace(
-        device=torch.device("cpu"), minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl"
-    )
-    records = []
     # A test that there was no time for has not failed.
     with pytest.raises(SystemExit, match="1") if fails else contextlib.nullcontext():
-        records += suite.run(SUITES["gpu"].pace, options)
-    first = ["compile", "compile tests", "test", "gsan", "post", "FlashRNN's", "medium"]
-    assert stages[: len(first)] == first
+        list(suite.run("gpu", SUITES["gpu"].pace, options_in(tmp_path)))
+    assert staged == ["compile", "test", "gsan"]
     assert os.environ.pop("FUSED_LSTM_POLLS") == "5000000"
-    report = json.loads((tmp_path / "r.report.json").read_text())
-    assert len(records) == len(racing.races())
-    assert report["gsan"] == "a race: somewhere"
-    assert report["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
+    assert written()["gsan"] == "a race: somewhere"
+    assert written()["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
     said = capsys.readouterr().out
-    assert "STANDARD" in said
     assert "1 not run: out of time" in said
     assert "families of kernels with a test that passed: 1 of 2\n  test_x: no test" in said
     assert "then cut off" in said
+
+
+def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
+    def compiled(device, races, deadline):
+        staged.append("compile")
+        return DONE
+
+    def post(path, limit):
+        staged.append("post")
+        assert path == tmp_path / "gpu-post.jsonl"
+        return "bench post: cut off"
+
+    record = Record("gpu-race", "medium", "cudnn", "step", (0.1, 0.2))
+
+    def raced(races, seconds, deadline, hung, file):
+        staged.extend(race.name for race in races)
+        return [record] * len(races)
+
+    monkeypatch.setattr(compiling, "compile_in_time", compiled)
+    monkeypatch.setattr(suite, "post", post)
+    monkeypatch.setattr(racing, "supervise", raced)
+    records = list(suite.run("gpu-race", SUITES["gpu-race"].pace, options_in(tmp_path)))
+    os.environ.pop("FUSED_LSTM_POLLS")
+    assert staged[:4] == ["compile", "FlashRNN's", "post", "medium"]
+    assert len(records) == len(racing.races())
+    assert "7 kernels compiled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("end", [(None, ""), ("the grid barrier", watching.HUNG), ("all", "why")])
@@ -477,7 +511,7 @@ from fused_lstm.triton import devices
 
 devices.current = lambda device: devices.DEVICES["H100"]
 compiled = {"jobs": 1, "kernels": 7, "failed": {}, "cut off": False, "seconds": 1.0}
-compiling.compile_in_time = compiling.compile_tests = lambda *_: compiled
+compiling.compile_tests = lambda *_: compiled
 tests = {"passed": 3, "failed": {}, "skipped": {}, "not run": [], "families": {}}
 stage = sys.argv[1]
 
@@ -487,18 +521,16 @@ def wait(at, result):
         time.sleep(100)
     return result
 
-testing.run = lambda deadline: wait("test", tests)
+testing.run = lambda deadline, file: wait("test", tests)
 gsan.check = lambda deadline: wait("gsan", "fine")
-suite.post = lambda path, limit: wait("post", "")
-path = Path(sys.argv[2])
-options = SimpleNamespace(device=torch.device("cpu"), minutes=8.5, no_tests=False, json=path)
-list(suite.run(SUITES["gpu"].pace, options))
+compiling.compile_in_time = lambda *_: wait("compile", compiled)
+path, name = Path(sys.argv[2]), "gpu" if stage in ("test", "gsan") else "gpu-race"
+options = SimpleNamespace(device=torch.device("cpu"), minutes=8.5, json=path)
+list(suite.run(name, SUITES[name].pace, options))
 """
 
 
-@pytest.mark.parametrize(
-    "stage", ["gsan", *(pytest.param(s, marks=pytest.mark.slow) for s in ("test", "post"))]
-)
+@pytest.mark.parametrize("stage", ["gsan", pytest.param("test", marks=pytest.mark.slow)])
 def test_what_is_done_when_it_is_cut_off_is_on_the_disk(stage, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", CUT_OFF, stage, tmp_path / "r.jsonl"], stdout=subprocess.PIPE,
@@ -508,10 +540,25 @@ def test_what_is_done_when_it_is_cut_off_is_on_the_disk(stage, tmp_path):
         if line == "waits\n":
             process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    report = json.loads((tmp_path / "r.report.json").read_text())
+    report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["compiled"]["kernels"] == 7
     assert (report["tests"] is None) == (stage == "test")
-    assert (report["gsan"] is None) == (stage != "post")
+    assert report["gsan"] is None
+
+
+def test_what_is_watched_ends_with_who_watches():
+    """SIGTERM ends the command by an exception, and its process with it."""
+    pids = []
+    code = "import os; say(str(os.getpid()), 'starts'); time.sleep(100)"
+
+    def stop(event: dict) -> None:
+        pids.append(int(event["who"]))
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        watch(code, stop)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 def test_no_gpu_is_one_line(capsys):

@@ -351,10 +351,12 @@ def test_gradcheck_twice(fuse):
     assert torch.autograd.gradgradcheck(run, (x,), fast_mode=True)
 
 
-def test_a_new_length_needs_no_new_kernel():
+@pytest.mark.parametrize(("B", "H", "L"), [(20, 200, 1), (1, 50, 3)], ids=["small", "odd"])
+def test_a_new_length_needs_no_new_kernel(B, H, L):
+    """Of 50 units no lane but the first begins where 16 bytes divide the address."""
     from fused_lstm.triton import forward
 
-    _, ours, x, state = make((4, 20, 200, 200, 1), torch.bfloat16, "steps")
+    _, ours, x, state = make((4, B, H, H, L), torch.bfloat16, "steps")
     ours(x, state)
 
     def compiled() -> int:
@@ -362,8 +364,8 @@ def test_a_new_length_needs_no_new_kernel():
         return sum(len(cache[0]) for cache in caches)
 
     before = compiled()
-    for T in (1, 2, 16, 35):
-        ours(torch.randn(T, 20, 200, device="cuda", dtype=torch.bfloat16), state)
+    for T in (1, 2, 9, 16, 35):
+        ours(torch.randn(T, B, H, device="cuda", dtype=torch.bfloat16), state)
     assert compiled() == before
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 import triton.language as tl
 
 from fused_lstm import reference
-from fused_lstm.triton import backward as bwd
-from fused_lstm.triton import forward as fwd
 from fused_lstm.triton import interpreter, launch
 from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.cells.activation import sigmoid
@@ -52,27 +50,34 @@ def forward(plan, gates, w_hh, h0, c0, save, cell=None):
     """y [T, B, H] and c [T or 1, B, H]; gates become the activated ones."""
     T, (B, H) = len(gates), h0.shape
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
-    exchange, _, (counters,) = launch.workspace(plan, gates, (1, 1, 2), 1)
-    launch.first_rows(exchange, 1, B, H).copy_(h0)
-    arguments = fwd.Arguments(
-        gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c, h_ptr=y, y_ptr=y,
-        exchange_ptr=exchange, barrier_ptr=counters, T=T, B=B,
+    exchange, _, counters = launch.workspace(plan, gates, (1, 1, 2), 1)
+    launch.feed(exchange, h0[None], plan, False)
+    call = on_cell(launch.call(plan, save=save), cell)
+    call.run(
+        call.arguments(
+            gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c, h_n_ptr=torch.empty_like(h0),
+            c_n_ptr=torch.empty_like(c0), h_ptr=y, y_ptr=y, exchange_ptr=exchange,
+            barrier_ptr=counters, T=T, B=B, top=0,
+        ),
+        T,
     )  # fmt: skip
-    fwd.forward(on_cell(launch.call(plan, save=save), cell), arguments)
     return y, c
 
 
 def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=None):
     """dgates [T, B, 4H]; dc becomes the gradient by c0."""
-    exchange, _, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
+    exchange, _, counters = launch.workspace(plan, gates, (2, 4), 1)
     dgates = torch.empty_like(gates)
     partial = None if plan.split == 1 else c.new_empty(plan.split, *c0.shape)
-    arguments = bwd.Arguments(
-        dy_ptr=dy, dh_n_ptr=dh_n, gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c,
-        dc_ptr=dc, dgates_ptr=dgates, exchange_ptr=exchange, partial_ptr=partial,
-        barrier_ptr=counters, T=len(c), B=len(c0), last=len(c0),
+    call = on_cell(launch.call(plan), cell)
+    call.run(
+        call.arguments(
+            dy_ptr=dy, dh_n_ptr=dh_n, gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c,
+            dc_ptr=dc, dgates_ptr=dgates, exchange_ptr=exchange, partial_ptr=partial,
+            barrier_ptr=counters, T=len(c), B=len(c0), last=len(c0),
+        ),
+        len(c),
     )  # fmt: skip
-    bwd.backward(on_cell(launch.call(plan), cell), arguments)
     return dgates
 
 
@@ -171,18 +176,19 @@ def leaky_backward(saved, states, after, dh, dafter, edges, options, HAS: tl.con
 LEAKY = Cell("leaky", leaky_step, leaky_backward, sums=4, saved=4)
 
 
-@pytest.mark.parametrize(
-    ("module", "kernel"),
-    [(fwd, fwd.lstm_forward_kernel), (bwd, bwd.lstm_backward_kernel)],
-    ids=["forward", "backward"],
-)
-def test_a_kernel_s_arguments_are_the_launcher_s_by_name_and_in_its_order(module, kernel):
-    names = [field.name for field in fields(module.Arguments)]
-    assert [*names, "CELL", "PLAN"] == list(kernel.arg_names)
-    made = module.Arguments(**{name: name for name in names})
-    assert made.values() == tuple(names)
-    with pytest.raises(TypeError, match="positional"):
-        module.Arguments(*names)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_kernel_s_arguments_are_given_by_name_and_kept_in_its_order(direction):
+    call = launch.call(make_plan("steps", direction, 17, 3, 1, torch.float64, {}))
+    names = list(launch.KERNELS[direction].arg_names)
+    x = torch.zeros(3)
+    found = call.arguments(c_ptr=x, w_hh_ptrs=(x, x), T=5)
+    given = dict(zip(names, found.tensors, strict=False))
+    assert (given["c_ptr"], given["T"], given["w_ih_ptrs"]) == (x, 5, None)
+    at = dict(zip(names, found.addresses, strict=False))
+    assert at["c_ptr"] == x.data_ptr()
+    assert at["w_hh_ptrs"] == (x.data_ptr(),) * 2
+    with pytest.raises(KeyError, match="c_pointer"):
+        call.arguments(c_pointer=x)
 
 
 def test_another_cell_is_handed_in():

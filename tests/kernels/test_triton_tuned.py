@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fused_lstm.spec import PLAIN
 from fused_lstm.tools import tune
 from fused_lstm.triton import choice, launch, measure, tuned
 from fused_lstm.triton.choice import choose
@@ -166,16 +165,16 @@ def test_deterministic_algorithms_count_after_a_first_call(file, monkeypatch):
 
     _, chosen, other = file
     monkeypatch.setattr(op.devices, "current", lambda _: H100)
+    op.planned.cache_clear()
     op.prepare.cache_clear()
-    shape, cpu = op.Shape(1, 1, 20, 200, 0, 200), torch.device("cpu")
+    x, h0 = torch.zeros(2, 20, 200, dtype=torch.bfloat16), torch.zeros(1, 20, 200)
+    weights = [torch.zeros(800, 200, dtype=torch.bfloat16)] * 2
     found = []
     for deterministic in (False, True, False):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
-        prepared = op.prepared(
-            direction="backward", fuse="steps", dtype=torch.bfloat16, device=cpu, shape=shape,
-            cell=PLAIN, varlen=False, resets=False, save=True, tf32=False,
-        )  # fmt: skip
-        found.append(prepared.call.plan.split)
+        call = "backward", True, x, h0, h0, weights, 0.0, None, "steps", 1, None, None, "", ()
+        found.append(op.parsed(*call).prepared.call.plan.split)
+    op.planned.cache_clear()
     op.prepare.cache_clear()
     assert found == [other.split, chosen.split, other.split]
 

@@ -44,6 +44,8 @@ class Failed(Exception):
 class Device:
     """A driver for Triton, and what all launches on it found."""
 
+    takes_tensors = True  # no addresses: it has to know where each ends
+
     def __init__(
         self,
         arch: int,

@@ -15,7 +15,7 @@ from fused_lstm.triton import choice, devices, heads, launch, op, precision
 from fused_lstm.triton.plan import Plan
 from plans import make_plan
 
-from . import faults
+from . import cases, faults
 from .cases import DTYPES, PATHS
 from .device import Device, Failed
 from .run import WEAK
@@ -54,6 +54,9 @@ def problem(cell: str, dtype: torch.dtype, K: int, B: int) -> tuple[list[Tensor]
     """Return x_part, h0, c0 and weight_hh, and what the operators are told of rows."""
     torch.manual_seed(0)
     gates = {"gru": 3, "gru_dreamer": 3, "rnn_tanh": 1}.get(cell, 4)
+    if cell in cases.CUSTOM:
+        cases.CUSTOM[cell].on_triton()
+        gates = launch.kernel_cell(recurrence.Cell(cell).spec).by_h
     S, lengths = 3 if "slstm" in cell else 1, torch.tensor(LENGTHS[B])
     c0, live = torch.randn(B, S * N * K), sum(LENGTHS[B])
     if S == 3:

@@ -68,12 +68,14 @@ def _setp(comparison: str, combine: str | None, kind: str) -> list[int]:
     how = _index("and or xor", combine) + 1 if combine else 0
     if comparison in UNSIGNED:
         comparison, kind = UNSIGNED[comparison], "u" + kind[1:]
+    in_pairs, kind = kind.endswith("x2"), kind.removesuffix("x2")
+    more = [TYPES[kind], how, int(in_pairs)]
     if comparison in ("num", "nan"):
-        return [ORDERED if comparison == "num" else UNORDERED, TYPES[kind], how]
+        return [ORDERED if comparison == "num" else UNORDERED, *more]
     is_float = kind in ("f16", "bf16", "f32", "f64")
     if is_float and comparison not in COMPARISONS and comparison.endswith("u"):
-        return [COMPARISONS[comparison[:-1]] + OR_UNORDERED, TYPES[kind], how]
-    return [COMPARISONS[comparison], TYPES[kind], how]
+        return [COMPARISONS[comparison[:-1]] + OR_UNORDERED, *more]
+    return [COMPARISONS[comparison], *more]
 
 
 ROUNDINGS = {"rn": 0, "rz": 1, "rm": 2, "rp": 3, "rni": 4, "rzi": 5, "rmi": 6, "rpi": 7}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench import zoo
 from fused_lstm.spec import GRU, PLAIN, Spec
 
-from .cases import DTYPES, Case
+from .cases import DTYPES, Case, soft
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
@@ -20,6 +20,14 @@ MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
 TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
 LOGARITHMS = Spec(zoo.slstm.name)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
+# Told cells as users have them: with logarithms, projected, normalized, weights of a unit, states
+# that begin at other values than 0, a pair times a pair, a gate of x alone, scans.
+USERS = [
+    (LOGARITHMS, {}), (Spec(zoo.functions.name), {}), (Spec(soft.name), {}), (TOLD[0], {"P": 20}),
+    (TOLD_NORM, {}), (Spec(zoo.lltm.name, layer_norm=True), {}), (Spec(zoo.mi_rnn.name), {}),
+    (Spec(zoo.peephole.name), {}), (Spec(zoo.normalized.name), {}), (Spec(zoo.nbrc.name), {}),
+    (Spec(zoo.qrnn.name), {"lengths": MANY}), (Spec(zoo.min_lstm.name), {"lengths": MANY}),
+]  # fmt: skip
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
 
@@ -118,7 +126,8 @@ def _cells(dtype: str, arch: int) -> list[Case]:
             Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, resets=True, cell=cell)
         )
         found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, resets=True, cell=cell))
-    for cell in (*MORE, TOLD_NORM):
+    found += [Case("steps", dtype, arch, 33, 20, cell=cell, **more) for cell, more in USERS]
+    for cell in MORE:
         found.append(Case("steps", dtype, arch, 33, 20, cell=cell))
         found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, cell=cell))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench import zoo
 from ptx import build, heads_cases, pool
 from ptx.cases import DTYPES
 from tolerance import TOLERANCE
@@ -28,6 +29,8 @@ slow = pytest.mark.slow
         pytest.param("lstm", "bf16", 80, "own", 48, 17, marks=slow),
         pytest.param("gru_dreamer", "bf16", 90, "own", 35, 3, marks=slow),
         ("gru", "bf16", 80, "streamed", 100, 3),
+        pytest.param(zoo.lltm.name, "bf16", 90, "own", 35, 3, id="lltm", marks=slow),
+        pytest.param(zoo.lltm.name, "bf16", 80, "alone", 35, 17, id="lltm alone", marks=slow),
         pytest.param("slstm", "tf32", 90, "streamed", 100, 3, marks=slow),
         pytest.param("slstm", "tf32", 90, "blocks of batch", 35, 17, marks=slow),
         pytest.param("slstm", "bf16", 80, "a launch a step", 35, 3, marks=slow),

@@ -87,6 +87,21 @@ def test_comparisons(name):
         np.testing.assert_array_equal(found.numpy().astype(bool), COMPARISONS[name](left, right))
 
 
+def test_a_comparison_of_pairs_has_a_predicate_for_each():
+    """The low half gives the first."""
+    a, b = (torch.randn(N, 2).bfloat16() for _ in range(2))
+    a[::7] = torch.nan
+    pairs = [("b32", t.view(torch.int32)[:, 0]) for t in (a, b)]
+    # Both predicates, as bits of one result.
+    code = (
+        "setp.lt.bf16x2 %q0|%q1, {1}, {2}; selp.b32 %r9, 1, 0, %q0;"
+        " selp.b32 {0}, 2, 0, %q1; or.b32 {0}, {0}, %r9"
+    )
+    found = each(code, ("b32", torch.int32), *pairs)
+    wanted = (a < b).int() @ torch.tensor([1, 2], dtype=torch.int32)
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_comparison_is_combined_with_a_predicate():
     a, b = torch_of(words(32)), torch_of(words(32, 5))
     third = (torch.arange(N) % 2).int()

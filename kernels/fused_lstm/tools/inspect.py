@@ -75,14 +75,22 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
 
     does = dict.fromkeys(rows, True)
     does["rounded"] = chosen.rounds and chosen.streams  # a call of many steps
-    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True, **does)
-    constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+    phases = chosen.phases()[0]
     options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
     kernel = kernel_of(chosen)
     tensors = 1 if chosen.kind == "heads" else chosen.layers
     lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), tensors)
     wide = {"gates_ptr"} if cell.cell in launch.SLSTMS else set()  # saved in the state dtype
-    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
+
+    def compiled(keep_loop: bool):
+        what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)
+        constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+        return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
+
+    def stack(found: Any) -> int:  # an AMD's is not asked for
+        return thread(found.asm["cubin"])[1] if "cubin" in found.asm else 0
+
+    return launch.fewest_spills(compiled, stack)
 
 
 def compile_kernel(

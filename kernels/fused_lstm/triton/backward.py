@@ -16,17 +16,13 @@ A launch's phases: it SUMS, GATHERS dh where PROJECTED, FINISHES.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from . import barrier, norm, options, philox, position, project, tile
 from .helper import helper
-from .launch import Call
 
 # --- kernel ---
 
@@ -36,9 +32,9 @@ def lstm_backward_kernel(
     dy_ptr,  # [N, P]; [N, 2P] where BOTH
     dh_n_ptr,  # [L, B, P]
     gates_ptr,  # [L, N, COLUMNS*H] what the forward saved
-    w_ih_ptrs,  # of each lane [G*H, P]; the lowest one's is not read
-    w_hh_ptrs,  # of each lane [G*H, P]
-    w_hr_ptrs,  # of each lane [P, H], where PROJECTED
+    w_ih_ptrs,  # of each lane of the launch [G*H, P]; the lowest one's is not read
+    w_hh_ptrs,  # of each [G*H, P]
+    w_hr_ptrs,  # of each [P, H], where PROJECTED
     c0_ptr,  # [L, B, S*H] state dtype
     c_ptr,  # [L, N, S*H] state dtype
     dc_ptr,  # [L, B, S*H] state dtype; in: gradient by a row's last states; out: by the first ones
@@ -46,8 +42,9 @@ def lstm_backward_kernel(
     # stay alone, normalized
     exchange_ptr,  # [L, 2, EXCHANGED, B_PAD, PAD] by h's part of the gates at t in slot t % 2, and,
     # of a CHAIN, by x's parts that stay alone; in: zero
-    partial_ptr,  # [L, SPLIT, B, P] scratch, state dtype, where SPLIT is not 1
-    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs', each block's
+    partial_ptr,  # [LANES, SPLIT, B, P] scratch, state dtype, where SPLIT is not 1
+    barrier_ptr,  # [launches, ROW_GROUPS, 1 + LANES * blocks, APART] int32, zero: all programs',
+    # each block's
     offset_ptr,  # [T + 2] int64, where VARLEN
     not_reset_ptr,  # [D, N] uint8, where RESETS
     between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: dh, as w_hr^T is multiplied by it
@@ -88,12 +85,12 @@ def lstm_backward_kernel(
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     rows = position.Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr)
     draws = options.Draws(
-        seed_ptr=seed_ptr, first_lane=first_lane,
+        seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
         candidate_p=candidate_p, candidate_scale=candidate_scale,
         zone_h=zone_h, zone_h_rest=zone_h_rest, zone_c=zone_c, zone_c_rest=zone_c_rest,
     )  # fmt: skip
-    share = position.share(barrier_ptr, PLAN)
+    share = position.share(barrier_ptr, first_lane, PLAN)
     lane, first_batch = share.lane, share.first_batch
     # Elements of h that a program sums, and units that it finishes.
     element = share.block.to(tl.int64) * PLAN.UNITS + tl.arange(0, PLAN.ROWS)
@@ -104,22 +101,24 @@ def lstm_backward_kernel(
     is_element = elements_of(element, share.block, P, PLAN)
     w_hh = ()
     if PLAN.GATES > 0:
-        w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * P, PLAN) + of_part
+        w_hh_ptr = position.pick(w_hh_ptrs, lane, first_lane, G * H * P, PLAN) + of_part
         w_hh = tile.load_weight(w_hh_ptr, element, is_element, PLAN.W_HH, PLAN)
     w_ih = w_hh
     if PLAN.CHAIN:  # the lane above's; the top lane adds 0 times what it reads
         is_fed = elements_of(element, share.block, tl.where(lane < PLAN.LANES - 1, P, 0), PLAN)
-        w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, G * H * P, PLAN) + of_part
+        w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, first_lane, G * H * P, PLAN) + of_part
         w_ih = tile.load_weight(w_ih_ptr, element, is_fed, PLAN.W_IH, PLAN)
     if PLAN.PROJECTED:
-        w_hr_ptr = position.pick(w_hr_ptrs, lane, H * P, PLAN)
+        w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
-    lane = lane.to(tl.int64)
+    if PLAN.SPLIT > 1:
+        partial_ptr += lane.to(tl.int64) * PLAN.SPLIT * B * P
+    lane = (first_lane + lane).to(tl.int64)
     sums = Sums(
         w_hh=w_hh, w_ih=w_ih, element=element, mask=is_element, h_mask_ptr=h_mask_ptr,
         exchange_ptr=exchange_ptr + 2 * lane * PLAN.EXCHANGED * PLAN.W_HH.SLOT,
         first_gate=share.part.to(tl.int64) * PLAN.SUMMED_GATES,
-        partial_ptr=partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr,
+        partial_ptr=partial_ptr,
     )  # fmt: skip
     given = Incoming(
         dy_ptr=dy_ptr, dh_n_ptr=dh_n_ptr, last=last, clip=clip, dh_old_ptr=dh_old_ptr
@@ -387,70 +386,3 @@ def send(exchange_ptr, by_x, by_h, step, block, PLAN: tl.constexpr):
     for i in tl.static_range(PLAN.EXCHANGED - PLAN.GATES):
         of_x = tile.rounded(by_x[PLAN.SUMMED + i].to(dtype), PLAN.ROUNDS)
         tl.store(ptr + (PLAN.GATES + i) * PLAN.W_HH.SLOT, of_x, mask=block.mask)
-
-
-# --- launcher ---
-
-
-@dataclass(kw_only=True, eq=False, slots=True)
-class Arguments:
-    """The kernel's arguments by its own names, as its parameters describe them.
-
-    All tensors are contiguous. A pointer that the kernel has no use for is None.
-    """
-
-    dy_ptr: Tensor
-    dh_n_ptr: Tensor
-    gates_ptr: Tensor
-    w_ih_ptrs: tuple[Tensor, ...] | None = None
-    w_hh_ptrs: tuple[Tensor, ...]
-    w_hr_ptrs: tuple[Tensor, ...] | None = None
-    c0_ptr: Tensor
-    c_ptr: Tensor
-    dc_ptr: Tensor
-    dgates_ptr: Tensor
-    exchange_ptr: Tensor
-    partial_ptr: Tensor | None = None
-    barrier_ptr: Tensor
-    offset_ptr: Tensor | None = None
-    not_reset_ptr: Tensor | None = None
-    between_ptr: Tensor | None = None
-    dh_ptr: Tensor | None = None
-    seed_ptr: Tensor | None = None
-    weight_ptr: Tensor | None = None
-    h_mask_ptr: Tensor | None = None
-    dh_old_ptr: Tensor | None = None
-    by_h_ptr: Tensor | None = None
-    raw_ptr: Tensor | None = None
-    gain_ptr: Tensor | None = None
-    shares_ptr: Tensor | None = None
-    stats_ptr: Tensor | None = None
-    dseen_ptr: Tensor | None = None
-    dweight_ptr: Tensor | None = None
-    begin: int = 0  # set by Call.run
-    end: int = 0
-    T: int
-    B: int
-    last: int
-    first_lane: int = 0
-    dropout_p: float = 0.0
-    dropout_scale: float = 1.0
-    candidate_p: float = 0.0
-    candidate_scale: float = 1.0
-    zone_h: float = 0.0
-    zone_h_rest: float = 0.0
-    zone_c: float = 0.0
-    zone_c_rest: float = 0.0
-    clip: float = 0.0
-
-    def values(self) -> tuple:
-        """Return the values in the kernel's order, without its constants."""
-        return VALUES(self)
-
-
-VALUES = attrgetter(*(field.name for field in fields(Arguments)))
-
-
-def backward(call: Call, arguments: Arguments) -> None:
-    """Run all steps of a call's lanes: write dgates, dc and the kernel's other outputs."""
-    call.run(lstm_backward_kernel, arguments)

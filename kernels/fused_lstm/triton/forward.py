@@ -29,37 +29,36 @@ meeting between them: FINISHES the cell, PROJECTS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from . import norm, options, philox, position, project, tile
 from .helper import helper
-from .launch import Call
 
 # --- kernel ---
 
 
-@triton.jit(do_not_specialize=["begin", "end", "T", "B", "first_lane"])
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "first_lane", "top"])
 def lstm_forward_kernel(
     gates_ptr,  # [L, N, COLUMNS*H] in: x's parts with biases, the last X columns, of lane 0 or of
-    # lanes that do not depend on each other; out, where SAVE: the first V columns
-    w_ih_ptrs,  # of each lane [G*H, P]; the lowest one's is not read
-    w_hh_ptrs,  # of each lane [G*H, P]
-    w_hr_ptrs,  # of each lane [P, H], where PROJECTED
-    bias_ptrs,  # of each lane [(X + OF_H) * H]: of x's parts, then of h's that stay alone
+    # lanes that do not depend on each other; out: the first V columns. Where not SAVE those of the
+    # launch's lanes alone
+    w_ih_ptrs,  # of each lane of the launch [G*H, P]; the lowest one's is not read
+    w_hh_ptrs,  # of each [G*H, P]
+    w_hr_ptrs,  # of each [P, H], where PROJECTED
+    bias_ptrs,  # of each [(X + OF_H) * H]: of x's parts, then of h's that stay alone
     c0_ptr,  # [L, B, S*H] state dtype
     c_ptr,  # [L, N, S*H] state dtype, out; [L, B, S*H] where not SAVE
-    h_ptr,  # [L-1, N, P] out, where CHAIN
-    y_ptr,  # [N, P] out; [N, 2P] where BOTH; of HEADS rows are WIDTH apart
+    h_n_ptr,  # [L, B, P] out: h after each row's last step
+    c_n_ptr,  # [L, B, S*H] out, in its own dtype: the states
+    h_ptr,  # [L-1, N, P] out: of lanes below the top one; [L/2-1, N, 2P] where BOTH
+    y_ptr,  # [N, P] out: of the top lane; [N, 2P] where BOTH; of HEADS rows are WIDTH apart
     exchange_ptr,  # [L, 2, B_PAD, PAD] h(t-1) in slot t % 2; in: h0 in slot 0, where VARLEN in
     # both; and, where UP, the same again as the lane above reads it
-    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs' counter, others;
-    # of HEADS [L, ROW_GROUPS, 1 + blocks, APART]
+    barrier_ptr,  # [launches, ROW_GROUPS, 1 + LANES * blocks, APART] int32, zero: all programs'
+    # counter, others; of HEADS [launches, LANES, ROW_GROUPS, 1 + blocks, APART]
     offset_ptr,  # [T + 2] int64, where VARLEN: the first row of each step, the end of all, and N
     not_reset_ptr,  # [D, N] uint8, where RESETS: 0 where a row's state is zero before a step
     between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: what w_hr is multiplied by
@@ -74,7 +73,8 @@ def lstm_forward_kernel(
     end,
     T,
     B,
-    first_lane,  # of these in the stack, whose masks are numbered through
+    first_lane,  # the number in the stack of the launch's first
+    top,  # the number of the top lane, of which y is
     dropout_p,  # between lanes
     dropout_scale,  # 1 / (1 - p)
     candidate_p,
@@ -92,24 +92,25 @@ def lstm_forward_kernel(
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     rows = position.Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr)
     draws = options.Draws(
-        seed_ptr=seed_ptr, first_lane=first_lane,
+        seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
         candidate_p=candidate_p, candidate_scale=candidate_scale,
         zone_h=zone_h, zone_h_rest=zone_h_rest, zone_c=zone_c, zone_c_rest=zone_c_rest,
     )  # fmt: skip
-    share = position.share(barrier_ptr, PLAN)
+    share = position.share(barrier_ptr, first_lane, PLAN)
     lane, first_batch = share.lane, share.first_batch
     unit = share.block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     # Weights and biases, once.
     if PLAN.GATES > 0:
         row, row_unit = tile.gate_rows(share.block, PLAN)
-        w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * PLAN.P, PLAN)
+        w_hh_ptr = position.pick(w_hh_ptrs, lane, first_lane, G * H * PLAN.P, PLAN)
         w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
     if PLAN.CHAIN or PLAN.OF_H > 0:
-        bias_ptr = position.pick(bias_ptrs, lane, (X + PLAN.OF_H) * H, PLAN) + unit[:, None]
+        bias_ptr = position.pick(bias_ptrs, lane, first_lane, (X + PLAN.OF_H) * H, PLAN)
+        bias_ptr += unit[:, None]
     if PLAN.CHAIN:  # lane 0 adds w_ih = 0 times what it reads
         fed = tl.where(lane > 0, H, 0)
-        w_ih_ptr = position.pick(w_ih_ptrs, lane, X * H * PLAN.P, PLAN)
+        w_ih_ptr = position.pick(w_ih_ptrs, lane, first_lane, X * H * PLAN.P, PLAN)
         w_ih = tile.load_weight(w_ih_ptr, row, row_unit < fed, PLAN.W_IH, PLAN)
         x_bias = tile.load_columns(bias_ptr, 0, (unit < fed)[:, None], H, X, PLAN.ACC)
     h_bias = ()
@@ -117,14 +118,16 @@ def lstm_forward_kernel(
         there = (unit < H)[:, None]
         h_bias = tile.load_columns(bias_ptr + X * H, 0, there, H, PLAN.OF_H, PLAN.ACC)
     if PLAN.PROJECTED:
-        w_hr_ptr = position.pick(w_hr_ptrs, lane, H * PLAN.P, PLAN)
+        w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * PLAN.P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, share.block * PLAN.UNITS, PLAN.P, PLAN)
-    lane = lane.to(tl.int64)
+    lane = (first_lane + lane).to(tl.int64)
+    if not (PLAN.SAVE or PLAN.HEADS):
+        gates_ptr -= position.first_row(lane * 0 + first_lane, rows, PLAN) * (PLAN.COLUMNS * H)
     h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
     up_ptr = h_in_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
     out = Out(
-        h_in_ptr=h_in_ptr, up_ptr=up_ptr, h_ptr=h_ptr, y_ptr=y_ptr, h_mask_ptr=h_mask_ptr,
-        h_old_ptr=h_old_ptr, all_ptr=share.all_ptr,
+        h_in_ptr=h_in_ptr, up_ptr=up_ptr, h_ptr=h_ptr, y_ptr=y_ptr, h_n_ptr=h_n_ptr, top=top,
+        h_mask_ptr=h_mask_ptr, h_old_ptr=h_old_ptr, all_ptr=share.all_ptr,
     )  # fmt: skip
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
@@ -138,6 +141,10 @@ def lstm_forward_kernel(
     if PLAN.EARLY:
         first = position.first_of_all(lane, rows, PLAN)
         x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
+        if PLAN.GATES == 0:  # a step of a scan is shorter than a load: it begins two steps ahead
+            first += position.ahead(lane, B, PLAN)
+            more = tl.where(T > 1, B, 0)
+            x_later = load_x_gates(gates_ptr, lane, first, more, first_batch, unit, PLAN)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
         step = position.step_of(t, lane, rows, PLAN)
@@ -208,6 +215,11 @@ def lstm_forward_kernel(
             c_at = (step.first if PLAN.SAVE else lane * B) * SIZE
             c_at += position.states_at(block, PLAN)
             tile.store_columns(c_ptr, c_at, block.mask, c, H, PLAN.STATES)
+            more = position.ending(step, rows, PLAN)
+            if more < step.alive:
+                ends = block.mask & (block.b >= more)[None, :]
+                c_at = lane * B * SIZE + position.states_at(block, PLAN)
+                tile.store_columns(c_n_ptr, c_at, ends, c, H, PLAN.STATES)
             if PLAN.SAVE:
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
                 if PLAN.GATES == 0 and PLAN.VARLEN:
@@ -218,7 +230,12 @@ def lstm_forward_kernel(
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H
                     tile.store_columns(m_ptr, gates_at, block.mask, (h,), H, 1)
-            if PLAN.EARLY:
+            if PLAN.EARLY and PLAN.GATES == 0:
+                x_gates = x_later
+                later_rows = tl.where(t + 2 < T, B, 0)
+                later = step.first + 2 * position.ahead(lane, B, PLAN)
+                x_later = load_x_gates(gates_ptr, lane, later, later_rows, batch, unit, PLAN)
+            elif PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
                 next_first = step.first + position.ahead(lane, B, PLAN)
                 x_gates = load_x_gates(gates_ptr, lane, next_first, next_rows, batch, unit, PLAN)
@@ -235,8 +252,10 @@ class Out(NamedTuple):
 
     h_in_ptr: Any  # the lane's part of the exchange
     up_ptr: Any  # and as the lane above reads it
-    h_ptr: Any  # of a chain's lower lanes
+    h_ptr: Any  # of lanes below the top one
     y_ptr: Any
+    h_n_ptr: Any
+    top: Any
     h_mask_ptr: Any
     h_old_ptr: Any
     all_ptr: Any  # the counter of the programs that wait for it
@@ -294,69 +313,19 @@ def hand_out(
             up = up.to(dtype)
         tl.store(out.up_ptr + after + block.slot_at, tile.rounded(up, PLAN.ROUNDS), mask=block.mask)
     position.arrive(out.all_ptr, turn, PLAN)  # the others wait for h alone
-    if PLAN.BOTH or PLAN.HEADS:
+    if PLAN.HEADS:
         out_ptr = out.y_ptr + position.output_of(step, block, rows, PLAN)
+    elif PLAN.BOTH:
+        below_ptr = out.h_ptr + position.first_row(lane // 2, rows, PLAN) * PLAN.WIDTH
+        out_ptr = tl.where(lane >= out.top - 1, out.y_ptr, below_ptr)
+        out_ptr += position.output_of(step, block, rows, PLAN)
     else:
         y_ptr = out.y_ptr - position.first_row(lane, rows, PLAN) * PLAN.P
-        out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, out.h_ptr)
+        out_ptr = tl.where(lane == out.top, y_ptr, out.h_ptr)
         out_ptr += first * PLAN.P + (block.b[None, :] * PLAN.P + unit[:, None])
     tl.store(out_ptr, h, mask=block.mask)
+    more = position.ending(step, rows, PLAN)
+    if more < step.alive:
+        ends = block.mask & (block.b >= more)[None, :]
+        tl.store(out.h_n_ptr + lane * rows.B * PLAN.P + block.at, h, mask=ends)
     return h_in
-
-
-# --- launcher ---
-
-
-@dataclass(kw_only=True, eq=False, slots=True)
-class Arguments:
-    """The kernel's arguments by its own names, as its parameters describe them.
-
-    All tensors are contiguous. A pointer that the kernel has no use for is None.
-    """
-
-    gates_ptr: Tensor
-    w_ih_ptrs: tuple[Tensor, ...] | None = None
-    w_hh_ptrs: tuple[Tensor, ...]
-    w_hr_ptrs: tuple[Tensor, ...] | None = None
-    bias_ptrs: tuple[Tensor, ...] | None = None
-    c0_ptr: Tensor
-    c_ptr: Tensor
-    h_ptr: Tensor
-    y_ptr: Tensor
-    exchange_ptr: Tensor
-    barrier_ptr: Tensor
-    offset_ptr: Tensor | None = None
-    not_reset_ptr: Tensor | None = None
-    between_ptr: Tensor | None = None
-    seed_ptr: Tensor | None = None
-    weight_ptr: Tensor | None = None
-    h_mask_ptr: Tensor | None = None
-    h_old_ptr: Tensor | None = None
-    raw_ptr: Tensor | None = None
-    gain_ptr: Tensor | None = None
-    shares_ptr: Tensor | None = None
-    begin: int = 0  # set by Call.run
-    end: int = 0
-    T: int
-    B: int
-    first_lane: int = 0
-    dropout_p: float = 0.0
-    dropout_scale: float = 1.0
-    candidate_p: float = 0.0
-    candidate_scale: float = 1.0
-    zone_h: float = 0.0
-    zone_h_rest: float = 0.0
-    zone_c: float = 0.0
-    zone_c_rest: float = 0.0
-
-    def values(self) -> tuple:
-        """Return the values in the kernel's order, without its constants."""
-        return VALUES(self)
-
-
-VALUES = attrgetter(*(field.name for field in fields(Arguments)))
-
-
-def forward(call: Call, arguments: Arguments) -> None:
-    """Run all steps of a call's lanes: write h, y, c and, where the call saves, the gates."""
-    call.run(lstm_forward_kernel, arguments)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..recurrence import Cell, by_state, heads_first
 from ..reference import state_dtype
 from ..spec import Spec
-from . import backward, forward, launch, op, precision
+from . import launch, op, precision
 from .packed import LaneRows, as_bytes
 
 
@@ -30,7 +30,6 @@ class Heads:
 
     prepared: op.Prepared
     rows: LaneRows
-    spec: Spec
     weight: Tensor  # [N, G*K, K]
     not_reset: Tensor | None
     c0: Tensor  # [N, B, S*K] state dtype
@@ -39,11 +38,18 @@ class Heads:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of every launch that both kernels have from the call."""
         return {
+            "w_hh_ptrs": (self.weight,),
             "offset_ptr": self.rows.offset,
             "not_reset_ptr": self.not_reset,
             "T": self.rows.T,
             "B": self.rows.B,
         }
+
+    def run(self, arguments: launch.Arguments) -> None:
+        """Run all launches."""
+        call = self.prepared.call
+        for index in range(self.prepared.count):
+            call.run(arguments, self.rows.T, first_lane=index * call.plan.layers)
 
 
 def parsed(
@@ -61,16 +67,15 @@ def parsed(
     """Return a call's arguments with its launches; x: [.., .] with the call's rows."""
     N, _, K = weight_hh.shape
     rows, dtype = LaneRows(x, len(c0), batch_sizes), weight_hh.dtype
-    launches = op.prepared(
-        direction=direction, fuse="heads", dtype=dtype, device=weight_hh.device,
-        shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K), cell=spec,
-        varlen=rows.offset is not None, resets=not_reset is not None, save=save,
+    prepared = op.planned(
+        op.plan_of, op.settings(), direction=direction, fuse="heads", dtype=dtype,
+        device=weight_hh.device, shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K),
+        cell=spec, varlen=rows.offset is not None, resets=not_reset is not None, save=save,
         tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
     )  # fmt: skip
     return Heads(
-        prepared=launches,
+        prepared=prepared,
         rows=rows,
-        spec=spec,
         weight=weight_hh.contiguous(),
         not_reset=as_bytes(not_reset),
         c0=heads_first(c0.to(state_dtype(dtype)), N, K).contiguous(),
@@ -109,44 +114,26 @@ def recurrence(
     bias = y.new_zeros(N, (X + of.prepared.cell.of_h) * K)
     if bias_m is not None:
         bias[:, X * K :] = heads_first(bias_m, N, K)
-    for arguments in forward_launches(of, h0, gates, bias, c, y):
-        forward.forward(of.prepared.call, arguments)
+    h_n, c_n = y.new_empty(N, rows.B, K), c0.new_empty(N, rows.B, S * K)
+    call = of.prepared.call
+    space = launch.workspace(call.plan, y, (1, N, 2), of.prepared.count)
+    launch.feed(space.exchange, heads_first(h0, N, K), call.plan, rows.offset is not None)
+    arguments = call.arguments(
+        gates_ptr=gates, bias_ptrs=(bias,), c0_ptr=of.c0, c_ptr=c, h_n_ptr=h_n, c_n_ptr=c_n,
+        h_ptr=y, y_ptr=y, exchange_ptr=space.exchange, barrier_ptr=space.counters, top=N - 1,
+        **of.arguments(),
+    )  # fmt: skip
+    of.run(arguments)
     rows.clear(y)
-    last = rows.ends([c], last=not reverse) if save else c
     return (
         y.view(*shape, N * K),
-        rows.ends([y[None]], last=not reverse)[0],
-        by_state(last, S).to(c0.dtype) if of.spec.has_c else c0.new_empty(0),
+        by_state(h_n, 1),
+        by_state(c_n, S) if of.prepared.spec.has_c else c0.new_empty(0),
         c.view(N, *shape, S * K) if save else c.new_empty(0),
         gates.view(N, *shape, columns * K)
         if save and of.prepared.cell.saved
         else gates.new_empty(0),
     )
-
-
-def forward_launches(
-    of: Heads, h0: Tensor, gates: Tensor, bias: Tensor, c: Tensor, y: Tensor
-) -> list[forward.Arguments]:
-    """Return the arguments of each launch."""
-    (N, _, K), call, count = of.weight.shape, of.prepared.call, of.prepared.count
-    space = launch.workspace(call.plan, y, (1, N, 2), count)
-    launch.feed(space.exchange, heads_first(h0, N, K), call.plan, of.rows.offset is not None)
-    lanes = launch.by_launch(
-        count, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, exchange_ptr=space.exchange[0],
-        barrier_ptr=space.counters,
-    )  # fmt: skip
-    weights, biases = of.weight.chunk(count), bias.chunk(count)
-    return [
-        forward.Arguments(
-            w_hh_ptrs=(weights[index],),
-            bias_ptrs=(biases[index],),
-            h_ptr=y,
-            y_ptr=y[:, index * call.plan.layers * K :],
-            **lanes[index],
-            **of.arguments(),
-        )
-        for index in range(count)
-    ]
 
 
 # --- backward ---
@@ -179,14 +166,22 @@ def recurrence_backward(
     dgates = y.new_empty(N, rows.N, kernels.by_x * K)
     by_h = y.new_empty(N, rows.N, kernels.by_h * K) if kernels.apart else dgates
     dc = torch.zeros_like(of.c0)
-    if dc_n is not None and of.spec.has_c:
+    if dc_n is not None and of.prepared.spec.has_c:
         dc.copy_(heads_first(dc_n, N, K))
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     last = y.new_zeros(N, rows.B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()
     c = c.view(N, rows.N, -1)
     gates = gates.view(N, rows.N, -1) if kernels.saved else c
-    for arguments in backward_launches(of, dy, last, gates, c, dc, dgates, by_h, float(clip)):
-        backward.backward(of.prepared.call, arguments)
+    call, count = of.prepared.call, of.prepared.count
+    plan = call.plan
+    partial_sums = c.new_empty(plan.layers, plan.split, rows.B, K) if plan.split > 1 else None
+    space = launch.workspace(plan, dy, (N, 2, of.prepared.exchanged), count)
+    arguments = call.arguments(
+        dy_ptr=dy, dh_n_ptr=last, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, dc_ptr=dc,
+        dgates_ptr=dgates, exchange_ptr=space.exchange, barrier_ptr=space.counters,
+        by_h_ptr=by_h, partial_ptr=partial_sums, last=rows.B, clip=float(clip), **of.arguments(),
+    )  # fmt: skip
+    of.run(arguments)
     dh0, dweight = after(of, h0, y, by_h, clip)
     dbias_m = y.new_empty(0)
     if bias_m is not None:
@@ -201,41 +196,6 @@ def recurrence_backward(
         dweight,
         dbias_m,
     )
-
-
-def backward_launches(
-    of: Heads,
-    dy: Tensor,
-    last: Tensor,
-    gates: Tensor,
-    c: Tensor,
-    dc: Tensor,
-    dgates: Tensor,
-    by_h: Tensor,
-    clip: float,
-) -> list[backward.Arguments]:
-    """Return the arguments of each launch."""
-    (N, _, K), call, count = of.weight.shape, of.prepared.call, of.prepared.count
-    plan, rows = call.plan, of.rows
-    partial_sums = c.new_empty(plan.layers, plan.split, rows.B, K) if plan.split > 1 else None
-    space = launch.workspace(plan, dy, (N, 2, of.prepared.exchanged), count)
-    lanes = launch.by_launch(
-        count, dh_n_ptr=last, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, dc_ptr=dc,
-        dgates_ptr=dgates, exchange_ptr=space.exchange, barrier_ptr=space.counters, by_h_ptr=by_h,
-    )  # fmt: skip
-    weights, by_y = of.weight.chunk(count), dy.view(rows.N, N * K)
-    return [
-        backward.Arguments(
-            dy_ptr=by_y[:, index * plan.layers * K :],
-            w_hh_ptrs=(weights[index],),
-            partial_ptr=partial_sums,
-            last=rows.B,
-            clip=clip,
-            **lanes[index],
-            **of.arguments(),
-        )
-        for index in range(count)
-    ]
 
 
 def after(of: Heads, h0: Tensor, y: Tensor, by_h: Tensor, clip: float) -> tuple[Tensor, Tensor]:

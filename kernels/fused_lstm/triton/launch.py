@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from math import prod
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +20,7 @@ from triton import knobs
 from triton.runtime import driver
 
 from ..spec import CELLS, PLAIN, Spec
-from . import cells, precision
+from . import backward, cells, forward, precision
 from .barrier import APART
 from .cells import lstm, printed, slstm
 from .helper import FENCES_COPIES, KEEP_LOOP
@@ -24,6 +28,8 @@ from .interpreter import is_interpreted
 from .philox import scale_of
 from .plan import SIZES, Plan
 
+LONG = 2.0  # seconds
+COMPILING = "fused_lstm: compiling Triton kernels of a new shape; Triton's cache keeps them"
 POLLS = "FUSED_LSTM_POLLS"  # an environment variable, see barrier.py
 TOO_MANY = (
     "launch: got fewer multiprocessors than the GPU says it has (too many blocks in cooperative"
@@ -192,11 +198,12 @@ def constants(
     rounded: bool = False,
     reverse: bool = False,
     width: int = 0,
+    keep_loop: bool = KEEP_LOOP,
 ) -> Constants:
     """Return PLAN of a launch that has `phases`.
 
     draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already;
-    reverse, width: of heads.
+    reverse, width: of heads; keep_loop: as `fewest_spills` gives it.
     """
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
@@ -236,9 +243,10 @@ def constants(
         "SENT": resets or recurrent or (dropout and plan.k_parts > 1),
         # The time loop and its meetings.
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,  # x's parts come first
-        "KEEP_LOOP": _keep_loop(plan, cell, resets),
+        "KEEP_LOOP": keep_loop,
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
+        "COUNTERS": counters(plan),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
         "NVIDIA": not plan.amd,
         "POLLS": polls(),
@@ -326,39 +334,16 @@ def wrapped(found: dict) -> dict:
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
-def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
-    """Return whether everything must stay inside the time loop, since moving it costs registers.
+def fewest_spills(compiled: Callable[[bool], Any], spills: Callable[[Any], int]) -> Any:
+    """Return a kernel, `compiled` so that nothing leaves its time loop only where others spill.
 
-    Triton 3.6 moves out the descriptors of wgmma; masks need registers too. Weights that warps
-    multiply from registers, each its part of K, do move out: this is their purpose.
+    What leaves the loop is computed once and takes registers for as long as the loop runs: a GRU's
+    bfloat16 loop has 767 instructions for 1,489 on sm_100, and its TF32 backward spills.
     """
-    if plan.k_parts > 1:
-        return False
-    # Two sums a gate: an H100 at H=650, and where weights stream a 5090 at H=650.
-    two_sums = resets and plan.kind == "layers" and (plan.stages > 1 or not plan.hold)
-    # Masks beside many weights: a B200 at H=1500, except a forward whose weights are half as large.
-    large = plan.tcgen05 and plan.hidden > 1024
-    many = resets and large and (plan.direction == "backward" or plan.dtype == "fp32")
-    # Options need registers too, except in a forward of TF32 weights on chip: an H100 at H=650.
-    tf32_on_chip = plan.direction == "forward" and plan.dtype == "fp32" and plan.stages == 1
-    fits = tf32_on_chip and not (plan.hold or plan.tcgen05 or cell.layer_norm or resets)
-    options = not (cell.is_plain_lstm or fits)
-    return KEEP_LOOP or _spills(plan) or two_sums or many or options
-
-
-def _spills(plan: Plan) -> bool:
-    """Return whether a time loop, with all that can be moved out of it, exceeds the registers.
-
-    fused_lstm.tools.inspect found these cases: a forward of many units (an L4 at H=1500), one that
-    streams TF32 weights (an H100 at H=1024, a B200 at H=1500 with a projection), and, from sm_90
-    on, a backward that streams a part of its weights (an H100 at H=1024), a projected one, or one
-    in TF32 where products have a memory of their own (a B200 at H=650).
-    """
-    if plan.direction == "forward":
-        streams_tf32 = plan.stages > 1 and plan.dtype == "fp32" and not plan.hold
-        return plan.units > 16 or (streams_tf32 and (plan.projected > 0 or not plan.tcgen05))
-    large = plan.tcgen05 and plan.dtype == "fp32" and plan.hidden > 512
-    return (plan.stages > 1 or plan.projected > 0 or large) and not plan.hold
+    found = compiled(KEEP_LOOP)
+    if KEEP_LOOP or spills(found) == 0:
+        return found
+    return min(found, compiled(True), key=spills)
 
 
 @lru_cache(1024)
@@ -413,35 +398,54 @@ def options(plan: Plan) -> dict:
 
 # --- a launch ---
 
+KERNELS: dict[str, Any] = {
+    "forward": forward.lstm_forward_kernel,
+    "backward": backward.lstm_backward_kernel,
+}
 
-@dataclass(eq=False)
-class Launch:
-    """A kernel on one plan with one set of constants: compiled once, then only launched."""
 
-    plan: Plan
-    cell: cells.Cell
-    constants: Constants
-    compiled: dict[tuple, Any] = field(default_factory=dict)
+@lru_cache
+def positions(direction: str) -> dict[str, int]:
+    """Return the positions of a kernel's arguments, without its constants."""
+    return {name: n for n, name in enumerate(KERNELS[direction].arg_names[:-2])}
 
-    def __call__(self, kernel: Any, values: tuple) -> None:
-        """Launch it on the values of the kernel's arguments, without its constants."""
-        grid, every = self.plan.programs, (*values, self.cell, self.constants)
-        if is_interpreted():
-            kernel[(grid,)](*every)
-            return
-        active: Any = driver.active
-        device = active.get_current_device()
-        key = device, type(active), specialized(values, self.plan.amd)
-        compiled = self.compiled.get(key)
-        if compiled is None:
-            self.compiled[key] = kernel[(grid,)](*every, **options(self.plan))
-            return
-        stream = active.get_current_stream(device)
-        metadata = compiled.launch_metadata((grid, 1, 1), stream, *every)
-        compiled.run(
-            grid, 1, 1, stream, compiled.function, compiled.packed_metadata, metadata,
-            knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *every,
-        )  # fmt: skip
+
+@contextmanager
+def said_where_it_takes_long() -> Iterator[None]:
+    """Say in one line, after two seconds, that kernels are compiled."""
+    timer = threading.Timer(LONG, print, [COMPILING], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class Arguments:
+    """A launch's arguments in the kernel's own order, as tensors and as addresses."""
+
+    __slots__ = "addresses", "bits", "tensors"
+
+    def __init__(self, count: int) -> None:
+        self.tensors: list[Any] = [None] * count
+        self.addresses: list[Any] = [None] * count
+        self.bits = 0  # that any address has
+
+    def set(self, given: dict[str, Any], at: dict[str, int]) -> None:
+        """Set arguments, by name; at: their positions."""
+        for name, value in given.items():
+            position = at[name]
+            self.tensors[position] = value
+            kind = type(value)
+            if kind is tuple:
+                value = tuple([tensor.data_ptr() for tensor in value])
+                for address in value:
+                    self.bits |= address
+            elif value is not None and kind is not int and kind is not float:
+                value = value.data_ptr()
+                self.bits |= value
+            self.addresses[position] = value
 
 
 def specialized(values: Sequence, amd: bool = False) -> tuple:
@@ -461,22 +465,80 @@ def specialized(values: Sequence, amd: bool = False) -> tuple:
     return tuple(key)
 
 
+@dataclass(eq=False)
+class Launch:
+    """A kernel on one plan with one set of constants: compiled once, then only launched."""
+
+    plan: Plan
+    cell: cells.Cell
+    constants: Callable[[bool], Constants]  # of keep_loop
+    compiled: dict[tuple, Any] = field(default_factory=dict)
+
+    def __call__(self, arguments: Arguments) -> None:
+        """Launch it."""
+        grid, values, given = self.plan.programs, arguments.tensors, arguments.addresses
+        if is_interpreted():
+            kernel = KERNELS[self.plan.direction]
+            kernel[(grid,)](*values, self.cell, self.constants(KEEP_LOOP))
+            return
+        active: Any = driver.active
+        device = active.get_current_device()
+        # Almost always 16 divides every address.
+        aligned = arguments.bits % 16 == 0 and not self.plan.amd
+        key = device, type(active), None if aligned else specialized(values, self.plan.amd)
+        compiled = self.compiled.get(key)
+        if compiled is None:
+            with said_where_it_takes_long():
+                compiled = self.compiled[key] = fewest_spills(
+                    lambda keep_loop: self._compiled(values, keep_loop), attrgetter("n_spills")
+                )
+        if getattr(active, "takes_tensors", False):  # a driver that is not Triton's own
+            given = values
+        stream, hooks = active.get_current_stream(device), (None,) * 3
+        if getattr(knobs.runtime.launch_enter_hook, "calls", True):  # a profiler's
+            hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+            hooks = compiled.launch_metadata((grid, 1, 1), stream, *given, None, None), *hooks
+        compiled.run(
+            grid, 1, 1, stream, compiled.function, compiled.packed_metadata, *hooks, *given,
+            None, None,
+        )  # fmt: skip
+
+    def _compiled(self, values: list, keep_loop: bool) -> Any:
+        """Return the kernel compiled for values like these, and loaded."""
+        every = *values, self.cell, self.constants(keep_loop)
+        kernel = KERNELS[self.plan.direction]
+        found = kernel.warmup(*every, grid=(self.plan.programs,), **options(self.plan))
+        assert found.run is not None  # asked for, it loads the kernel, and knows its spills
+        return found
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Call:
     """All that is known of an operator's launches before its tensors: prepared once."""
 
     plan: Plan
-    cell: Spec
     launches: tuple[Launch, ...]  # those that a range of steps takes, in order
-    rates: dict[str, float]  # arguments of both kernels
+    numbers: dict[str, float]  # arguments that all calls have, unless they say so
 
-    def run(self, kernel: Any, arguments: Any) -> None:
-        """Launch a kernel for all steps; arguments: those of forward.py or backward.py."""
-        for begin, end in self.plan.launches(self.plan.waves(arguments.T)):
-            arguments.begin, arguments.end = begin, end
-            values = arguments.values()
+    def arguments(self, **given: Any) -> Arguments:
+        """Return the kernel's arguments; a pointer that is not given is None.
+
+        Tensors are contiguous, and those of all lanes are the whole stack's: of two launches only
+        `w_*_ptrs`, `bias_ptrs`, `dy_ptr` and `first_lane` differ.
+        """
+        at = positions(self.plan.direction)
+        found = Arguments(len(at))
+        found.set(self.numbers, at)
+        found.set(given, at)
+        return found
+
+    def run(self, arguments: Arguments, T: int, **given: Any) -> None:
+        """Launch the kernel for all of T steps, with arguments that are `given` for this launch."""
+        at = positions(self.plan.direction)
+        for begin, end in self.plan.launches(self.plan.waves(T)):
+            arguments.set({"begin": begin, "end": end, **given}, at)
             for launch in self.launches:
-                launch(kernel, values)
+                launch(arguments)
 
 
 def call(
@@ -498,14 +560,17 @@ def call(
         Launch(
             plan,
             kernels,
-            constants(
-                plan, cell, save=save, phases=phases, dropout=p > 0, varlen=varlen, resets=resets,
-                draws=draws, rounded=rounded, reverse=reverse, width=width,
+            partial(
+                constants, plan, cell, save, phases, p > 0, varlen, resets, draws, rounded, reverse,
+                width,
             ),
         )
         for phases in plan.phases()
     ]  # fmt: skip
-    return Call(plan=plan, cell=cell, launches=tuple(launches), rates=rates(p, cell))
+    numbers = {"first_lane": 0, **rates(p, cell)}
+    if plan.direction == "backward":
+        numbers["clip"] = 0.0
+    return Call(plan=plan, launches=tuple(launches), numbers=numbers)
 
 
 # --- the tensors of an operator's launches ---
@@ -514,43 +579,38 @@ def call(
 class Workspace(NamedTuple):
     """Tensors that the programs of some launches share, zeroed on the stream by one fill."""
 
-    exchange: Tensor  # see tile.py: [*leading, B_PAD, PAD]
-    between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD]
-    counters: Tensor  # int32 [launches, .]: of each row group, all programs', then each block's
+    exchange: Tensor  # see tile.py: [*leading, B_PAD, PAD], flat
+    between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD], flat
+    counters: Tensor  # int32 [launches * COUNTERS]
+
+
+@lru_cache(1024)
+def sizes(plan: Plan, leading: Sequence[int], launches: int, bytes_each: int) -> tuple[int, ...]:
+    """Return the elements of a workspace's exchange, and where its counters begin and end."""
+    exchange = prod(leading) * plan.padded_batch * plan.chunks * plan.block_k
+    between = launches * plan.layers * plan.padded_batch * plan.chunks_hr * plan.block_k
+    per_line = APART.value * 4 // bytes_each
+    begin = -(-(exchange + between) // per_line) * per_line
+    return exchange, begin, begin + launches * counters(plan) * 4 // bytes_each
 
 
 def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -> Workspace:
     """Return zeroed exchanges of `like`'s dtype, and the counters of `launches` launches."""
-    shape = (*leading, plan.padded_batch, plan.chunks * plan.block_k)
-    between = (launches * plan.layers, plan.padded_batch, plan.chunks_hr * plan.block_k)
-    size, whole = prod(shape), prod(shape) + prod(between)
+    exchange, begin, end = sizes(plan, leading, launches, like.element_size())
+    zeros = like.new_zeros(end)
+    between = zeros[exchange:begin] if plan.projected else None
+    return Workspace(zeros[:exchange], between, zeros[begin:].view(torch.int32))
+
+
+def counters(plan: Plan) -> int:
+    """Return the int32 of a launch's counters: of each row group, all programs', each block's."""
     groups = plan.row_groups * (plan.layers if plan.kind == "heads" else 1)
-    row = (groups + plan.row_groups * plan.blocks) * APART.value
-    zeros = like.new_zeros(whole + launches * row * 4 // like.element_size())
-    return Workspace(
-        exchange=zeros[:size].view(shape),
-        between=zeros[size:whole].view(between) if plan.projected else None,
-        counters=zeros[whole:].view(torch.int32).view(launches, row),
-    )
-
-
-def first_rows(exchange: Tensor, L: int, B: int, P: int, slots: int = 1) -> Tensor:
-    """Return the first slots [., L, B, P] of an exchange [., L, 2, B_PAD, PAD], unpadded."""
-    _, lane, slot, row, column = exchange.stride()
-    return exchange.as_strided((slots, L, B, P), (slot, lane, row, column))
+    return (groups + plan.row_groups * plan.blocks) * APART.value
 
 
 def feed(exchange: Tensor, h0: Tensor, plan: Plan, varlen: bool) -> None:
     """Put h0 [L, B, P] where the first step of each row reads it: with varlen in both slots."""
-    h0 = precision.rounded(h0) if plan.rounds else h0
-    first_rows(exchange, *h0.shape, slots=2 if varlen else 1).copy_(h0)
-
-
-def by_launch(count: int, **lanes: Tensor | None) -> list[dict[str, Tensor | None]]:
-    """Return each launch's part of tensors of all lanes [L, ...], by the tensors' names."""
-    if count == 1:
-        return [lanes]
-    there = {name: t for name, t in lanes.items() if t is not None}
-    # A kernel reads no shape, and where a launch has one lane `unbind` is quicker than `chunk`.
-    parts = [t.unbind() if len(t) == count else t.chunk(count) for t in there.values()]
-    return [dict(zip(there, each, strict=True)) for each in zip(*parts, strict=True)]
+    pad = plan.chunks * plan.block_k
+    slot = plan.padded_batch * pad
+    first = exchange.as_strided((2 if varlen else 1, *h0.shape), (slot, 2 * slot, pad, 1))
+    first.copy_(precision.rounded(h0) if plan.rounds else h0)

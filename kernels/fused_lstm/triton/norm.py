@@ -97,14 +97,16 @@ def statistics(
     """
     units = tl.minimum(tl.maximum(PLAN.H - norms.part * PLAN.UNITS, 1), PLAN.UNITS)
     size = N * units.to(PLAN.ACC)
-    mean = column_sums(xs[0], valid)
+    # Blocks are added up before their rows are: a sum over rows is a sync or two.
+    whole = xs[0]
     for i in tl.static_range(1, N):
-        mean += column_sums(xs[i], valid)
-    mean /= size
-    squares = tl.zeros_like(mean)
+        whole += xs[i]
+    mean = column_sums(whole, valid) / size
+    squares = tl.zeros_like(whole)
     for i in tl.static_range(N):
         off_mean = xs[i] - mean[None, :]
-        squares += column_sums(off_mean * off_mean, valid)
+        squares += off_mean * off_mean
+    squares = column_sums(squares, valid)
     ptr = share(mean, squares, kind, rank, norms, step, block, rows, PLAN)
     alive = block.b < step.alive
     near = tl.load(ptr, mask=alive, other=0.0, cache_modifier=".cg")  # part 0's mean

@@ -16,7 +16,7 @@ states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -27,11 +27,13 @@ from .. import stack
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from ..spec import RECURRENT, Spec, cell_of
-from . import backward, devices, forward, gradients, launch, philox, precision, rounding, tuned
+from . import devices, gradients, launch, philox, precision, rounding, tuned
 from .cells import Cell
 from .choice import choose
 from .packed import LaneRows, as_bytes
 from .plan import Plan
+
+OF_NCCL = 8  # multiprocessors that a plan leaves to NCCL's kernels
 
 # --- the launches of a call, before its tensors ---
 
@@ -50,6 +52,9 @@ class Prepared:
     """Parameters of an operator's call that do not depend on its tensors."""
 
     call: launch.Call
+    spec: Spec
+    shape: Shape
+    order: tuple[int | None, ...]  # of a lane's weights: of each field of Layer the number
     cell: Cell
     count: int  # of launches
     rounds_before: bool  # whether weights are rounded to TF32 before the launches
@@ -60,8 +65,9 @@ class Prepared:
 
 
 @lru_cache(4096)
-def prepare(
+def planned(
     make_plan: Callable[..., Plan],
+    settings: tuple,  # of PyTorch, on which `make_plan` depends
     *,
     direction: str,
     fuse: str,
@@ -73,16 +79,16 @@ def prepare(
     resets: bool,
     save: bool,
     tf32: bool,
-    deterministic: bool,
     dropout: float = 0.0,
     draws: bool = False,
     many_steps: bool = False,
     reverse: bool = False,
+    order: tuple[int | None, ...] = (),
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
     fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
-    deterministic: whether algorithms have to be, on which `make_plan` depends. reverse: of heads.
+    reverse: of heads. order: as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and kernels.of_x != kernels.of_h:
@@ -99,6 +105,9 @@ def prepare(
             rounded=rounds_before, reverse=reverse,
             width=shape.L * shape.P if fuse == "heads" else 0,
         ),
+        spec=cell,
+        shape=shape,
+        order=order,
         cell=kernels,
         count=shape.L // plan.layers,
         rounds_before=rounds_before,
@@ -109,9 +118,49 @@ def prepare(
     )  # fmt: skip
 
 
-def prepared(**call: Any) -> Prepared:
-    """Return `prepare`'s launches of a call, as PyTorch is set now."""
-    return prepare(plan_of, deterministic=torch.are_deterministic_algorithms_enabled(), **call)
+@lru_cache(4096)
+def prepare(
+    make_plan: Callable[..., Plan],
+    settings: tuple,
+    direction: str,
+    save: bool,
+    tf32: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    h0: torch.Size,
+    c0: torch.Size,
+    weights: int,
+    of_lane: tuple[torch.Size, ...],
+    dropout: float,
+    fuse: str,
+    directions: int,
+    varlen: bool,
+    resets: bool,
+    draws: bool,
+    many_steps: bool,
+    cell: str,
+    rates: tuple[float, ...],
+) -> Prepared:
+    """Return the launches of a call of `lstm`, from what is quickly compared.
+
+    h0, c0, of_lane: the shapes of these and of the first lane's weights. weights: how many there
+    are. The others: as `planned` and the operator have them.
+    """
+    spec = cell_of(cell, rates)
+    (numbered, *_) = by_layer(range(weights), h0[0], spec)
+    w_hr = None if numbered.w_hr is None else of_lane[numbered.w_hr]
+    shape = _shape(h0, c0, w_hr, directions, spec.c_parts)
+    return planned(
+        make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
+        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
+        draws=draws, many_steps=many_steps, order=tuple(numbered),
+    )  # fmt: skip
+
+
+def settings() -> tuple[bool, bool]:
+    """Return what plans depend on: whether algorithms are deterministic, and whether NCCL runs."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.are_deterministic_algorithms_enabled(), distributed
 
 
 def plan_of(
@@ -127,6 +176,9 @@ def plan_of(
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
     card = tuned.measured(devices.current(device))
+    if settings()[1]:
+        # All programs of a launch start at once or not at all: they would wait for a reduction.
+        card = replace(card, sms=card.sms - OF_NCCL)
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
@@ -143,11 +195,9 @@ class Stack:
     """Arguments of both operators, parsed before either begins."""
 
     prepared: Prepared
-    shape: Shape
     rows: LaneRows
     layers: list[Layer]
     multiplied: list[Layer]  # as the launches multiply by their weights: rounded, or the same
-    cell: Spec
     seed: Tensor | None
     not_reset: Tensor | None
     drop: stack.Drop | None
@@ -155,27 +205,30 @@ class Stack:
     h0: Tensor  # [L, B, P]
     c0: Tensor  # [L, B, S*H] state dtype
 
-    def arguments(self, index: int) -> dict[str, Any]:
-        """Return the arguments of launch number `index` that both kernels have from the call."""
-        call, rows = self.prepared.call, self.rows
-        lanes = call.plan.layers
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that both kernels have from the call."""
+        return {
+            "offset_ptr": self.rows.offset,
+            "not_reset_ptr": self.not_reset,
+            "seed_ptr": self.seed,
+            "T": self.rows.T,
+            "B": self.rows.B,
+        }
+
+    def weights(self, index: int) -> dict[str, Any]:
+        """Return the arguments of launch number `index` that the one before does not have."""
+        lanes = self.prepared.call.plan.layers
         layers = self.multiplied[index * lanes : (index + 1) * lanes]
         return {
             "w_ih_ptrs": tuple([layer.w_ih for layer in layers]),
             "w_hh_ptrs": tuple([layer.w_hh for layer in layers]),
-            "w_hr_ptrs": tuple([w.w_hr for w in layers]) if self.shape.projected else None,
-            "offset_ptr": rows.offset,
-            "not_reset_ptr": self.not_reset,
-            "seed_ptr": self.seed,
-            "T": rows.T,
-            "B": rows.B,
-            **call.rates,
+            "w_hr_ptrs": tuple([w.w_hr for w in layers]) if layers[0].w_hr is not None else None,
+            "first_lane": index * lanes,
         }
 
 
 def parsed(
     direction: str,
-    *,
     save: bool,
     x: Tensor,
     h0: Tensor,
@@ -191,26 +244,28 @@ def parsed(
     rates: Sequence[float],
 ) -> Stack:
     """Return a call's arguments, checked, with its launches."""
-    spec = cell_of(cell, tuple(rates))
-    layers = by_layer([w.contiguous() for w in weights], h0.shape[0], spec)
-    shape = _shape(h0, c0, layers[0].w_hr, directions, spec.c_parts)
-    rows = LaneRows(x, shape.B, batch_sizes)
-    launches = prepared(
-        direction=direction, fuse=fuse, dtype=x.dtype, device=x.device, shape=shape, cell=spec,
-        varlen=rows.offset is not None, resets=not_reset is not None, save=save,
-        tf32=x.dtype == torch.float32 and precision.tf32(), dropout=dropout,
-        draws=seed is not None, many_steps=rows.T >= rounding.STEPS,
+    T, each = len(x if batch_sizes is None else batch_sizes), len(weights) // len(h0)
+    prepared = prepare(
+        plan_of, settings(), direction, save,
+        x.dtype == torch.float32 and precision.tf32(), x.dtype, x.device, h0.shape, c0.shape,
+        len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
+        batch_sizes is not None, not_reset is not None, seed is not None, T >= rounding.STEPS,
+        cell, tuple(rates),
     )  # fmt: skip
+    shape, rows = prepared.shape, LaneRows(x, h0.shape[1], batch_sizes)
+    weights = [w.contiguous() for w in weights]
+    layers = [
+        Layer(*[None if n is None else weights[first + n] for n in prepared.order])
+        for first in range(0, len(weights), each)
+    ]
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
     return Stack(
-        prepared=launches,
-        shape=shape,
+        prepared=prepared,
         rows=rows,
         layers=layers,
-        multiplied=_rounded(layers, launches.is_fused) if launches.rounds_before else layers,
-        cell=spec,
+        multiplied=_rounded(layers, prepared.is_fused) if prepared.rounds_before else layers,
         seed=seed,
         not_reset=as_bytes(not_reset),
         drop=drop,
@@ -236,14 +291,15 @@ def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
     ]
 
 
-def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int, states: int) -> Shape:
-    lanes, B, columns = c0.shape
-    P, H = (columns // states,) * 2 if w_hr is None else w_hr.shape
+def _shape(
+    h0: torch.Size, c0: torch.Size, w_hr: torch.Size | None, directions: int, states: int
+) -> Shape:
+    lanes, B, columns = c0
+    P, H = (columns // states,) * 2 if w_hr is None else w_hr
     for name, state, size in (("c0", c0, states * H), ("h0", h0, P)):
-        if state.shape != (lanes, B, size):
-            got, wanted = list(state.shape), [lanes, B, size]
+        if state != (lanes, B, size):
             by = "as c0" if w_hr is None else "by weight_hr"
-            raise ValueError(f"{name}: got shape {got}; expected {wanted}, {by}")
+            raise ValueError(f"{name}: got shape {[*state]}; expected {[lanes, B, size]}, {by}")
     return Shape(L=lanes, D=directions, B=B, H=H, projected=0 if w_hr is None else P, P=P)
 
 
@@ -252,7 +308,7 @@ def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int, states:
 
 def option_tensors(of: Stack, direction: str) -> dict[str, Tensor]:
     """Return the tensors of all lanes that only options of a cell need, as a kernel's arguments."""
-    cell, (L, _, B, H, _, P) = of.cell, of.shape
+    cell, (L, _, B, H, _, P) = of.prepared.spec, of.prepared.shape
     tensors: dict[str, Tensor] = {}
     if of.layers[0].w_ch is not None:
         tensors["weight_ptr"] = torch.stack([w.w_ch for w in of.layers])
@@ -289,46 +345,12 @@ def planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
     return c[:L], behind[:of_x].view(L, N, -1), by_h.view(L, N, -1)
 
 
-@dataclass(kw_only=True, eq=False, slots=True)
-class Outputs:
-    """Tensors that the launches of a forward write."""
-
-    y: Tensor  # [.., W] of the last layer, with the rows of x
-    h: Tensor  # [L / D - 1, .., W] of the layers below it
-    c: Tensor  # [L, .., S*H] state dtype; where nothing is saved [L, B, S*H]
-    kept: Tensor  # c and, with layer norm, raw_ih and raw_hh behind it
-    gates: Tensor  # [L, .., COLUMNS*H]; where nothing is saved [D, ...] for one layer after another
-    lanes: Sequence[Tensor]  # of gates [N, COLUMNS*H]
-    raw_ih: Tensor | None = None  # [L, N, X*H] state dtype
-    raw_hh: Tensor | None = None  # [L, N, G*H]
-
-
-def outputs(of: Stack, save: bool) -> Outputs:
-    """Allocate what the launches of a forward write."""
-    (L, D, B, H, _, P), rows, cell = of.shape, of.rows.shape, of.prepared.cell
-    columns = of.prepared.columns * H
-    gates = of.x.new_empty(L if save else D, *rows, columns)
-    out = Outputs(
-        y=of.x.new_empty(*rows, D * P),
-        h=of.x.new_empty(L // D - 1, *rows, D * P),
-        c=(c := of.c0.new_empty(L, *(rows if save else (B,)), cell.states * H)),
-        kept=c,
-        gates=gates,
-        lanes=gates.view(len(gates), of.rows.N, columns).unbind(),
-    )
-    if of.cell.layer_norm and save:
-        behind = -(-(cell.by_x + cell.by_h) // cell.states)
-        out.kept = of.c0.new_empty((1 + behind) * L, *rows, cell.states * H)
-        out.c, out.raw_ih, out.raw_hh = planes(out.kept, L, cell)
-    return out
-
-
 def biases(of: Stack) -> tuple[Tensor, ...]:
     """Return each lane's bias [(X + OF_H) * H]: of x's parts, then of h's that stay alone.
 
     Of a gate that is a sum only the biases' sum appears.
     """
-    layers, H, cell = of.layers, of.shape.H, of.prepared.cell
+    layers, H, cell = of.layers, of.prepared.shape.H, of.prepared.cell
     if layers[0].b_ih is None:
         return (of.x.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
     if not cell.apart:
@@ -360,93 +382,74 @@ def lstm(
     """Run the operator `lstm` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
         of = parsed(
-            "forward", save=save, x=x, h0=h0, c0=c0, weights=weights, dropout=dropout, seed=seed,
-            fuse=fuse, directions=directions, batch_sizes=batch_sizes, not_reset=not_reset,
-            cell=cell, rates=rates,
+            "forward", save, x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
+            not_reset, cell, rates,
         )  # fmt: skip
-        out = outputs(of, save)
-        launches = forward_launches(of, out)
+        prepared, rows = of.prepared, of.rows
+        call, (L, D, B, H, _, P) = prepared.call, prepared.shape
+        wide, columns = prepared.cell.states * H, prepared.columns * H
+        y = of.x.new_empty(*rows.shape, D * P)
+        h = of.x.new_empty(L // D - 1, *rows.shape, D * P)
+        h_n, c_n = torch.empty_like(of.h0), c0.new_empty(c0.shape)
+        c = kept = of.c0.new_empty(L, *(rows.shape if save else (B,)), wide)
+        raw_ih = raw_hh = None
+        if save and prepared.spec.layer_norm:
+            behind = -(-(prepared.cell.by_x + prepared.cell.by_h) // prepared.cell.states)
+            kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
+            c, raw_ih, raw_hh = planes(kept, L, prepared.cell)
+        gates = of.x.new_empty(L if save else D, *rows.shape, columns)
+        lanes = gates.view(-1, rows.N, columns).unbind()
+
+        options = option_tensors(of, "forward")
+        space = launch.workspace(call.plan, of.x, (prepared.copies, L, 2), prepared.count)
+        if prepared.cell.by_h > 0:
+            mask = options.get("h_mask_ptr")
+            fed = of.h0 if mask is None else of.h0 * mask
+            launch.feed(space.exchange, fed, call.plan, rows.offset is not None)
+        bias, each = biases(of), call.plan.layers
+        arguments = call.arguments(
+            gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, h_n_ptr=h_n, c_n_ptr=c_n, h_ptr=h, y_ptr=y,
+            exchange_ptr=space.exchange, barrier_ptr=space.counters, between_ptr=space.between,
+            raw_ptr=raw_hh, top=L - 1, **options, **of.arguments(),
+        )  # fmt: skip
 
         def launched(x: Tensor, index: int) -> Tensor:
-            multiply_x(of, out, launches[index], x, index)
-            forward.forward(of.prepared.call, launches[index])
-            if index + 1 == len(launches):
-                return out.y
-            return of.rows.of(out.h[index].view(of.rows.N, -1))
+            first = index * each
+            for lane in range(first, first + D):
+                of_x = None if raw_ih is None else raw_ih[lane]
+                multiply_x(of, x, lane, lanes[lane % len(lanes)], bias[lane], of_x)
+            given = of.weights(index)
+            call.run(arguments, rows.T, bias_ptrs=bias[first : first + each], **given)
+            return rows.of(h[index].view(rows.N, -1)) if index + 1 < prepared.count else y
 
-        stack.run(of.rows.of(of.x), len(launches), launched, of.drop)
-        of.rows.clear(out.y)
-        return forward_results(of, out, c0.dtype, save)
-
-
-def forward_launches(of: Stack, out: Outputs) -> list[forward.Arguments]:
-    """Return the arguments of each launch: all that is known before the first."""
-    prepared, rows, bias = of.prepared, of.rows, biases(of)
-    plan, count = prepared.call.plan, prepared.count
-    options = option_tensors(of, "forward")
-    space = launch.workspace(plan, of.x, (prepared.copies, of.shape.L, 2), count)
-    if prepared.cell.by_h > 0:
-        mask = options.get("h_mask_ptr")
-        fed = of.h0 if mask is None else of.h0 * mask
-        launch.feed(space.exchange, fed, plan, rows.offset is not None)
-    lanes = launch.by_launch(
-        count, c0_ptr=of.c0, c_ptr=out.c, raw_ptr=out.raw_hh, between_ptr=space.between,
-        exchange_ptr=space.exchange if count == 1 else space.exchange[0],
-        barrier_ptr=space.counters, **options,
-    )  # fmt: skip
-    layers = [out.y] if count == 1 else [*out.h.unbind(), out.y]
-    return [
-        forward.Arguments(
-            gates_ptr=out.lanes[index * plan.layers % len(out.lanes)],
-            bias_ptrs=bias[index * plan.layers : (index + 1) * plan.layers],
-            h_ptr=out.h,
-            y_ptr=layers[index],
-            first_lane=index * plan.layers,
-            **lanes[index],
-            **of.arguments(index),
-        )
-        for index in range(count)
-    ]
+        stack.run(rows.of(of.x), prepared.count, launched, of.drop)
+        rows.clear(y)
+    if not save:
+        return y, h_n, c_n, y.new_empty(0), c.new_empty(0), y.new_empty(0)
+    return y, h_n, c_n, h, kept, gates
 
 
 def multiply_x(
-    of: Stack, out: Outputs, arguments: forward.Arguments, x: Tensor, index: int
+    of: Stack, x: Tensor, lane: int, gates: Tensor, bias: Tensor, raw: Tensor | None
 ) -> None:
-    """Write x's part of the gates, biases included, of the lanes of a launch that read x."""
-    X, of_h = of.prepared.cell.by_x, of.prepared.cell.of_h
-    D, H, columns = of.shape.D, of.shape.H, of.prepared.columns
-    for lane in range(D):
-        number = index * of.prepared.call.plan.layers + lane
-        layer, bias = of.layers[number], arguments.bias_ptrs[lane]
-        gates = of.rows.of(out.lanes[number % len(out.lanes)])
-        if columns > X:
-            gates = gates[:, (columns - X) * H :]
-        if of_h > 0:
-            bias = bias[: X * H]
-        if not of.cell.layer_norm:
-            torch.addmm(bias, x, layer.w_ih.T, out=gates)
-            continue
-        by_x = x @ layer.w_ih.T
-        if out.raw_ih is not None:
-            of.rows.of(out.raw_ih[number]).copy_(by_x)
-        x_hat, _ = normalized(by_x)
-        gates.copy_(scaled(x_hat, layer.gain_ih, bias))
+    """Write x's part of a lane's gates [N, COLUMNS*H], biases included.
 
-
-def forward_results(
-    of: Stack, out: Outputs, dtype: torch.dtype, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the operator's results; dtype: of c0."""
-    rows, D = of.rows, of.shape.D
-    ends = [rows.ends(gradients.halves(out.y[None], D), last=True)]
-    if of.shape.L > D:
-        ends.insert(0, rows.ends(gradients.halves(out.h, D), last=True))
-    h_n = torch.cat(ends)  # a result is never a view of another
-    if not save:
-        y, c = out.y, out.c
-        return y, h_n, c.to(dtype), y.new_empty(0), c.new_empty(0), y.new_empty(0)
-    c_n = rows.ends(gradients.by_direction(out.c, D), last=True).to(dtype, copy=True)
-    return out.y, h_n, c_n, out.h, out.kept, out.gates
+    raw: [N, X*H] out, with layer norm: what is normalized.
+    """
+    prepared, layer, gates = of.prepared, of.layers[lane], of.rows.of(gates)
+    X, H = prepared.cell.by_x, prepared.shape.H
+    if prepared.columns > X:
+        gates = gates[:, (prepared.columns - X) * H :]
+    if prepared.cell.of_h > 0:
+        bias = bias[: X * H]
+    if not prepared.spec.layer_norm:
+        torch.addmm(bias, x, layer.w_ih.T, out=gates)
+        return
+    by_x = x @ layer.w_ih.T
+    if raw is not None:
+        of.rows.of(raw).copy_(by_x)
+    x_hat, _ = normalized(by_x)
+    gates.copy_(scaled(x_hat, layer.gain_ih, bias))
 
 
 # --- backward ---
@@ -479,25 +482,24 @@ def lstm_backward(
     _check_samples(samples, h0.shape[1], batch_sizes, cell)
     with precision.matmul_as_rnn(x.dtype):
         of = parsed(
-            "backward", save=True, x=x, h0=h0, c0=c0, weights=weights, dropout=dropout, seed=seed,
-            fuse=fuse, directions=directions, batch_sizes=batch_sizes, not_reset=not_reset,
-            cell=cell, rates=rates,
+            "backward", True, x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
+            not_reset, cell, rates,
         )  # fmt: skip
+        call = of.prepared.call
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
         dh_n, dc = _last_gradients(of, dh_n, dc_n)
         options = option_tensors(of, "backward")
         left = buffers(of, options, y, h, c, gates)
-        launches = backward_launches(of, options, left, dy, dh_n, dc)
+        arguments = backward_arguments(of, options, left, dh_n, dc)
 
         def launched(dy: Tensor, index: int) -> Tensor:
-            launches[index].dy_ptr = dy
-            backward.backward(of.prepared.call, launches[index])
+            call.run(arguments, of.rows.T, dy_ptr=dy, **of.weights(index))
             if index == 0 and not needs_dx:
                 return dy
-            return gradients.of_x(left, launches[index].first_lane)
+            return gradients.of_x(left, index * call.plan.layers)
 
         dy = of.rows.of(dy.view(of.rows.N, -1))
-        dx = stack.run_back(dy, len(launches), launched, of.drop)
+        dx = stack.run_back(dy, of.prepared.count, launched, of.drop)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
         dx = of.rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights
@@ -507,17 +509,18 @@ def buffers(
     of: Stack, options: dict[str, Tensor], y: Tensor, h: Tensor, c: Tensor, gates: Tensor
 ) -> gradients.BackwardBuffers:
     """Allocate what the launches of a backward write, beside what the forward left."""
-    kernels, rows, (L, D, _, H, _, P) = of.prepared.cell, of.rows, of.shape
-    N, norm, c, raw_ih, raw_hh = rows.N, of.cell.layer_norm, c.contiguous(), None, None
+    kernels, spec, rows = of.prepared.cell, of.prepared.spec, of.rows
+    (L, D, _, H, projected, P), N, norm = of.prepared.shape, rows.N, spec.layer_norm
+    c, raw_ih, raw_hh = c.contiguous(), None, None
     if norm:
         c, raw_ih, raw_hh = planes(c.view(-1, N, kernels.states * H), L, kernels)
     outputs = [*h.contiguous().view(-1, N, D * P).unbind(), y.contiguous().view(N, D * P)]
-    dgates = of.x.new_empty(L, N, launch.gradient_columns(of.cell) * H)
+    dgates = of.x.new_empty(L, N, launch.gradient_columns(spec) * H)
     left = gradients.BackwardBuffers(
         rows=rows,
         D=D,
         layers=of.layers,
-        cell=of.cell,
+        cell=spec,
         kernels=kernels,
         seed=of.seed,
         not_reset=of.not_reset,
@@ -537,7 +540,7 @@ def buffers(
     )
     if norm or kernels.apart:
         left.by_h = of.x.new_empty(L, N, kernels.by_h * H)
-    if of.shape.projected:
+    if projected:
         left.dh = of.x.new_empty(L, N, P)
     if "weight_ptr" in options:
         left.dweight = of.c0.new_empty(L, N, options["weight_ptr"].shape[1])
@@ -547,37 +550,27 @@ def buffers(
     return left
 
 
-def backward_launches(
+def backward_arguments(
     of: Stack,
     options: dict[str, Tensor],
     left: gradients.BackwardBuffers,
-    dy: Tensor,
     dh_n: Tensor | None,
     dc: Tensor,
-) -> list[backward.Arguments]:
-    """Return the arguments of each launch, except the gradients by its output."""
-    prepared, (L, _, B, _, _, P) = of.prepared, of.shape
-    plan, count = prepared.call.plan, prepared.count
+) -> launch.Arguments:
+    """Return the arguments of all launches."""
+    prepared, (L, _, B, _, _, P) = of.prepared, of.prepared.shape
+    plan = prepared.call.plan
     partial_sums = of.c0.new_empty(plan.layers, plan.split, B, P) if plan.split > 1 else None
-    space = launch.workspace(plan, of.x, (L, 2, prepared.exchanged), count)
-    lanes = launch.by_launch(
-        count, dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,
+    space = launch.workspace(plan, of.x, (L, 2, prepared.exchanged), prepared.count)
+    return prepared.call.arguments(
+        dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,
         c_ptr=left.c, dc_ptr=dc, dgates_ptr=left.dgates, exchange_ptr=space.exchange,
         barrier_ptr=space.counters, between_ptr=space.between, dh_ptr=left.dh,
         by_h_ptr=left.by_h, raw_ptr=left.raw_hh, stats_ptr=left.stats, dseen_ptr=left.dseen,
-        dweight_ptr=left.dweight, **options,
+        dweight_ptr=left.dweight, partial_ptr=partial_sums,
+        last=0 if dh_n is None else B,  # of dh_n: else nothing reads what stands for it
+        **options, **of.arguments(),
     )  # fmt: skip
-    return [
-        backward.Arguments(
-            dy_ptr=dy,
-            partial_ptr=partial_sums,
-            last=0 if dh_n is None else B,  # of dh_n: else nothing reads what stands for it
-            first_lane=index * plan.layers,
-            **lanes[index],
-            **of.arguments(index),
-        )
-        for index in range(count)
-    ]
 
 
 def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) -> None:

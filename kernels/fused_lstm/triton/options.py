@@ -23,7 +23,6 @@ class Draws(NamedTuple):
     """Seed, numbering and probabilities of a launch's masks."""
 
     seed_ptr: Any  # [1] int64
-    first_lane: Any  # of these in the stack, whose masks are numbered through
     dropout_p: Any  # between lanes
     dropout_scale: Any
     candidate_p: Any
@@ -38,7 +37,7 @@ class Draws(NamedTuple):
 def number(kind, draws, step, block, SIZE: tl.constexpr, rows, PLAN: tl.constexpr):
     """Return the numbers [UNITS, BLOCK_B] of a block's elements among all masks."""
     time = position.time_of(step.t, step.lane, rows.T, PLAN)
-    row = ((draws.first_lane + step.lane) * rows.T + time) * rows.B + block.b
+    row = (step.lane * rows.T + time) * rows.B + block.b
     return kind + row[None, :] * SIZE + block.unit[:, None]
 
 

@@ -6,15 +6,53 @@ of batch, time steps, directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 def as_bytes(not_reset: Tensor | None) -> Tensor | None:
     """Return a call's `not_reset` as the kernels read it: bytes."""
     return None if not_reset is None else not_reset.contiguous().view(torch.uint8)
+
+
+class Table(NamedTuple):
+    """Offsets of packed rows: made on the host, and copied to the device without a wait."""
+
+    made_of: tuple  # what it depends on, besides the values of batch_sizes
+    live: int
+    offset: Tensor  # [T + 2], as forward.py's offset_ptr
+    last: Tensor  # [B] each row's last step
+
+
+TABLES: MutableMapping[Tensor, Table] = WeakIdKeyDictionary()  # a backward has its forward's
+
+
+def table_of(batch_sizes: Tensor, B: int, N: int, device: torch.device) -> Table:
+    """Return the Table of batch_sizes [T], which is made once for as long as they are there."""
+    made_of = B, N, device, batch_sizes._version
+    table = TABLES.get(batch_sizes)
+    if table is None or table.made_of != made_of:
+        table = TABLES[batch_sizes] = make_table(batch_sizes, made_of)
+    return table
+
+
+def make_table(batch_sizes: Tensor, made_of: tuple) -> Table:
+    """Make a Table of T + B numbers; no step has more rows than the one before."""
+    B, N, device, _ = made_of
+    if (first := int(batch_sizes[0])) != B:
+        raise ValueError(f"batch_sizes: got {first} at 0; expected {B}")
+    b, ends, T = torch.arange(B), batch_sizes.cumsum(0), len(batch_sizes)
+    lengths = torch.searchsorted(-batch_sizes, -b)
+    last = (ends - batch_sizes)[lengths - 1] + b
+    table = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([N]), last])
+    if device.type == "cuda":  # from other memory a copy waits for all that the GPU has to do
+        table = table.pin_memory()
+    table = table.to(device, non_blocking=True)
+    return Table(made_of, int(ends[-1]), table[: T + 2], table[T + 2 :])
 
 
 class LaneRows:
@@ -27,14 +65,8 @@ class LaneRows:
         self.offset, self._last, self._before = None, None, {}
         if batch_sizes is None:
             return
-        if (first := int(batch_sizes[0])) != B:
-            raise ValueError(f"batch_sizes: got {first} at 0; expected {B}")
-        b, ends = torch.arange(B), batch_sizes.cumsum(0)
-        self.T, self.live = len(ends), int(ends[-1])
-        lengths = (batch_sizes[:, None] > b).sum(0)
-        last = (ends - batch_sizes)[lengths - 1] + b
-        table = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([self.N]), last]).to(x.device)
-        self.offset, self._last = table[: self.T + 2], table[self.T + 2 :]
+        self.T = len(batch_sizes)
+        _, self.live, self.offset, self._last = table_of(batch_sizes, B, self.N, x.device)
 
     def of(self, t: Tensor) -> Tensor:
         """Return the live rows of t: [N, C] -> [live, C]."""
@@ -54,13 +86,11 @@ class LaneRows:
     def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
         """Return each row's last step in its lane, or its first.
 
-        The shapes are D times [L, N, C], or [L, T, B, C], -> [L * D, B, C].
+        The shapes are D times [L, N, C] -> [L * D, B, C].
         """
         edges = []
         for direction, t in enumerate(lanes):
-            if t.dim() == 4:
-                edges.append(t[:, 0 if last == (direction == 1) else -1])
-            elif last == (direction == 1):
+            if last == (direction == 1):
                 edges.append(t[:, : self.B])
             elif self._last is None:
                 edges.append(t[:, self.N - self.B :])

@@ -26,7 +26,7 @@ PART_REGISTERS = (
 )
 READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as many units a program
 ALONE_UNITS = 128  # of a lane, that one program may have to itself
-SCAN = 1024  # elements of a program's tile where no product is in the loop
+SCAN = 128  # elements of a program's tile where no product is in the loop: one a thread
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -208,8 +208,8 @@ def plan(
 
 def scan(kind: str, direction: str, hidden: int, batch: int, layers: int, dtype: str) -> Plan:
     """Return the launch of a cell without a product in the loop, whose programs wait for nobody."""
-    block_b = min(_power_of_2(batch), 16)
-    units = min(max(16, _power_of_2(hidden)), SCAN // block_b)
+    units = min(max(16, _power_of_2(hidden)), SCAN)
+    block_b = min(_power_of_2(batch), SCAN // units)
     blocks, groups = _ceil(hidden, units), _ceil(batch, block_b)
     return Plan(
         kind, direction, "persistent", hidden, batch, layers, 0, dtype, precision="ieee",

@@ -27,7 +27,7 @@ class Share(NamedTuple):
     """A program's share of the work, and those that it meets."""
 
     programs: Any  # that meet
-    lane: Any
+    lane: Any  # among the launch's
     block: Any
     part: Any  # of the block's SPLIT
     first_batch: Any  # the first of its blocks of batch
@@ -39,7 +39,7 @@ class Step(NamedTuple):
     """A lane's step."""
 
     t: Any
-    lane: Any  # int64
+    lane: Any  # int64, among the stack's: tensors [L, ...] are those of all
     first: Any  # its first row in [L * N, .]
     alive: Any  # how many rows it has
 
@@ -56,7 +56,7 @@ class Block(NamedTuple):
 
 
 @helper
-def share(counter_ptr, PLAN: tl.constexpr):
+def share(counter_ptr, first_lane, PLAN: tl.constexpr):
     """Return a program's share of the work.
 
     An index with one possible value is 0 as a constant, and costs nothing. Heads meet by
@@ -68,6 +68,7 @@ def share(counter_ptr, PLAN: tl.constexpr):
     if groups > 1:
         group, program = tl.program_id(0) // programs, tl.program_id(0) % programs
     block, part = program // PLAN.SPLIT, program % PLAN.SPLIT
+    counter_ptr += first_lane // PLAN.LANES * PLAN.COUNTERS
     counter_ptr += group * (1 + programs // PLAN.SPLIT) * barrier.APART
     block_counter_ptr = counter_ptr + (1 + block) * barrier.APART
     lane, row_group = block * 0, group
@@ -84,14 +85,14 @@ def share(counter_ptr, PLAN: tl.constexpr):
 
 
 @helper
-def pick(pointers, lane, SIZE: tl.constexpr, PLAN: tl.constexpr):
-    """Return pointers[lane] for a lane known at run time only.
+def pick(pointers, lane, first_lane, SIZE: tl.constexpr, PLAN: tl.constexpr):
+    """Return pointers[lane] for a lane of the launch known at run time only.
 
-    Heads have one pointer, to all of their tensors of SIZE elements.
+    Heads have one pointer, to all of the stack's tensors of SIZE elements.
     """
     found = pointers[0]
     if PLAN.HEADS:
-        found += lane.to(tl.int64) * SIZE
+        found += (first_lane + lane).to(tl.int64) * SIZE
     else:
         for i in tl.static_range(1, PLAN.LANES):
             found = tl.where(lane == i, pointers[i], found)
@@ -129,7 +130,7 @@ def time_of(t, lane, T, PLAN: tl.constexpr):
     if PLAN.REVERSE:
         t = T - 1 - t
     elif PLAN.BOTH:
-        t = tl.where(lane == 1, T - 1 - t, t)
+        t = tl.where(lane & 1 == 1, T - 1 - t, t)
     return t
 
 
@@ -144,12 +145,11 @@ def first_row(lane, rows, PLAN: tl.constexpr):
 def first_of_all(lane, rows, PLAN: tl.constexpr):
     """Return the row of a lane's first step in [L * N, .], where all steps have B rows."""
     T, B = rows.T, rows.B
-    if PLAN.HEADS:
-        first = lane * T * B + (T - 1) * B if PLAN.REVERSE else lane * T * B
+    first = lane * T * B
+    if PLAN.REVERSE:
+        first += (T - 1) * B
     elif PLAN.BOTH:
-        first = lane * (2 * T - 1) * B  # lane 1 begins at the end
-    else:
-        first = lane * 0
+        first += (lane & 1) * (T - 1) * B
     return first
 
 
@@ -159,7 +159,7 @@ def ahead(lane, B, PLAN: tl.constexpr):
     if PLAN.REVERSE:
         B = -B
     elif PLAN.BOTH:
-        B = tl.where(lane == 1, -B, B)
+        B = tl.where(lane & 1 == 1, -B, B)
     return B
 
 
@@ -167,11 +167,10 @@ def ahead(lane, B, PLAN: tl.constexpr):
 def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
     """Load a mask [1, BLOCK_B]: true where a row keeps its state before step t.
 
-    All lanes of a chain have the same mask, and all heads.
+    All lanes of a direction have the same mask.
     """
     first, alive = place(t, lane, rows, PLAN)
-    if PLAN.CHAIN or PLAN.HEADS:
-        first -= first_row(lane, rows, PLAN)
+    first -= first_row(lane - (lane & 1 if PLAN.BOTH else 0), rows, PLAN)
     return (tl.load(rows.not_reset_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
 
 
@@ -241,6 +240,16 @@ def edges(step, b, rows, PLAN: tl.constexpr):
 
 
 @helper
+def ending(step, rows, PLAN: tl.constexpr):
+    """Return how many of a step's rows go on: those from there on end with it."""
+    more = tl.where(step.t == rows.T - 1, 0, step.alive)
+    if PLAN.VARLEN:
+        _, more = place(step.t + 1, step.lane, rows, PLAN)
+        more = tl.minimum(more, step.alive)  # backwards in time more rows begin
+    return more
+
+
+@helper
 def kept_where_dead(new, old, mask, N: tl.constexpr, PLAN: tl.constexpr):
     """Return N tiles on chip after a step: `new` in rows alive in the step, `old` in others."""
     if PLAN.VARLEN:
@@ -293,7 +302,8 @@ def output_of(step, block, rows, PLAN: tl.constexpr):
     b, unit = block.b, block.unit
     row = (step.first - first_row(step.lane, rows, PLAN) + b)[None, :]
     if PLAN.BOTH or PLAN.HEADS:
-        found = row * PLAN.WIDTH + step.lane * PLAN.P + unit[:, None]
+        side = step.lane & 1 if PLAN.BOTH else step.lane
+        found = row * PLAN.WIDTH + side * PLAN.P + unit[:, None]
     elif PLAN.VARLEN:
         found = row * PLAN.P + unit[:, None]
     else:

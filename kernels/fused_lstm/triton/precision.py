@@ -38,10 +38,19 @@ def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
     if (before == "tf32") == (wanted == "tf32"):
         yield
         return
-    switch.fp32_precision = wanted
+    try:
+        older = switch.allow_tf32
+    except RuntimeError:  # the older switch says something else: it is left alone
+        older = None
+    if older is None:
+        switch.fp32_precision = wanted
+    else:  # both: who reads the older one meanwhile, in another thread, would get an error
+        switch.allow_tf32 = wanted == "tf32"
     try:
         yield
     finally:
+        if older is not None:
+            switch.allow_tf32 = older
         switch.fp32_precision = before
 
 

@@ -94,7 +94,8 @@ void move(Step& s) {
 
 // --- setp ---
 
-// Modifiers: comparison, type, how to combine with a third predicate (0: not at all).
+// Modifiers: comparison, type, how to combine with a third predicate (0: not at all), whether
+// registers have pairs, whose halves give a predicate each.
 enum Comparison : i32 { EQ, NE, LT, LE, GT, GE, OR_UNORDERED = 8, ORDERED = 16, UNORDERED = 17 };
 enum Combine : i32 { ALONE, AND, OR, XOR };
 
@@ -118,11 +119,11 @@ static bool holds(i32 comparison, T a, T b) {
 }
 
 template <class T>
-static u32 compare_32(Step& s, T (*as)(u32)) {
+static u32 compare_32(Step& s, T (*as)(u32), int shift = 0) {
   const u32 *a = s.m.source_32(s.w, s.operand(1)), *b = s.m.source_32(s.w, s.operand(2));
   u32 bits = 0;
   for (int lane = 0; lane < LANES; lane++)
-    bits |= u32(holds<T>(s.i.modifier[0], as(a[lane]), as(b[lane]))) << lane;
+    bits |= u32(holds<T>(s.i.modifier[0], as(a[lane] >> shift), as(b[lane] >> shift))) << lane;
   return bits;
 }
 template <class T>
@@ -134,7 +135,7 @@ static u32 compare_64(Step& s, T (*as)(u64)) {
   return bits;
 }
 
-static u32 compare_by_type(Step& s) {
+static u32 compare_by_type(Step& s, int shift = 0) {
   switch (s.i.modifier[1]) {
     case S16: return compare_32<i16>(s, [](u32 x) { return static_cast<i16>(x); });
     case U16: case B16: return compare_32<u16>(s, [](u32 x) { return static_cast<u16>(x); });
@@ -142,8 +143,8 @@ static u32 compare_by_type(Step& s) {
     case U32: case B32: return compare_32<u32>(s, [](u32 x) { return x; });
     case S64: return compare_64<i64>(s, [](u64 x) { return static_cast<i64>(x); });
     case U64: case B64: return compare_64<u64>(s, [](u64 x) { return x; });
-    case F16: return compare_32<float>(s, [](u32 x) { return half_to_float(x); });
-    case BF16: return compare_32<float>(s, [](u32 x) { return bf16_to_float(x); });
+    case F16: return compare_32<float>(s, [](u32 x) { return half_to_float(u16(x)); }, shift);
+    case BF16: return compare_32<float>(s, [](u32 x) { return bf16_to_float(u16(x)); }, shift);
     case F32: return compare_32<float>(s, [](u32 x) { return as_float(x); });
     case F64: return compare_64<double>(s, [](u64 x) { return as_double(x); });
     default: s.m.fail("setp of this type is not supported");
@@ -159,8 +160,9 @@ void compare(Step& s) {
   const i32 how = s.i.modifier[2];
   const u32 other = how ? s.m.predicate(s.w, s.operand(3)) : 0;
   s.m.set_predicate(s.w, s.operand(0), combine(how, bits, other), s.lanes);
-  if (s.i.size[0] > 1)
-    s.m.set_predicate(s.w, s.operand(0, 1), combine(how, ~bits, other), s.lanes);
+  if (s.i.size[0] == 1) return;
+  const u32 more = s.i.modifier[3] ? compare_by_type(s, 16) : ~bits;
+  s.m.set_predicate(s.w, s.operand(0, 1), combine(how, more, other), s.lanes);
 }
 
 // --- cvt ---
