@@ -34,7 +34,9 @@ def graphed(module: nn.Module, example: Tensor) -> Callable[..., tuple[Tensor, A
         raise ValueError(f"example: got a tensor on {example.device}; expected one on a CUDA GPU")
     with torch.no_grad():
         zeros = tree_map(torch.zeros_like, module(example)[1])
-        run: Any = torch.cuda.make_graphed_callables(lambda x, s: module(x, s), (example, zeros))
+        # A graph's inputs are written over by every call's.
+        own = example.clone(), tree_map(torch.clone, zeros)
+        run: Any = torch.cuda.make_graphed_callables(lambda x, s: module(x, s), own)
     wanted = [(t.shape, t.dtype, t.device) for t in (example, *tree_leaves(zeros))]
 
     def call(x: Tensor, state: Any = None) -> tuple[Tensor, Any]:

@@ -181,5 +181,6 @@ def test_one_step_in_a_graph_is_the_modules(fuse, make_module):
         for one, right in zip(x, expected, strict=True):
             y, state = step(one, state)
             assert torch.equal(y, right)
+        assert torch.equal(step(x[0])[0], expected[0])  # from zeros, which no call has written over
     with pytest.raises(ValueError, match="input, state: got"):
         step(x[0, :, :2])
