@@ -142,7 +142,9 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
 bool is_short(const Sizes& s) {
   const bool cached = s.hidden >= 256 && (s.narrow || s.hidden <= 1024);
   const long most = s.unit ? 8 : 16;
-  return s.cell.in_tiles() && s.rows <= most && (s.steps <= 4 || cached);
+  const long gates = std::max(s.cell.x_gates(), s.cell.h_gates());
+  const bool tiles = s.cell.inner ? s.cell.h_gates() > 0 && gates <= 4 : s.cell.in_tiles();
+  return tiles && s.rows <= most && (s.steps <= 4 || cached);
 }
 
 // Measured on an Emerald Rapids (one thread; H = 200, 650, 1500; its AMX undisturbed by another hyperthread):

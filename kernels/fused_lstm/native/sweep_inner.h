@@ -59,16 +59,18 @@ FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long ga
   return place_of(tile);
 }
 
-// A step from R h to what the first product multiplies, where a tile has all gates of h.
-template <class T>
+// A step from R h to what the first product multiplies, where a tile has all gates of h. Weights are
+// as Multiply takes them: packed, or as they lie.
+template <class Multiply, class T, class E>
 void first_phase(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
-                 const T* packed) {
+                 const E* weight) {
   CellStep<T> step = cell_step(lane, place, input_part);
   const WeightShape shape = recurrent_shape(lane);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    Fma<T>::gates(
-        worker, before.fed, rows, shape, packed, place % 2,
+    const auto left = Multiply::ready(worker, lane, before.fed, rows);
+    Multiply::gates(
+        worker, left, rows, shape, weight, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
           return load_begins(tile, lane, shape.gates, input_part, unit, row);
         },
@@ -79,17 +81,18 @@ void first_phase(const Worker& worker, const Lane<T>& lane, long place, const Su
 }
 
 // A step from product k to what the next one multiplies, or to its end.
-template <class T>
+template <class Multiply, class T, class E>
 void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
-                 const Sum<T>* input_part, const T* packed) {
+                 const Sum<T>* input_part, const E* weight) {
   CellStep<T> step = cell_step(lane, place, input_part);
   step.finish = reinterpret_cast<Finish<T>>(functions_around(lane, k).finish);
   const WeightShape shape = inner_shape(lane, k);
-  const Rows<T> left = fed_of(lane, k, step.gates);
+  const Rows<T> fed = fed_of<T>(lane, k, step.gates);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    Fma<T>::gates(
-        worker, left, rows, shape, packed, (place + k) % 2,
+    const auto left = Multiply::ready(worker, lane, fed, rows);
+    Multiply::gates(
+        worker, left, rows, shape, weight, (place + k) % 2,
         [](const Sums<T>&, long, long) { return Place<T>{}; },
         [&](const Sums<T>& tile, long unit, long row) {
           finish_cell(step, unit, row, tile, shape.gates);
@@ -126,7 +129,7 @@ struct StepsInPhases {
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
     if (tiles) {
-      first_phase(worker, lane, place, x, packed);
+      first_phase<Fma<T>>(worker, lane, place, x, packed);
     } else {
       if (recurrent.units > 0) {
         recurrent_product(worker, lane, recurrent, place, packed);
@@ -137,7 +140,7 @@ struct StepsInPhases {
     const T* weight = products;
     for (long k = 0; k < lane.cell.inner->count; ++k) {
       worker.sync();
-      inner_phase(worker, lane, place, k, x, weight);
+      inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
       weight += Fma<T>::gates_size(inner_shape(lane, k));
     }
   }

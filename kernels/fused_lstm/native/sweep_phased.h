@@ -1,22 +1,24 @@
 // A lane's forward pass in phases (see phases.h), whose weights the call does not pack: they are read as
 // they lie where rows are few (sweep_short.h), or were packed before (sweep_prepared.h).
 //
-// A chunk is its input product, then its steps. A step is the product with its cell; where
-// the lane normalizes, the cell after it; and where h is projected, that product.
+// A chunk is its input product, then its steps. A step is the product with its cell; the products
+// inside it, or where the lane normalizes the cell; and where h is projected, that product.
 #pragma once
 
-#include "sweep_forward.h"
+#include "sweep_inner.h"
 
 namespace fused_lstm::FL_ISA {
 
 struct LanePhases {
   bool apart;              // the input product is a phase of its own, else the first step's
+  long inner;              // products inside a step
   long of_step, of_chunk;  // phases
 
   template <class T>
   LanePhases(const Lane<T>& lane, bool projected, bool apart)
       : apart(apart),
-        of_step(1 + (lane.by_h != nullptr) + projected),
+        inner(lane.cell.inner ? lane.cell.inner->count : 0),
+        of_step(1 + (lane.by_h != nullptr) + inner + projected),
         of_chunk(apart + lane.chunk * of_step) {}
 
   template <class T>
@@ -26,10 +28,12 @@ struct LanePhases {
 };
 
 // Runs a phase. weights: w_ih, w_hh and w_hr as Multiply takes them; load_bias(tile, unit): what the sums
-// of the input product begin with.
-template <class Multiply, class T, class W, class Bias>
+// of the input product begin with; inner(place, k, x): runs part k of a step with products inside, of which
+// part 0 begins with R h.
+template <class Multiply, class T, class W, class Bias, class Inner>
 void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phases, long phase,
-               const W& w_ih, const W& w_hh, const W& w_hr, const Bias& load_bias) {
+               const W& w_ih, const W& w_hh, const W& w_hr, const Bias& load_bias,
+               const Inner& inner) {
   const long begin = phase / phases.of_chunk * lane.chunk;
   const long at = phase % phases.of_chunk - phases.apart;
   const Range rows = rows_of(lane, begin, min(begin + lane.chunk, lane.steps));
@@ -52,7 +56,10 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   }
   const long place = begin + at / phases.of_step, kind = at % phases.of_step;
   Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-  if (kind == 0) {
+  if (lane.cell.inner && kind <= phases.inner) {
+    inner(place, kind, x);
+    if (kind == 0) draw_masks(worker, lane, place + 1);
+  } else if (kind == 0) {
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
   } else if (kind == 1 && lane.by_h) {

@@ -522,7 +522,8 @@ void prepared_lane(const Worker& worker, const Lane<float>& lane, const Prepared
       &weights.w_hr,
       [&](const Sums<float>& tile, long unit) {
         return load_bias(tile, lane, tile.vectors, lane.hidden, unit);
-      });
+      },
+      [](long, long, const float*) {});  // no cell that is prepared has products inside its step
 }
 
 template <class F>

@@ -29,14 +29,18 @@ void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& 
     for (long gate = 0; gate < gates; ++gate) {
       const long at = gate * lane.hidden + unit;
       Vec<T> bias = weights.b_ih ? widened<T>(weights.b_ih + at, width) : Vec<T>{};
-      const bool apart = gate == gates - 1 && lane.b_m;
-      if (weights.b_hh && !apart) bias += widened<T>(weights.b_hh + at, width);
+      if (weights.b_hh && gate < lane.cell.sums) bias += widened<T>(weights.b_hh + at, width);
       tile.data[gate] = bias;
     }
     return Place<T>{place_of(tile).data, 0, W<T>};
   };
+  const auto inner = [&](long place, long k, const Sum<T>* x) {
+    if (k == 0) return first_phase<Dots<T, E>>(worker, lane, place, x, weights.w_hh);
+    const long before = lane.cell.inner->before(k - 1) * lane.hidden * lane.hidden;
+    inner_phase<Dots<T, E>>(worker, lane, place, k - 1, x, weights.w_inner + before);
+  };
   run_phase<Dots<T, E>>(worker, lane, phases_of(lane, weights), phase, weights.w_ih, weights.w_hh,
-                        weights.w_hr, load_bias);
+                        weights.w_hr, load_bias, inner);
 }
 
 template <class T, class E>

@@ -217,6 +217,7 @@ struct Weights {
   const E *w_ih, *w_hh;
   const E *b_ih, *b_hh;      // or null
   const E* w_hr;             // or null
+  const E* w_inner;          // or null
 };
 
 template <class T>

@@ -130,7 +130,8 @@ Weights<E> weights_of(const Call& call, long index) {
   const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see LaneOptions
   return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
           bias ? data_of<E>(own[3]) : nullptr,
-          call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
+          call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr,
+          call.inner.empty() ? nullptr : data_of<E>(call.inner[index])};
 }
 
 // A head's columns of rows of all heads' gates.
@@ -201,7 +202,7 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
   lane.w_hr = weights.w_hr;
-  if (shape.inner) lane.w_inner = data_of<T>(call.inner[index]);
+  lane.w_inner = weights.w_inner;
   lane.y = y + place * s.outputs;
   lane.y_stride = s.width();
   lane.options = options.of(index);
