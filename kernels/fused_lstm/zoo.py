@@ -1,10 +1,12 @@
 """Recurrent cells of the literature, each told as a user would tell it.
 
-    rnn = fused_lstm.Recurrent(fused_lstm.zoo.mgu, input_size, hidden_size)
+    from fused_lstm import zoo
+
+    rnn = fused_lstm.Recurrent(zoo.mgu, input_size, hidden_size)
 
 A cell's docstring names its paper, and its function is the formula: gates are sums before
-activation, W x + b_ih + R h + b_hh, unless the decorator says another thing. `import
-fused_lstm.zoo` traces all of them, which takes two to four seconds.
+activation, W x + b_ih + R h + b_hh, unless the decorator says another thing. The import
+traces all of them, which takes two to four seconds.
 """
 
 from __future__ import annotations
