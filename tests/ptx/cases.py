@@ -407,14 +407,14 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32):
+    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, inner, tf32):
         path = PATHS[case.path]
         if direction == "forward" and "split" in path:
             path = {}
         return make_plan(
             fuse, direction, case.H, case.B, case.L, dtype, path,
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
-            gates=gates,
+            gates=gates, inner=inner,
         )  # fmt: skip
 
     # So few steps round weights that stream as they come. Of one path they come rounded.
