@@ -396,8 +396,8 @@ class Cell:
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
         if engine == "triton" and self.products and (spec.projection or not self.gates.by_h):
-            why = "a projected h" if spec.projection else "no product of h"
-            return f"engine 'triton' has no products inside a step beside {why}"
+            where = "beside a projected h" if spec.projection else "where no gate has a part of h"
+            return f"engine 'triton' has no products inside a step {where}"
         if engine == "triton":
             self.on_triton(any(spec.zones))
         if engine == "native":

@@ -85,6 +85,8 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     def compiled(keep_loop: bool):
         what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)
         constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+        if not chosen.inner:  # pointers that a launch of other cells does not have
+            constants |= {n: None for n in ("w_inner_ptrs", "by_ptr") if n in kernel.arg_names}
         return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
 
     def stack(found: Any) -> int:  # an AMD's is not asked for

@@ -293,13 +293,14 @@ def _compiled(
     sums, others = (outputs, hidden) if direction == "forward" else (hidden, outputs)
     # Rows of all tiles of a chunk that products beside R h have.
     rows_hr = sum(_inner_rows(direction, own, inner)) if inner else own if projected else 0
+    tallest = _tallest(direction, rows, own, inner)
 
     rounds = (size == 2 or (dtype == "fp32" and tf32)) and device.has_tf32
     precision = "tf32" if rounds else "ieee"
     on_tensor_cores = rounds or size == 2
     block_b, row_groups = _divide_rows(batch, rows, size, programs, persistent, device, why)
     large = TILE if device.smem > 64 * 1024 else TILE // 2
-    narrow = large // (max(rows, 64) * size) if on_tensor_cores else 16
+    narrow = large // (max(tallest, 64) * size) if on_tensor_cores else 16
     narrow = min(narrow, max(16, _power_of_2(widest)))
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
@@ -307,7 +308,7 @@ def _compiled(
 
     def memory(block_k: int) -> tuple[int, int]:
         """Return the bytes of scratch, and the bytes of all weight tiles."""
-        scratch = max(block_k * block_b * size, rows * block_b * max(4, size)) + RESERVED
+        scratch = max(block_k * block_b * size, tallest * block_b * max(4, size)) + RESERVED
         weights = products * _ceil(sums, block_k) * rows * block_k * size
         return scratch, weights + _ceil(others, block_k) * rows_hr * block_k * size
 
@@ -332,7 +333,7 @@ def _compiled(
         stages = STREAM_STAGES
         buffers = stages if device.asynchronous else stages - 1
         first = staged if device.asynchronous else 0  # a resident product's, as copies begin
-        scratch = max(scratch, buffers * (tile + staged) + first + RESERVED)
+        scratch = max(scratch, buffers * (tallest * block_k * size + staged) + first + RESERVED)
         resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
         left = max(0, device.smem - scratch - resident * tile)
         resident_hr = min(chunks_hr, left // tile_hr) if rows_hr else 0
@@ -345,7 +346,7 @@ def _compiled(
         whose = "each product inside a step" if inner else "the projection"
         why.append(f"of {chunks_hr} tiles of {whose}, {resident_hr} are resident")
     if resident == 0:
-        scratch = max(scratch, tile + staged + RESERVED)
+        scratch = max(scratch, tallest * block_k * size + staged + RESERVED)
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
         projected, dtype, precision, programs * row_groups,
@@ -373,7 +374,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     group that multiplies from shared memory is ahead.
     """
     may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
-    may &= found.own == 16 and not (found.projected or found.inner or found.amd)
+    may &= found.own == 16 and not (found.projected or found.amd)
     if not may:
         return []
     size, products, backward = SIZES[found.dtype], found.products, found.direction == "backward"
@@ -389,7 +390,8 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     # that is soon done, or half as many would have to stream weights.
     soon = read_us(found.programs, 1) < READ_US
     owns = (8, 16) if soon else (16, 8) if found.resident_fraction < 1 else (16,)
-    splits = [(own, found.split) for own in owns]
+    # Tiles of products inside a step have 16 rows at least.
+    splits = [(own, found.split) for own in owns if own == 16 or not found.inner]
     if backward and found.split > 1:
         # Who sums over all gates meets nobody for it, and reads all of them.
         blocks = found.layers * _ceil(found.hidden, 16) * found.row_groups
@@ -404,10 +406,12 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         units = found.gates * own // sums if backward else own
         rows = own if sums > 1 else _tile_gates(found.gates) * own
         blocks = _ceil(found.hidden, units) * split * found.row_groups
-        registers = rows * (products * sums * columns * size + found.block_b * 4) // 128
+        of_weights = rows * products * sums + sum(found.inner_rows)
+        tallest = _tallest(found.direction, rows, own, found.inner)
+        registers = (of_weights * columns * size + tallest * found.block_b * 4) // 128
         # Weights, if only on their way into registers, and sums among the warps, or all of h.
-        smem = rows * products * sums * pad * size + RESERVED
-        smem += found.block_b * max(K_PARTS * rows * 4, products * sums * pad * size)
+        smem = of_weights * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * tallest * 4, products * sums * pad * size)
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue
@@ -415,6 +419,8 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
             found, programs=found.layers * blocks, rows=rows, units=units, own=own, split=split,
             warps=K_PARTS, block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
             resident_ih=chunks * (products - 1), ahead=chunks * sums, stages=1, hold=False,
+            chunks_hr=chunks if found.inner else 0, resident_hr=chunks if found.inner else 0,
+            hold_hr=False,
             smem=smem, k_parts=K_PARTS,
             why=(
                 f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
@@ -426,6 +432,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         )  # fmt: skip
         fitting.append(one)
     streams = found.stages > 1 and found.kind != "layers" and found.block_b <= 32
+    streams &= not found.inner
     if streams and not fitting and not device.asynchronous:
         one = streamed_in_parts(found, device)
         # The sums need memory that weights had: where little is left, more of them stream.
@@ -498,6 +505,12 @@ def _inner_rows(direction: str, own: int, inner: tuple[int, ...]) -> list[int]:
     Backwards a product has a tile of `own` rows for each column that it made.
     """
     return [own * (n if direction == "backward" else _tile_gates(n)) for n in inner]
+
+
+def _tallest(direction: str, rows: int, own: int, inner: tuple[int, ...]) -> int:
+    """Return the rows of a program's largest tile of weights."""
+    others = _inner_rows(direction, own, inner) if direction == "forward" else ()
+    return max([rows, *others])
 
 
 def _tile_gates(gates: int) -> int:
