@@ -41,11 +41,12 @@ def make_plan(
     projected: int = 0,
     norm: bool = False,
     gates: int = 4,
+    inner: tuple[int, ...] = (),
 ) -> Plan:
     """A device's plan with a path's changes, and what follows from them."""
     found = plan(
         kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32,
-        projected=projected, norm=norm, gates=gates, in_parts=not path,
+        projected=projected, norm=norm, gates=gates, inner=inner, in_parts=not path,
     )  # fmt: skip
     path = dict(path)
     if block_b := path.pop("alone", 0):
@@ -66,8 +67,8 @@ def make_plan(
         chunks=chunks,
         resident=min(found.resident, chunks),
         resident_ih=min(found.resident_ih or found.resident, chunks),
-        chunks_hr=chunks_hr if projected else 0,
-        resident_hr=min(found.resident, chunks_hr) if projected and found.resident else 0,
+        chunks_hr=chunks_hr if projected or inner else 0,
+        resident_hr=min(found.resident, chunks_hr) if projected or inner else 0,
         hold_hr=found.hold_hr or found.hold,
         programs=found.layers
         * found.split

@@ -25,8 +25,11 @@ needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
 @pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
 def test_drawn(seed, engine):
     case = drawn_case(seed, engine)
-    if engine == "triton" and drawn(seed).products:
-        pytest.skip("engine 'triton' has no products inside a step")
+    cell = drawn(seed)
+    if engine == "triton" and cell.products and (case.proj or not cell.gates.by_h):
+        pytest.skip(
+            "engine 'triton' has products inside a step beside gates of an h of H units alone"
+        )
     try:
         check(case)
     except AssertionError as error:

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.gpu
 
 # A state c; eight gates and a pair; three states and logarithms; a scan with weights of a unit; an
 # input; two states that begin at other values than 0; h beside c; a pair times a pair; peepholes;
-# all other functions.
+# all other functions; a product inside the step, of two columns, of four; an input beside one.
 TOLD = ("lltm", "nas", "slstm", "sru", "cfc", "normalized", "rhn", "mi_rnn", "peephole",
-        "functions")  # fmt: skip
+        "functions", "gru_reset_before", "highway", "multiplicative_lstm",
+        "cfc_backbone")  # fmt: skip
 told = pytest.mark.parametrize("cell", TOLD)
 OPTIONS = {
     "lltm": ({"proj_size": 90}, {"layer_norm": True}, {"num_heads": 8}),

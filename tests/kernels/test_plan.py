@@ -301,6 +301,34 @@ def test_fewer_multiprocessors_mean_more_units_each():
     assert plan("steps", "forward", device=few, **shape).units == 32
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_product_inside_a_step_is_a_phase_and_a_meeting_more(direction):
+    shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16", "gates": 2}
+    plain = choose(direction, device=H100, **shape)
+    inner = choose(direction, device=H100, inner=(1, 4), **shape)
+    assert (plain.meetings, inner.meetings) == (1, 3)
+    assert inner.planes == (2 if direction == "forward" else 5)
+    assert cost(inner, H100).floor_us > cost(plain, H100).floor_us
+    per_step = dataclasses.replace(inner, mode="per-step").phases()
+    assert per_step[0 if direction == "forward" else -1] == ("finish",)
+    assert [name for part in per_step for name in part if name.startswith("inner")] == (
+        ["inner 0", "inner 1"] if direction == "forward" else ["inner 1", "inner 0"]
+    )
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("hidden", [64, 650, 1500, 3000])
+@pytest.mark.parametrize("dtype", SIZES)
+def test_products_inside_a_step_fit_every_device(dtype, hidden, direction):
+    for device in DEVICES.values():
+        found = choose(
+            direction, hidden=hidden, batch=20, layers=1, dtype=dtype, device=device, gates=1,
+            inner=(4, 2),
+        )  # fmt: skip
+        assert found.smem <= device.smem
+        assert found.programs <= device.sms or not found.persistent
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -311,6 +339,7 @@ def test_fewer_multiprocessors_mean_more_units_each():
         ({"batch": -1}, "batch: got -1; expected at least 1"),
         ({"layers": 0}, "layers: got 0; expected at least 1"),
         ({"projected": -3}, "projected: got -3; expected at least 0"),
+        ({"inner": (1,), "kind": "layers"}, "inner: got .* expected 'steps' or 'both'"),
     ],
     ids=lambda value: str(value)[:20],
 )

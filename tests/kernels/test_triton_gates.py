@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 import fused_lstm
+from bench import zoo
 from fused_lstm.triton import interpreter
 from fused_lstm.triton.cells import activation
 
@@ -100,3 +101,16 @@ def test_an_lstm_of_small_values_is_as_exact_as_the_step_loop(fuse):
     for name, value in expected.items():
         assert value.ne(0).all(), name
         assert worst(found[name], value) <= 2 * worst(plain[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "where"),
+    [
+        (zoo.multiplicative_lstm, {"proj_size": 3}, "beside a projected h"),
+        (zoo.mogrifier, {}, "where no gate has a part of h"),
+    ],
+)
+def test_where_triton_has_no_products_inside_a_step(cell, options, where):
+    module = fused_lstm.Recurrent(cell, 3, 4, engine="triton", device=DEVICE, **options)
+    with pytest.raises(RuntimeError, match=f"has no products inside a step {where}"):
+        module(torch.randn(2, 1, 3, device=DEVICE))

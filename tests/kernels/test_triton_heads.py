@@ -63,7 +63,7 @@ SHARED = {
 def share(monkeypatch, shared: str) -> None:
     from fused_lstm.triton import op
 
-    def planned(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32) -> Plan:
+    def planned(fuse: str, direction: str, dtype, device, shape, *, gates, **options) -> Plan:
         path = SHARED[shared]
         if direction == "forward" and "split" in path:
             path = {}
@@ -143,7 +143,7 @@ def test_heads_that_do_not_run_at_once_take_several_launches(monkeypatch):
     """Two launches of two heads each, on both ways."""
     from fused_lstm.triton import op
 
-    def planned(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32) -> Plan:
+    def planned(fuse: str, direction: str, dtype, device, shape, *, gates, **options) -> Plan:
         return make_plan(fuse, direction, shape.H, shape.B, 2, dtype, {}, gates=gates)
 
     torch.manual_seed(5)

@@ -115,11 +115,11 @@ FEWER = [
 def force(monkeypatch, path: dict, wavefront: bool) -> None:
     """Make op.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, dtype, device, shape, *, norm, gates, tf32):
+    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, tf32):
         L, D, B, H, projected, _ = shape
         kind = "both" if D == 2 else "layers" if wavefront else "steps"
         changes = path if direction == "backward" or "split" not in path else {}
-        options = {"projected": projected, "norm": norm, "gates": gates}
+        options = {"projected": projected, "norm": norm, "gates": gates, "inner": inner}
         return make_plan(kind, direction, H, B, L, dtype, changes, **options)
 
     monkeypatch.setattr(op, "plan_of", made)

@@ -283,7 +283,16 @@ def soft(i, f, g, *, c):
     return torch.tanh(c), c
 
 
-CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft)}  # told as functions
+@fused_lstm.cell(states="c", products={"u": 1, "v": 3})
+def deep(a, b, *, c, u, v):
+    """Have two products, the second of what the first has made."""
+    first = torch.tanh(a + u(torch.sigmoid(b) * c))
+    i, f, g = v(first)
+    c = torch.sigmoid(f + b) * c + torch.sigmoid(i) * torch.tanh(g)
+    return first * torch.tanh(c), c
+
+
+CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep)}  # told as functions
 # Where rounding moves a sum past zero gradients jump; those of an sLSTM's i are differences.
 STEEP = "rnn_relu", zoo.functions.name, zoo.slstm.name
 
@@ -387,6 +396,7 @@ def _inputs(case: Case) -> list[Tensor]:
         made += [torch.randn(G - H)] if case.cell.peephole else []
         # From 0.5 to 1.5: one may be a time constant, by which the cell divides.
         made += [torch.rand(kind.weights * H) + 0.5] if kind.weights else []
+        made += [torch.randn(kind.inner * H, H) / H**0.5] if kind.inner else []
         if case.cell.layer_norm:
             of_c = (H, H) if case.cell.cell == "lstm" else ()
             made += [torch.randn(n) for n in (G, of_h, *of_c)]
@@ -407,14 +417,14 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32):
+    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, inner, tf32):
         path = PATHS[case.path]
         if direction == "forward" and "split" in path:
             path = {}
         return make_plan(
             fuse, direction, case.H, case.B, case.L, dtype, path,
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
-            gates=gates,
+            gates=gates, inner=inner,
         )  # fmt: skip
 
     # So few steps round weights that stream as they come. Of one path they come rounded.

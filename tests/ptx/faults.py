@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from unittest import mock
 
+from fused_lstm.spec import Spec
 from fused_lstm.triton import launch
 
 from . import cases
@@ -79,6 +80,7 @@ def _unchanged(ptx: str) -> str:
 
 
 H = 33
+INSIDE = "projected", "products"  # kinds that meet inside a step
 WAIT = r"[^\n]*ld\.acquire[^\n]*\n((?:.|\n)*?)[^\n]*bra[^\n]*\n"
 ARRIVE = r"@%p\d+ (?:red|atom)\.global[^;]*;"
 FAULTS = [
@@ -97,14 +99,14 @@ FAULTS = [
     Fault("counters not zeroed", _unchanged, "uninitialised read", unzeroed="counters"),
     Fault("counters of the call before", _unchanged, "race", kept="counters"),
     # --- the meeting inside a step, alone ---
-    Fault("wait inside a step removed", inside(WAIT, r"\1"), "race", kinds=("projected",)),
-    Fault("arrive inside a step removed", inside(ARRIVE, ""), "deadlock", kinds=("projected",)),
+    Fault("wait inside a step removed", inside(WAIT, r"\1"), "race", kinds=INSIDE),
+    Fault("arrive inside a step removed", inside(ARRIVE, ""), "deadlock", kinds=INSIDE),
     Fault("release inside a step relaxed", inside(RELEASE, r"\1.global.gpu.relaxed"),
-          "race", kinds=("projected",)),
+          "race", kinds=INSIDE),
     Fault("acquire inside a step relaxed",
-          inside(r"ld\.acquire(\.gpu\.global)", r"ld.relaxed\1"), "race", kinds=("projected",)),
+          inside(r"ld\.acquire(\.gpu\.global)", r"ld.relaxed\1"), "race", kinds=INSIDE),
     Fault("exchange inside a step not zeroed", _unchanged, "uninitialised read", unzeroed="between",
-          kinds=("projected",)),
+          kinds=INSIDE),
     # --- addresses and values ---
     Fault("exchange not zeroed", _unchanged, "uninitialised read", unzeroed="exchange"),
     Fault("masks H - 1", every(rf"(setp\.lt\.[su]\d+\s+%p\d+, %r\w+, ){H};", rf"\g<1>{H - 1};"),
@@ -144,6 +146,8 @@ def case_of(fault: Fault, kind: str, arch: int) -> Case:
     options = {**few, "path": fault.path, "calls": 2 if fault.kept else 1}
     if kind == "projected":
         return Case("steps", fault.dtype, arch, size, P=size - 13, **options)
+    if kind == "products":
+        return Case("steps", fault.dtype, arch, size, cell=Spec(cases.deep.name), **options)
     return Case(kind, fault.dtype, arch, size, L=2 if kind == "layers" else 1, **options)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench import zoo
 from fused_lstm.spec import GRU, PLAIN, Spec
 
-from .cases import DTYPES, Case, soft
+from .cases import DTYPES, Case, deep, soft
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
@@ -17,6 +17,10 @@ COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 # states, weights of a unit, eight gates, and no gate of h: a scan.
 TOLD = [Spec(told.name) for told in (zoo.lltm, zoo.mgu, zoo.rnn)]
 MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
+# Products inside a step: of one column, of two, of four; two products.
+PRODUCTS = [
+    Spec(told.name) for told in (zoo.gru_reset_before, zoo.highway, zoo.multiplicative_lstm, deep)
+]
 TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
 LOGARITHMS = Spec(zoo.slstm.name)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
@@ -130,6 +134,14 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     for cell in MORE:
         found.append(Case("steps", dtype, arch, 33, 20, cell=cell))
         found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, cell=cell))
+    for cell in PRODUCTS:
+        found += [Case("steps", dtype, arch, 33, 20, cell=cell, **more) for more in ({}, TWICE)]
+        found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, cell=cell))
+        found.append(Case("steps", dtype, arch, 17, L=2, p=0.3, mode="per-step", cell=cell))
+        for path in ("blocks of batch", "groups of rows"):
+            found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, cell=cell))
+        for path in ("streamed", "all streamed") if dtype in ("bf16", "tf32") else ():
+            found.append(Case("steps", dtype, arch, 130, 20, T=2, path=path, cell=cell))
     return found
 
 
@@ -208,6 +220,7 @@ def some_cases() -> list[Case]:
         Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
         Case("steps", "bf16", 90, 17, cell=LOGARITHMS),
         Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
+        Case("both", "bf16", 90, 17, cell=PRODUCTS[-1], **rows),
         Case("pointwise", "fp32", 80, 33),
         Case("steps", "fp32", 80, 17),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),

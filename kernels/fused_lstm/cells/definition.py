@@ -395,8 +395,9 @@ class Cell:
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
-        if engine == "triton" and self.products:
-            return f"engine 'triton' has no products inside a step: {', '.join(self.products)}"
+        if engine == "triton" and self.products and (spec.projection or not self.gates.by_h):
+            where = "beside a projected h" if spec.projection else "where no gate has a part of h"
+            return f"engine 'triton' has no products inside a step {where}"
         if engine == "triton":
             self.on_triton(any(spec.zones))
         if engine == "native":
@@ -411,7 +412,8 @@ class Cell:
         if engine == "native":
             return self._on_native(spec.is_dropped, spec.projection).columns
         p = self.program(any(spec.zones))
-        return max(len(p.saved) + spec.projection, len(self.gates.by_x))  # x's parts lie there too
+        saved, by_x = len(p.saved) + spec.projection, len(self.gates.by_x)  # which lie there too
+        return saved + by_x if p.inner else max(saved, by_x)
 
     def _variant(self, zoneout: bool, projected: bool = False) -> str:
         """Return an operator's `cell`, without layer_norm."""

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -28,10 +29,16 @@ CALLS = {
 }  # fmt: skip
 STEP = "step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr)"
 BACKWARD = "backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr)"
+# Of phase k of a cell with products inside its step.
+STEP_AFTER = "{}(by_x, made, saved, states, options, HAS: tl.constexpr)"
+BACK = "{}(saved, states, after, by, dafter, edges, options, HAS: tl.constexpr)"
 
 
 def source(p: Program, name: str, head: str) -> str:
     """Return the module's text, which begins with the docstring `head`."""
+    first = p.phases()
+    if p.inner:  # each phase saves columns that lie side by side
+        p = replace(p, saved=tuple(sorted(p.saved, key=lambda n: max(first[n], 0))))
     gates, count = p.gates, len(p.gates.summed)
     leaves = {("h", k): f"by_h[{count + n}] + h_bias[{n}]" for n, k in enumerate(gates.of_h)}
     leaves |= {("gate", k): f"by_x[{n}] + by_h[{n}]" for n, k in enumerate(gates.summed)}
@@ -44,9 +51,20 @@ def source(p: Program, name: str, head: str) -> str:
 
     # A step.
     h, after = p.after[0] if alone else p.h, p.after or (p.h,)
-    step = statements(p, [h, *after, *p.saved], {}, leaves)
-    results = whole(p, h, "by_x[0]"), *(listed(p, nodes, "by_x[0]") for nodes in (after, p.saved))
-    step.append(f"return {', '.join(results)}")
+    counts, steps, made, column = [], [], {}, 0
+    for k in range(1 + len(p.inner)):
+        saves = [n for n in p.saved if max(first[n], 0) == k]
+        known = {n: f"saved[{i}]" for i, n in enumerate(p.saved[: sum(counts)])}
+        value, *states = [h, *after] if k == len(p.inner) else [p.fed[k]]
+        like = "made[0]" if k else "by_x[0]"
+        step = statements(p, [value, *states, *saves], known, leaves | made)
+        results = whole(p, value, like), *(listed(p, nodes, like) for nodes in (states, saves))
+        step.append(f"return {', '.join(results)}")
+        counts.append(len(saves))
+        steps.append(function(STEP_AFTER.format(f"step_{k}") if k else STEP, step))
+        if k < len(p.inner):
+            made = {("product", column + j): f"made[{j}]" for j in range(p.inner[k])}
+            column += p.inner[k]
 
     # Its backward.
     back = []
@@ -55,8 +73,18 @@ def source(p: Program, name: str, head: str) -> str:
         del leaves["dstate", 0]
     elif not p.states:
         back = ["dh = dh + dafter[0]"]
+    if p.inner:
+        back.insert(0, "dh = by[0]")
+        leaves |= {("dfed", k): f"by[{1 + k}]" for k in range(len(p.inner))}
     places = {n: f"after[{k}]" for k, n in enumerate(after)}
     places |= {n: f"saved[{k}]" for k, n in enumerate(p.saved)}
+    backs, column = [], 0
+    for k, columns in enumerate(p.inner, 1):
+        by_product = list(p.dproducts[column : column + columns])
+        lines = [*back, *statements(p, by_product, places, leaves)]
+        lines.append(f"return {listed(p, by_product, 'dh')}")
+        backs.append(function(BACK.format(f"back_{k}"), lines))
+        column += columns
     gradients = [*p.dgates, *p.dstates, *p.dweights]
     back += statements(p, gradients, places, leaves)
     of = dict(zip(gates.columns, p.dgates, strict=True))
@@ -69,7 +97,13 @@ def source(p: Program, name: str, head: str) -> str:
 
     numbers = f"sums={count}, of_x={len(gates.of_x)}, of_h={len(gates.of_h)}"
     numbers += f", saved={len(p.saved)}, states={max(1, len(p.states))}"
-    body = function(STEP, step) + function(BACKWARD, back)
+    if p.inner:
+        fed, phases = tuple(p.saved.index(n) for n in p.fed), range(1, 1 + len(p.inner))
+        numbers += f", inner={p.inner}, fed={fed}, counts={tuple(counts)}"
+        for name, of in (("steps", "step"), ("backs", "back")):
+            numbers += f", {name}=({' '.join(f'{of}_{k},' for k in phases)})"
+    last = function(BACK.format("backward") if p.inner else BACKWARD, back)
+    body = "".join([*steps, *backs, last])
     return (
         f'"""{head}"""\n\nimport triton.language as tl\n\n{imports(body)}{body}'
         f'\n\nCELL = Cell("{name}", step, backward, {numbers})\n'
@@ -126,6 +160,8 @@ def variable(p: Program, n: int) -> str:
             return f"gate_{p.gates.column_name((kind, k))}"
         if kind in ("dh", "zoneout"):
             return {"dh": "dh", "zoneout": "kept"}[kind]
+        if kind in ("product", "dfed"):
+            return f"{kind}_{k}"
         return f"{kind}_{p.weights[k] if kind == 'weight' else p.states[k]}"
     finite = value == value and abs(value) != float("inf")
     return repr(value) if finite else f'float("{value}")'

@@ -27,7 +27,7 @@ from . import sass
 STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
-    "dweight_ptr",
+    "dweight_ptr", "by_ptr",
 }  # fmt: skip
 OTHERS = {
     "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
@@ -85,6 +85,8 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     def compiled(keep_loop: bool):
         what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)
         constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+        if not chosen.inner:  # pointers that a launch of other cells does not have
+            constants |= {n: None for n in ("w_inner_ptrs", "by_ptr") if n in kernel.arg_names}
         return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
 
     def stack(found: Any) -> int:  # an AMD's is not asked for
@@ -139,7 +141,10 @@ def trips(chosen: plan.Plan) -> list[int]:
         rounds = [below] * chosen.summed_gates * (chosen.products - 1) + [
             by_h
         ] * chosen.summed_gates
-    rounds.append(chosen.chunks_hr - chosen.resident_hr)
+    # The projection's; or those of products inside a step, backwards the last product's first.
+    inner = [n if chosen.direction == "backward" else 1 for n in chosen.inner]
+    inner = inner[::-1] if chosen.direction == "backward" else inner
+    rounds += [chosen.chunks_hr - chosen.resident_hr] * (sum(inner) or 1)
     return [n for n in rounds if n > 0]
 
 
@@ -147,7 +152,12 @@ def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """Count a step's instructions of a thread, and the bytes of all programs."""
     of_gates, columns = chosen.summed_gates * chosen.rows, chosen.block_k * chosen.block_b
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
-    rows = chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
+    least = 16 * 8 * chosen.warps // chosen.block_b
+    if chosen.direction == "backward":
+        tiles = [chosen.own] * (sum(chosen.inner) or 1)
+    else:
+        tiles = chosen.inner_rows or [chosen.own]
+    rows = chosen.chunks_hr * sum(max(tile, least) for tile in tiles)
     rows += chosen.products * chosen.chunks * of_gates
     # Of resident tiles warps share rows alone, and others do the same where there are more warps.
     again = (chosen.resident + chosen.resident_ih) * of_gates

@@ -11,7 +11,8 @@ times as much. Either way its weights are as many as in the forward. Where PROJE
 finishes elements of dh(t) first; all meet, and then its units' dh are rows of w_hr^T . dh(t). ALONE
 as in the forward: dgates stay on chip instead of in the exchange, and dc too.
 
-A launch's phases: it SUMS, GATHERS dh where PROJECTED, FINISHES.
+A launch's phases: it SUMS, GATHERS dh where PROJECTED, RUNS those of products inside the step (see
+inner.py), FINISHES.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from . import barrier, norm, options, philox, position, project, tile
+from . import barrier, inner, norm, options, philox, position, project, tile
 from .helper import helper
 
 # --- kernel ---
@@ -35,6 +36,7 @@ def lstm_backward_kernel(
     w_ih_ptrs,  # of each lane of the launch [G*H, P]; the lowest one's is not read
     w_hh_ptrs,  # of each [G*H, P]
     w_hr_ptrs,  # of each [P, H], where PROJECTED
+    w_inner_ptrs,  # of each, where there are PRODUCTS: see inner.py
     c0_ptr,  # [L, B, S*H] state dtype
     c_ptr,  # [L, N, S*H] state dtype
     dc_ptr,  # [L, B, S*H] state dtype; in: gradient by a row's last states; out: by the first ones
@@ -47,7 +49,8 @@ def lstm_backward_kernel(
     # each block's
     offset_ptr,  # [T + 2] int64, where VARLEN
     not_reset_ptr,  # [D, N] uint8, where RESETS
-    between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: dh, as w_hr^T is multiplied by it
+    between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: dh, as w_hr^T is multiplied by it; or
+    # inner.py's
     dh_ptr,  # [L, N, P] out, where PROJECTED: dh, for w_hr's gradient
     seed_ptr,  # [1] int64, where a mask is drawn
     weight_ptr,  # [L, WEIGHTS * H], where a cell has weights of a unit
@@ -60,6 +63,7 @@ def lstm_backward_kernel(
     stats_ptr,  # [L, N, 4] state dtype, where NORM
     dseen_ptr,  # [L, N, H] state dtype, out, where NORM_C: by what h sees of c
     dweight_ptr,  # [L, N, WEIGHTS * H] state dtype, out: a step's part of the gradients by weights
+    by_ptr,  # [L, B, (1 + PRODUCTS) * H] scratch, state dtype: see inner.py
     begin,
     end,
     T,
@@ -111,6 +115,11 @@ def lstm_backward_kernel(
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
+    if PLAN.PRODUCTS > 0:
+        last_product: tl.constexpr = PLAN.INNER[PLAN.PRODUCTS - 1]
+        planes: tl.constexpr = last_product.FIRST + last_product.MADE
+        w_inner_ptr = position.pick(w_inner_ptrs, lane, first_lane, planes * H * H, PLAN)
+        w_inner = inner.load_weights(w_inner_ptr, share.block, first_unit, PLAN)
     if PLAN.SPLIT > 1:
         partial_ptr += lane.to(tl.int64) * PLAN.SPLIT * B * P
     lane = (first_lane + lane).to(tl.int64)
@@ -125,6 +134,8 @@ def lstm_backward_kernel(
     )  # fmt: skip
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
+    if PLAN.PRODUCTS > 0:
+        between_ptr += lane * planes * PLAN.W_HR.SLOT
     sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
     if PLAN.ALONE:
         every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
@@ -142,28 +153,48 @@ def lstm_backward_kernel(
             gather(
                 dh_ptr, between_ptr, unit, given, sums, share, sent, step, wave, rows, draws, PLAN
             )
-        # FINISHES: the cell.
+        # RUNS: the cell's phases after the first, from the last one on.
+        for k in tl.static_range(PLAN.PRODUCTS - 1, -1, -1):
+            if k + 1 < PLAN.PRODUCTS:
+                position.wait(share, wave * PLAN.MEETINGS + PLAN.PRODUCTS - 1 - k, PLAN)
+            for turn in range(position.turns(step.alive, first_batch, PLAN.RUNS[k], PLAN)):
+                batch = first_batch + turn
+                block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
+                saved, before, after = stored(
+                    gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN
+                )  # fmt: skip
+                dc = dc_of(dc_ptr, last, step, block, rows, PLAN)
+                cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
+                if k + 1 < PLAN.PRODUCTS:
+                    fresh = inner.by_fed(w_inner, k + 1, between_ptr, batch, PLAN)
+                    by = inner.gradients(fresh, k + 2, by_ptr, step, block, rows, PLAN)
+                else:
+                    fresh = dh_of(
+                        given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN
+                    )  # fmt: skip
+                    by = inner.gradients(fresh, 0, by_ptr, step, block, rows, PLAN)
+                made = CELL.backs[k](
+                    saved, before, after, by, dc, (0.0, 0.0), cell_options, PLAN.HAS
+                )  # fmt: skip
+                inner.hand_back(made, k, between_ptr, block, turn, share.all_ptr, PLAN)
+        if PLAN.PRODUCTS > 0:
+            position.wait(share, wave * PLAN.MEETINGS + PLAN.PRODUCTS, PLAN)
+        # FINISHES: the cell, or its first phase.
         for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             block = position.block_of(batch, unit, step.alive, H, PLAN.W_HH, PLAN)
             # First what no other program writes: it arrives while the others finish.
-            saved_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
-            saved = tile.load_columns(gates_ptr, saved_at, block.mask, H, PLAN.SAVED, PLAN.ACC)
-            before = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
-            states_at = position.states_at(block, PLAN)
-            c_at, dc_at = step.first * SIZE + states_at, lane * B * SIZE + states_at
-            after = tile.load_columns(c_ptr, c_at, block.mask, H, PLAN.STATES, PLAN.ACC)
-            if PLAN.ALONE:
-                dc = dc_kept
-            else:
-                is_sent = block.mask & (block.b < tl.where(t == T - 1, last, B))[None, :]
-                dc = tile.load_columns(dc_ptr, dc_at, is_sent, H, PLAN.STATES, PLAN.ACC)
+            saved, before, after = stored(gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN)
+            dc = dc_kept if PLAN.ALONE else dc_of(dc_ptr, last, step, block, rows, PLAN)
             edges = 0.0, 0.0
             if PLAN.HAS.EDGES:
                 edges = position.edges(step, block.b, rows, PLAN)
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
                 dh = project.multiply(w_hr, between_ptr, batch, PLAN)
+            elif PLAN.PRODUCTS > 0:
+                fresh = inner.by_fed(w_inner, 0, between_ptr, batch, PLAN)
+                dh = inner.gradients(fresh, 1, by_ptr, step, block, rows, PLAN)
             else:
                 dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
             if PLAN.HAS.NORM:
@@ -206,6 +237,7 @@ def lstm_backward_kernel(
                 by_h_at = position.columns_at(step, block, G, PLAN)
                 tile.store_columns(by_h_ptr, by_h_at, block.mask, by_h, H, G)
             if not PLAN.ALONE:
+                dc_at = lane * B * SIZE + position.states_at(block, PLAN)
                 tile.store_columns(dc_ptr, dc_at, block.mask, dc, H, PLAN.STATES)
         position.wait_for_next(share, wave, end - begin, PLAN)
     if PLAN.ALONE:
@@ -233,6 +265,30 @@ class Sums(NamedTuple):
     partial_ptr: Any  # [SPLIT, B, P], this lane's
     first_gate: Any
     h_mask_ptr: Any
+
+
+# --- what a step reads, beside its dh ---
+
+
+@helper
+def stored(gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
+    """Load a block's saved columns of a step, and its states before and after it."""
+    SIZE: tl.constexpr = PLAN.STATES * PLAN.H
+    saved_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
+    saved = tile.load_columns(gates_ptr, saved_at, block.mask, PLAN.H, PLAN.SAVED, PLAN.ACC)
+    before = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
+    c_at = step.first * SIZE + position.states_at(block, PLAN)
+    after = tile.load_columns(c_ptr, c_at, block.mask, PLAN.H, PLAN.STATES, PLAN.ACC)
+    return saved, before, after
+
+
+@helper
+def dc_of(dc_ptr, last, step, block, rows, PLAN: tl.constexpr):
+    """Load a block's gradients by the states after a step."""
+    T, B = rows.T, rows.B
+    dc_at = step.lane * B * (PLAN.STATES * PLAN.H) + position.states_at(block, PLAN)
+    is_sent = block.mask & (block.b < tl.where(step.t == T - 1, last, B))[None, :]
+    return tile.load_columns(dc_ptr, dc_at, is_sent, PLAN.H, PLAN.STATES, PLAN.ACC)
 
 
 # --- phases before the cell's ---

@@ -27,6 +27,7 @@ def choose(
     directions: int = 1,
     norm: int = 0,
     gates: int = 4,
+    inner: tuple[int, ...] = (),
     in_parts: bool = True,
     heads: int = 0,
 ) -> Plan:
@@ -36,7 +37,7 @@ def choose(
     """
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
-    shape["in_parts"] = in_parts
+    shape |= {"inner": inner, "in_parts": in_parts}
     if heads:
         return _of_heads(direction, heads, shape, device)
     if gates == 0:
@@ -46,7 +47,7 @@ def choose(
     steps = _cheaper(plan("steps", direction, layers=1, **shape), device)
     if layers == 1:
         return steps
-    if norm:
+    if norm or inner:
         reason = "the lanes of a wavefront do not meet inside a step: one launch a layer"
         return replace(steps, why=(*steps.why, reason))
     wave = plan("layers", direction, layers=layers, **shape)
@@ -121,14 +122,14 @@ def cost(plan: Plan, device: Device) -> Cost:
     # In a wavefront all but layer 0 multiply their input too.
     products = plan.layers if plan.kind in ("both", "heads") else 2 * plan.layers - 1
     projected = plan.layers if plan.projected else 0
-    weights = products * G * H * P + projected * H * P
+    weights = products * G * H * P + projected * H * P + plan.layers * sum(plan.inner) * H * H
     flops = 2 * weights * B
     # Each program reads all that it sums over, padded to whole blocks; of those that have rows.
     every = plan.programs // plan.layers
     some = -(-P // plan.units) * plan.split * plan.row_groups
     of_gates, of_hr = (every, some) if plan.direction == "forward" else (some, every)
     chunks = of_gates * products * plan.summed_gates * plan.chunks
-    chunks += of_hr * projected * plan.chunks_hr
+    chunks += (of_hr * projected + every * plan.layers * plan.planes) * plan.chunks_hr
     moving = 0 if plan.alone else chunks * plan.block_k * plan.batch_blocks * plan.block_b * size
     streamed = (1 - plan.resident_fraction) * weights * size * plan.row_groups
     state = plan.layers * B * (H * G * size + P * size + 2 * H * max(4, size))  # gates, h, c
@@ -136,6 +137,8 @@ def cost(plan: Plan, device: Device) -> Cost:
         partial = 2 * P * plan.split * max(4, size) if plan.split > 1 else 0
         state += plan.layers * B * (H * G * size + partial)
     state += 2 * projected * B * (H if plan.direction == "forward" else P) * size  # exchanged
+    # Of a phase what it hands on, and columns that the next one reads again.
+    state += 2 * plan.layers * B * H * (plan.planes * size + len(plan.inner) * max(4, size))
     bytes_l2 = int(moving + streamed + state)
     rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
     peak = device.tflops[rate.get(plan.dtype, "half")] * min(1, plan.programs / device.sms)

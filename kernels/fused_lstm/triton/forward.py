@@ -24,7 +24,7 @@ h has no part in (G is 0): a scan.
 
 A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
 programs at once on the GPU. Otherwise one, which needs no barrier, or some phases of one with no
-meeting between them: FINISHES the cell, PROJECTS.
+meeting between them: FINISHES the cell, or its first phase, RUNS others (see inner.py), PROJECTS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from . import norm, options, philox, position, project, tile
+from . import inner, norm, options, philox, position, project, tile
 from .helper import helper
 
 # --- kernel ---
@@ -48,6 +48,7 @@ def lstm_forward_kernel(
     w_ih_ptrs,  # of each lane of the launch [G*H, P]; the lowest one's is not read
     w_hh_ptrs,  # of each [G*H, P]
     w_hr_ptrs,  # of each [P, H], where PROJECTED
+    w_inner_ptrs,  # of each, where there are PRODUCTS: see inner.py
     bias_ptrs,  # of each [(X + OF_H) * H]: of x's parts, then of h's that stay alone
     c0_ptr,  # [L, B, S*H] state dtype
     c_ptr,  # [L, N, S*H] state dtype, out; [L, B, S*H] where not SAVE
@@ -61,7 +62,7 @@ def lstm_forward_kernel(
     # counter, others; of HEADS [launches, LANES, ROW_GROUPS, 1 + blocks, APART]
     offset_ptr,  # [T + 2] int64, where VARLEN: the first row of each step, the end of all, and N
     not_reset_ptr,  # [D, N] uint8, where RESETS: 0 where a row's state is zero before a step
-    between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: what w_hr is multiplied by
+    between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: what w_hr is multiplied by; or inner.py's
     seed_ptr,  # [1] int64, where a mask is drawn
     weight_ptr,  # [L, WEIGHTS * H], where a cell has weights of a unit
     h_mask_ptr,  # [L, B, P] state dtype, where RECURRENT: what h is multiplied by before w_hh
@@ -102,7 +103,7 @@ def lstm_forward_kernel(
     unit = share.block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     # Weights and biases, once.
     if PLAN.GATES > 0:
-        row, row_unit = tile.gate_rows(share.block, PLAN)
+        row, row_unit = tile.gate_rows(share.block, PLAN.ROWS, PLAN.GATES, PLAN)
         w_hh_ptr = position.pick(w_hh_ptrs, lane, first_lane, G * H * PLAN.P, PLAN)
         w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
     if PLAN.CHAIN or PLAN.OF_H > 0:
@@ -120,6 +121,11 @@ def lstm_forward_kernel(
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * PLAN.P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, share.block * PLAN.UNITS, PLAN.P, PLAN)
+    if PLAN.PRODUCTS > 0:
+        last: tl.constexpr = PLAN.INNER[PLAN.PRODUCTS - 1]
+        of_all: tl.constexpr = (last.FIRST + last.MADE) * H * H
+        w_inner_ptr = position.pick(w_inner_ptrs, lane, first_lane, of_all, PLAN)
+        w_inner = inner.load_weights(w_inner_ptr, share.block, 0, PLAN)
     lane = (first_lane + lane).to(tl.int64)
     if not (PLAN.SAVE or PLAN.HEADS):
         gates_ptr -= position.first_row(lane * 0 + first_lane, rows, PLAN) * (PLAN.COLUMNS * H)
@@ -131,6 +137,8 @@ def lstm_forward_kernel(
     )  # fmt: skip
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
+    if PLAN.PRODUCTS > 0:
+        between_ptr += lane * PLAN.PRODUCTS * PLAN.W_HR.SLOT
     if PLAN.ALONE:  # states on chip, from h0 and c0
         every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
         h_kept = 0.0
@@ -174,19 +182,19 @@ def lstm_forward_kernel(
                 by_h = ()
             elif PLAN.ALONE:
                 by_h = tile.product_on_chip(by_x, w_hh, (h_kept,), PLAN.W_HH, PLAN)
-                by_h = tile.gates_of(by_h, PLAN)
+                by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
                 by_h = tile.zeros(PLAN.ROWS, PLAN)
                 by_h = tile.product(by_h, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
                 by_h = position.unless_reset(by_h, t, lane, block.b, rows, PLAN)
-                by_h = tile.gates_of(by_h, PLAN)
+                by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
                 if PLAN.CHAIN:
                     # What lane 0 read may be a NaN from before a reset, and 0 times it is one too.
                     by_x = tl.where(lane > 0, by_x, 0.0)
-                    x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN), X)
+                    x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN.ROWS, PLAN), X)
             else:
                 by_h = tile.product(by_x, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
-                by_h = tile.gates_of(by_h, PLAN)
+                by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, X)
             if PLAN.HAS.NORM:
@@ -206,27 +214,24 @@ def lstm_forward_kernel(
                 m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUNDS)
                 tl.store(between_ptr + block.slot_at, m, mask=block.mask)
                 position.arrive(share.all_ptr, turn, PLAN)
+            elif PLAN.PRODUCTS > 0:
+                inner.hand_on(h, 0, between_ptr, block, turn, share.all_ptr, PLAN)
             else:
                 h_next = hand_out(h, out, step, turn, batch, unit, rows, draws, PLAN)
             if PLAN.ALONE:
                 if PLAN.GATES > 0:
                     (h_kept,) = position.kept_where_dead((h_next,), (h_kept,), block.mask, 1, PLAN)
                 c_kept = position.kept_where_dead(c, c_kept, block.mask, PLAN.STATES, PLAN)
-            c_at = (step.first if PLAN.SAVE else lane * B) * SIZE
-            c_at += position.states_at(block, PLAN)
-            tile.store_columns(c_ptr, c_at, block.mask, c, H, PLAN.STATES)
-            more = position.ending(step, rows, PLAN)
-            if more < step.alive:
-                ends = block.mask & (block.b >= more)[None, :]
-                c_at = lane * B * SIZE + position.states_at(block, PLAN)
-                tile.store_columns(c_n_ptr, c_at, ends, c, H, PLAN.STATES)
+            if PLAN.PRODUCTS == 0:
+                store_states(c, c_ptr, c_n_ptr, step, block, rows, PLAN)
             if PLAN.SAVE:
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
                 if PLAN.GATES == 0 and PLAN.VARLEN:
                     # Of a scan with fewer elements than threads several warps hold the same one:
                     # each has read x's parts before any stores what is saved there.
                     tl.debug_barrier()
-                tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, PLAN.SAVED)
+                saves: tl.constexpr = CELL.counts[0] if PLAN.PRODUCTS > 0 else PLAN.SAVED
+                tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, saves)
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H
                     tile.store_columns(m_ptr, gates_at, block.mask, (h,), H, 1)
@@ -244,6 +249,26 @@ def lstm_forward_kernel(
             for turn in range(position.turns(step.alive, first_batch, PLAN.PROJECTS, PLAN)):
                 h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
                 hand_out(h, out, step, turn, first_batch + turn, unit, rows, draws, PLAN)
+        for k in tl.static_range(PLAN.PRODUCTS):
+            position.wait(share, wave * PLAN.MEETINGS + k + 1, PLAN)
+            for turn in range(position.turns(step.alive, first_batch, PLAN.RUNS[k], PLAN)):
+                batch = first_batch + turn
+                block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
+                made = inner.columns_made(w_inner, k, between_ptr, batch, PLAN)
+                x_gates = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
+                c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
+                cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
+                gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
+                known: tl.constexpr = CELL.known[k]
+                saved = tile.load_columns(gates_ptr, gates_at, block.mask, H, known, PLAN.ACC)
+                h, c, saved = CELL.steps[k](x_gates, made, saved, c, cell_options, PLAN.HAS)
+                if k + 1 < PLAN.PRODUCTS:
+                    inner.hand_on(h, k + 1, between_ptr, block, turn, share.all_ptr, PLAN)
+                else:
+                    hand_out(h, out, step, turn, batch, unit, rows, draws, PLAN)
+                    store_states(c, c_ptr, c_n_ptr, step, block, rows, PLAN)
+                gates_at += known * H
+                tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, CELL.counts[k + 1])
         position.wait_for_next(share, wave, end - begin, PLAN)
 
 
@@ -274,6 +299,21 @@ def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr)
     at = (first + block.b)[None, :] * (PLAN.COLUMNS * PLAN.H) + unit[:, None]
     x_ptr = gates_ptr + (PLAN.COLUMNS - X) * PLAN.H
     return tile.load_columns(x_ptr, at, block.mask, PLAN.H, X, PLAN.ACC)
+
+
+@helper
+def store_states(c, c_ptr, c_n_ptr, step, block, rows, PLAN: tl.constexpr):
+    """Store a block's states after a step, those of a row's last step in `c_n_ptr` too."""
+    SIZE: tl.constexpr = PLAN.STATES * PLAN.H
+    lane, B = step.lane, rows.B
+    c_at = (step.first if PLAN.SAVE else lane * B) * SIZE
+    c_at += position.states_at(block, PLAN)
+    tile.store_columns(c_ptr, c_at, block.mask, c, PLAN.H, PLAN.STATES)
+    more = position.ending(step, rows, PLAN)
+    if more < step.alive:
+        ends = block.mask & (block.b >= more)[None, :]
+        c_at = lane * B * SIZE + position.states_at(block, PLAN)
+        tile.store_columns(c_n_ptr, c_at, ends, c, PLAN.H, PLAN.STATES)
 
 
 @helper

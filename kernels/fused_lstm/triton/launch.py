@@ -26,7 +26,7 @@ from .cells import lstm, printed, slstm
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
-from .plan import SIZES, Plan
+from .plan import SIZES, Plan, inner_phases
 
 LONG = 2.0  # seconds
 COMPILING = "fused_lstm: compiling Triton kernels of a new shape; Triton's cache keeps them"
@@ -105,6 +105,10 @@ class Weight:
     K_PART: int  # of a row, that one of K_PARTS sums over
     GATES: int  # matrices whose products are summed
     STRIDE_GATE: int  # from one of these to the next
+    # Of a product inside a step:
+    ROWS: int = 0  # of a tile
+    MADE: int = 0  # columns of a unit that it makes
+    FIRST: int = 0  # of these among those of all products
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +212,8 @@ def constants(
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
         raise ValueError(f"plan.gates: got {plan.gates}; expected {kernels.by_h}, {kernels}'s")
+    if kernels.inner != plan.inner:
+        raise ValueError(f"plan.inner: got {plan.inner}; expected {kernels.inner}, {kernels}'s")
     chain = plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
     derived = {
@@ -231,6 +237,8 @@ def constants(
         "HAS": has(cell, draws),
         # Products and their exchanges.
         **_weights(plan),
+        "PRODUCTS": len(plan.inner),  # inside a step
+        "FORWARD": plan.direction == "forward",
         "PART_K": plan.block_k // plan.k_parts,  # of a chunk's columns, a warp's
         "COPIES": plan.stages > 1 and FENCES_COPIES,  # x of streamed weights to shared memory
         "ROUND_WEIGHTS": plan.rounds and not rounded,  # when they are loaded
@@ -242,7 +250,8 @@ def constants(
         # parts of a sum, each would draw the whole mask of what comes from above.
         "SENT": resets or recurrent or (dropout and plan.k_parts > 1),
         # The time loop and its meetings.
-        "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,  # x's parts come first
+        # X's parts come first.
+        "EARLY": plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inner),
         "KEEP_LOOP": keep_loop,
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
@@ -256,6 +265,8 @@ def constants(
         "GATHERS": "gather" in phases,
         "FINISHES": "finish" in phases,
         "PROJECTS": "project" in phases,
+        # What begins, backwards ends, with each product inside a step.
+        "RUNS": tuple([name in phases for name in inner_phases(len(plan.inner))]),
         "DROPOUT": dropout,  # between lanes
         "VARLEN": varlen,  # rows of batch end early
         "RESETS": resets,  # states are zeroed before some steps
@@ -294,12 +305,15 @@ def exchanged(plan: Plan, cell: Spec) -> int:
     return kernels.by_h + (kernels.of_x if plan.kind == "layers" and plan.layers > 1 else 0)
 
 
-def _weights(plan: Plan) -> dict[str, Weight]:
-    """Return W_HH [G*H, P], W_IH and W_HR [P, H], by rows forward and by columns backward."""
+def _weights(plan: Plan) -> dict[str, Any]:
+    """Return W_HH [G*H, P], W_IH and W_HR [P, H], by rows forward and by columns backward.
+
+    INNER has those of products inside a step; what these multiply is exchanged where W_HR's is.
+    """
     forward, H, P = plan.direction == "forward", plan.hidden, plan.outputs
 
     def weight(
-        K: int, columns: int, chunks: int, resident: int, hold: bool, gates: int = 1
+        K: int, columns: int, chunks: int, resident: int, hold: bool, gates: int = 1, **more: int
     ) -> Weight:
         pad = chunks * plan.block_k
         return Weight(
@@ -317,15 +331,22 @@ def _weights(plan: Plan) -> dict[str, Weight]:
                     "K_PART": pad // plan.k_parts,
                     "GATES": gates,
                     "STRIDE_GATE": H * P,
+                    **more,
                 }
             )
         )
 
-    of_gates = H if not forward else P, P, plan.chunks
+    of_gates, first, inner = (H if not forward else P, P, plan.chunks), 0, []
+    of_hr = plan.chunks_hr, plan.resident_hr, plan.hold_hr
+    for made, rows in zip(plan.inner, plan.inner_rows, strict=True):
+        gates = 1 if forward else made
+        inner.append(weight(H, H, *of_hr, gates, ROWS=rows, MADE=made, FIRST=first))
+        first += made
     return wrapped({
+        "INNER": tuple(inner),
         "W_HH": weight(*of_gates, plan.resident, plan.hold, plan.summed_gates),
         "W_IH": weight(*of_gates, plan.resident_ih, plan.hold, plan.summed_gates),
-        "W_HR": weight(H if forward else P, H, plan.chunks_hr, plan.resident_hr, plan.hold_hr),
+        "W_HR": weight(H if forward else P, H, *of_hr),
     })  # fmt: skip
 
 
@@ -580,7 +601,7 @@ class Workspace(NamedTuple):
     """Tensors that the programs of some launches share, zeroed on the stream by one fill."""
 
     exchange: Tensor  # see tile.py: [*leading, B_PAD, PAD], flat
-    between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD], flat
+    between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD], flat; or as inner.py has it
     counters: Tensor  # int32 [launches * COUNTERS]
 
 
@@ -589,6 +610,7 @@ def sizes(plan: Plan, leading: Sequence[int], launches: int, bytes_each: int) ->
     """Return the elements of a workspace's exchange, and where its counters begin and end."""
     exchange = prod(leading) * plan.padded_batch * plan.chunks * plan.block_k
     between = launches * plan.layers * plan.padded_batch * plan.chunks_hr * plan.block_k
+    between *= plan.planes or 1
     per_line = APART.value * 4 // bytes_each
     begin = -(-(exchange + between) // per_line) * per_line
     return exchange, begin, begin + launches * counters(plan) * 4 // bytes_each
@@ -598,7 +620,7 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     """Return zeroed exchanges of `like`'s dtype, and the counters of `launches` launches."""
     exchange, begin, end = sizes(plan, leading, launches, like.element_size())
     zeros = like.new_zeros(end)
-    between = zeros[exchange:begin] if plan.projected else None
+    between = zeros[exchange:begin] if plan.projected or plan.inner else None
     return Workspace(zeros[:exchange], between, zeros[begin:].view(torch.int32))
 
 

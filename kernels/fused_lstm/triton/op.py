@@ -91,18 +91,19 @@ def planned(
     reverse: of heads. order: as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
-    if fuse == "layers" and kernels.of_x != kernels.of_h:
-        fuse = "steps"  # a wave multiplies x by as many rows as h
+    if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
+        fuse = "steps"  # a wave multiplies x by as many rows as h, and does not meet inside a step
     plan = make_plan(
-        fuse, direction, dtype, device, shape, norm=norm, gates=kernels.by_h, tf32=tf32
-    )
+        fuse, direction, dtype, device, shape, norm=norm, gates=kernels.by_h, inner=kernels.inner,
+        tf32=tf32,
+    )  # fmt: skip
     inside = dropout if plan.kind == "layers" else 0.0  # between lanes of a launch
     rounds_before = plan.rounds and plan.streams and many_steps
     recurrent = draws and cell.recurrent_dropout > 0
     return Prepared(
         call=launch.call(
-            plan, cell, save=save, p=inside, varlen=varlen, resets=resets, draws=draws,
-            rounded=rounds_before, reverse=reverse,
+            plan, cell, save=save or bool(kernels.inner), p=inside, varlen=varlen, resets=resets,
+            draws=draws, rounded=rounds_before, reverse=reverse,
             width=shape.L * shape.P if fuse == "heads" else 0,
         ),
         spec=cell,
@@ -172,6 +173,7 @@ def plan_of(
     *,
     norm: int,
     gates: int,
+    inner: tuple[int, ...] = (),
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
@@ -182,7 +184,8 @@ def plan_of(
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
-        projected=shape.projected, norm=norm, gates=gates, heads=shape.L if fuse == "heads" else 0,
+        projected=shape.projected, norm=norm, gates=gates, inner=inner,
+        heads=shape.L if fuse == "heads" else 0,
     )  # fmt: skip
     return tuned.of(chosen, card)
 
@@ -219,12 +222,11 @@ class Stack:
         """Return the arguments of launch number `index` that the one before does not have."""
         lanes = self.prepared.call.plan.layers
         layers = self.multiplied[index * lanes : (index + 1) * lanes]
-        return {
-            "w_ih_ptrs": tuple([layer.w_ih for layer in layers]),
-            "w_hh_ptrs": tuple([layer.w_hh for layer in layers]),
-            "w_hr_ptrs": tuple([w.w_hr for w in layers]) if layers[0].w_hr is not None else None,
-            "first_lane": index * lanes,
-        }
+        found = {"first_lane": index * lanes}
+        for name in ("w_ih", "w_hh", "w_hr", "w_inner"):
+            each = tuple([getattr(layer, name) for layer in layers])
+            found[f"{name}_ptrs"] = None if each[0] is None else each
+        return found
 
 
 def parsed(
@@ -280,8 +282,9 @@ def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
     each: list[dict[str, Tensor]] = []
     for lane, layer in enumerate(layers):
         each.append({"w_hh": layer.w_hh})
-        if layer.w_hr is not None:
-            each[-1]["w_hr"] = layer.w_hr
+        each[-1] |= {
+            name: w for name in ("w_hr", "w_inner") if (w := getattr(layer, name)) is not None
+        }
         if is_fused and lane > 0:
             each[-1]["w_ih"] = layer.w_ih
     rounded = iter(rounding.rounded([w for weights in each for w in weights.values()]))
@@ -388,16 +391,17 @@ def lstm(
         prepared, rows = of.prepared, of.rows
         call, (L, D, B, H, _, P) = prepared.call, prepared.shape
         wide, columns = prepared.cell.states * H, prepared.columns * H
+        keep = save or bool(prepared.cell.inner)  # phases read what earlier ones have saved
         y = of.x.new_empty(*rows.shape, D * P)
         h = of.x.new_empty(L // D - 1, *rows.shape, D * P)
         h_n, c_n = torch.empty_like(of.h0), c0.new_empty(c0.shape)
-        c = kept = of.c0.new_empty(L, *(rows.shape if save else (B,)), wide)
+        c = kept = of.c0.new_empty(L, *(rows.shape if keep else (B,)), wide)
         raw_ih = raw_hh = None
         if save and prepared.spec.layer_norm:
             behind = -(-(prepared.cell.by_x + prepared.cell.by_h) // prepared.cell.states)
             kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
             c, raw_ih, raw_hh = planes(kept, L, prepared.cell)
-        gates = of.x.new_empty(L if save else D, *rows.shape, columns)
+        gates = of.x.new_empty(L if keep else D, *rows.shape, columns)
         lanes = gates.view(-1, rows.N, columns).unbind()
 
         options = option_tensors(of, "forward")
@@ -561,13 +565,14 @@ def backward_arguments(
     prepared, (L, _, B, _, _, P) = of.prepared, of.prepared.shape
     plan = prepared.call.plan
     partial_sums = of.c0.new_empty(plan.layers, plan.split, B, P) if plan.split > 1 else None
+    by = of.c0.new_empty(L, B, (1 + len(plan.inner)) * P) if plan.inner else None
     space = launch.workspace(plan, of.x, (L, 2, prepared.exchanged), prepared.count)
     return prepared.call.arguments(
         dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,
         c_ptr=left.c, dc_ptr=dc, dgates_ptr=left.dgates, exchange_ptr=space.exchange,
         barrier_ptr=space.counters, between_ptr=space.between, dh_ptr=left.dh,
         by_h_ptr=left.by_h, raw_ptr=left.raw_hh, stats_ptr=left.stats, dseen_ptr=left.dseen,
-        dweight_ptr=left.dweight, partial_ptr=partial_sums,
+        dweight_ptr=left.dweight, partial_ptr=partial_sums, by_ptr=by,
         last=0 if dh_n is None else B,  # of dh_n: else nothing reads what stands for it
         **options, **of.arguments(),
     )  # fmt: skip

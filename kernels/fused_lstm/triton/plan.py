@@ -6,7 +6,8 @@ H, P, L, G: hidden size, size of h (H where it is not projected), layers, gates.
 owns `units` hidden units: G * units rows of weights, summed over P. A backward program owns G *
 units elements of h and one of the G gates: as many rows, summed over H. So one calculation serves
 both. A tile has a power of 2 times `units` rows, as Triton wants it: of three gates the last
-quarter is masked. Where h is projected, each also owns `own` rows of w_hr, or of its transpose.
+quarter is masked. Where h is projected, each also owns `own` rows of w_hr, or of its transpose;
+where there are products inside a step, rows of each one's weight, as `inner_rows` says.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class Plan:
     chunks: int  # of block_k that one product sums over
     resident: int  # chunks of w_hh that stay on chip
     resident_ih: int  # chunks of w_ih that do (layers)
-    chunks_hr: int  # of the projection's product; 0 where there is none
+    chunks_hr: int  # of the projection's product, or of each inside a step; 0 where there is none
     resident_hr: int
     ahead: int
     stages: int
     hold: bool  # products take w_hh and w_ih from registers, see tile.load_moving
-    hold_hr: bool  # and w_hr
+    hold_hr: bool  # and w_hr, or those inside a step theirs
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
     norm: int = 0  # meetings of a block of batch, in which its rows are normalized over all units
@@ -70,6 +71,7 @@ class Plan:
     amd: bool = False
     tcgen05: bool = False  # products have a memory of their own: sm_100
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
+    inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
 
     @cached_property
     def outputs(self) -> int:
@@ -105,8 +107,9 @@ class Plan:
     @property
     def resident_fraction(self) -> float:
         """Part of a program's weights that stays on chip."""
-        resident = self.rows * (self.resident + self.resident_ih) + self.own * self.resident_hr
-        return resident / (self.rows * self.chunks * self.products + self.own * self.chunks_hr)
+        others = sum(self.inner_rows) or self.own
+        resident = self.rows * (self.resident + self.resident_ih) + others * self.resident_hr
+        return resident / (self.rows * self.chunks * self.products + others * self.chunks_hr)
 
     @property
     def streams(self) -> bool:
@@ -121,7 +124,22 @@ class Plan:
     @property
     def meetings(self) -> int:
         """Number of times that all programs meet in a step, or wave."""
-        return 0 if self.alone else 1 + (self.projected > 0) + self.batch_blocks * self.norm
+        if self.alone:
+            return 0
+        return 1 + (self.projected > 0) + len(self.inner) + self.batch_blocks * self.norm
+
+    @property
+    def inner_rows(self) -> list[int]:
+        """Rows of a program's tiles of each product inside a step, in a chunk of K."""
+        return _inner_rows(self.direction, self.own, self.inner)
+
+    @property
+    def planes(self) -> int:
+        """Number of vectors [B, .] that programs exchange inside a step, in the projection's place.
+
+        Products inside a step are of one each, and backwards of one a column that they made.
+        """
+        return sum(self.inner) if self.direction == "backward" else len(self.inner)
 
     def waves(self, T: int) -> int:
         """Return the waves of T steps: a lane that reads another's output is a step behind it."""
@@ -133,16 +151,19 @@ class Plan:
 
     def phases(self) -> list[tuple[str, ...]]:
         """Return the phases of each launch that a range of steps takes, in order."""
-        parts: list[tuple[str, ...]]
+        parts: list[tuple[str, ...]] = [(name,) for name in inner_phases(len(self.inner))]
         if self.direction == "forward":
-            parts = [("finish",), ("project",)] if self.projected else [("finish",)]
+            parts = [("finish",), *parts, *[("project",)] * (self.projected > 0)]
         else:
-            parts = (
-                [("sum",), ("gather",), ("finish",)] if self.projected else [("sum",), ("finish",)]
-            )
+            parts = [("sum",), *parts[::-1], *[("gather",)] * (self.projected > 0), ("finish",)]
             if self.split == 1:  # nobody to wait for after the sums
                 parts[:2] = [parts[0] + parts[1]]
         return [sum(parts, ())] if self.persistent else parts
+
+
+def inner_phases(count: int) -> list[str]:
+    """Return the names of a step's phases after the first, of `count` products inside it."""
+    return [f"inner {k}" for k in range(count)]
 
 
 def plan(
@@ -158,6 +179,7 @@ def plan(
     projected: int = 0,
     norm: int = 0,
     gates: int = 4,
+    inner: tuple[int, ...] = (),
     in_parts: bool = True,
 ) -> Plan:
     """Return the launch for one shape.
@@ -174,6 +196,7 @@ def plan(
         norm: how often the rows of a step are normalized over all units, of which all programs of
             a lane have a part: 2 of an LSTM with layer norm, 1 of a GRU.
         gates: G, those that h has a part in: 1 to 8, or 0 for a scan.
+        inner: columns of a unit that each product inside a step makes, 1 to 4.
         in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
     if kind not in ("steps", "layers", "both", "heads"):
@@ -191,8 +214,11 @@ def plan(
         raise ValueError(f"projected: got {projected}; expected at least 0")
     if norm and kind == "layers":
         raise ValueError(f"norm: got {norm} with kind 'layers'; expected 'steps' or 'both'")
+    if inner and (kind in ("layers", "heads") or projected or norm or gates == 0):
+        got = f"{inner} with kind {kind!r}, {projected=}, {norm=}, {gates=}"
+        raise ValueError(f"inner: got {got}; expected 'steps' or 'both', gates and no other option")
     layers = {"steps": 1, "both": 2}.get(kind, layers)
-    shape = hidden, batch, layers, projected, dtype, gates
+    shape = hidden, batch, layers, projected, dtype, gates, inner
     if gates == 0:
         return scan(kind, direction, hidden, batch, layers, dtype)
     if device.is_interpreter:
@@ -221,7 +247,9 @@ def scan(kind: str, direction: str, hidden: int, batch: int, layers: int, dtype:
     )  # fmt: skip
 
 
-def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, gates, norm) -> Plan:
+def _interpreted(
+    kind, direction, hidden, batch, layers, projected, dtype, gates, inner, norm
+) -> Plan:
     """Return a plan of few large programs.
 
     A program of any size costs the interpreter milliseconds.
@@ -242,15 +270,15 @@ def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, gates
         units=block, own=block, split=1, row_groups=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(sums, block_k), resident=0, resident_ih=0,
-        chunks_hr=_ceil(others, block_k) if projected else 0, resident_hr=0, ahead=0,
+        chunks_hr=_ceil(others, block_k) if projected or inner else 0, resident_hr=0, ahead=0,
         stages=1, hold=False, hold_hr=False, smem=0,
         why=("the interpreter runs one program after another: one launch a step",),
-        norm=norm, gates=gates,
+        norm=norm, gates=gates, inner=inner,
     )  # fmt: skip
 
 
 def _compiled(
-    kind, direction, hidden, batch, layers, projected, dtype, gates, device, tf32
+    kind, direction, hidden, batch, layers, projected, dtype, gates, inner, device, tf32
 ) -> Plan:
     size, outputs, why = SIZES[dtype], projected or hidden, []
     widest = max(hidden, outputs)
@@ -263,13 +291,16 @@ def _compiled(
         units = own = rows
         programs = layers * _ceil(widest, rows)
     sums, others = (outputs, hidden) if direction == "forward" else (hidden, outputs)
+    # Rows of all tiles of a chunk that products beside R h have.
+    rows_hr = sum(_inner_rows(direction, own, inner)) if inner else own if projected else 0
+    tallest = _tallest(direction, rows, own, inner)
 
     rounds = (size == 2 or (dtype == "fp32" and tf32)) and device.has_tf32
     precision = "tf32" if rounds else "ieee"
     on_tensor_cores = rounds or size == 2
     block_b, row_groups = _divide_rows(batch, rows, size, programs, persistent, device, why)
     large = TILE if device.smem > 64 * 1024 else TILE // 2
-    narrow = large // (max(rows, 64) * size) if on_tensor_cores else 16
+    narrow = large // (max(tallest, 64) * size) if on_tensor_cores else 16
     narrow = min(narrow, max(16, _power_of_2(widest)))
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
@@ -277,17 +308,15 @@ def _compiled(
 
     def memory(block_k: int) -> tuple[int, int]:
         """Return the bytes of scratch, and the bytes of all weight tiles."""
-        scratch = max(block_k * block_b * size, rows * block_b * max(4, size)) + RESERVED
+        scratch = max(block_k * block_b * size, tallest * block_b * max(4, size)) + RESERVED
         weights = products * _ceil(sums, block_k) * rows * block_k * size
-        return scratch, weights + (
-            _ceil(others, block_k) * own * block_k * size if projected else 0
-        )
+        return scratch, weights + _ceil(others, block_k) * rows_hr * block_k * size
 
     doubles = may_double and sum(memory(2 * narrow)) <= device.smem
     block_k = 2 * narrow if doubles else narrow
     scratch, weights = memory(block_k)
-    chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
-    tile, tile_hr = rows * block_k * size, own * block_k * size
+    chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if rows_hr else 0
+    tile, tile_hr = rows * block_k * size, rows_hr * block_k * size
     staged = block_k * block_b * size
     resident, resident_hr, stages = 0, 0, 1
     if not persistent:
@@ -304,19 +333,20 @@ def _compiled(
         stages = STREAM_STAGES
         buffers = stages if device.asynchronous else stages - 1
         first = staged if device.asynchronous else 0  # a resident product's, as copies begin
-        scratch = max(scratch, buffers * (tile + staged) + first + RESERVED)
+        scratch = max(scratch, buffers * (tallest * block_k * size + staged) + first + RESERVED)
         resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
         left = max(0, device.smem - scratch - resident * tile)
-        resident_hr = min(chunks_hr, left // tile_hr)
+        resident_hr = min(chunks_hr, left // tile_hr) if rows_hr else 0
         why.append(
             f"{products * chunks} weight tiles of {tile // 1024} KiB do not fit in"
             f" {device.smem // 1024} KiB: {resident} resident,"
             f" {products * chunks - resident} stream from L2 every step"
         )
-    if projected and on_tensor_cores and persistent:
-        why.append(f"of {chunks_hr} tiles of the projection, {resident_hr} are resident")
+    if rows_hr and on_tensor_cores and persistent:
+        whose = "each product inside a step" if inner else "the projection"
+        why.append(f"of {chunks_hr} tiles of {whose}, {resident_hr} are resident")
     if resident == 0:
-        scratch = max(scratch, tile + staged + RESERVED)
+        scratch = max(scratch, tallest * block_k * size + staged + RESERVED)
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
         projected, dtype, precision, programs * row_groups,
@@ -331,7 +361,7 @@ def _compiled(
         hold=not device.asynchronous or rows < 64,
         hold_hr=not device.asynchronous or own < 64,
         smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why), gates=gates,
-        amd=device.gfx != "", tcgen05=device.tcgen05,
+        amd=device.gfx != "", tcgen05=device.tcgen05, inner=inner,
     )  # fmt: skip
 
 
@@ -360,7 +390,8 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     # that is soon done, or half as many would have to stream weights.
     soon = read_us(found.programs, 1) < READ_US
     owns = (8, 16) if soon else (16, 8) if found.resident_fraction < 1 else (16,)
-    splits = [(own, found.split) for own in owns]
+    # Tiles of products inside a step have 16 rows at least.
+    splits = [(own, found.split) for own in owns if own == 16 or not found.inner]
     if backward and found.split > 1:
         # Who sums over all gates meets nobody for it, and reads all of them.
         blocks = found.layers * _ceil(found.hidden, 16) * found.row_groups
@@ -375,10 +406,12 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         units = found.gates * own // sums if backward else own
         rows = own if sums > 1 else _tile_gates(found.gates) * own
         blocks = _ceil(found.hidden, units) * split * found.row_groups
-        registers = rows * (products * sums * columns * size + found.block_b * 4) // 128
+        of_weights = rows * products * sums + sum(found.inner_rows)
+        tallest = _tallest(found.direction, rows, own, found.inner)
+        registers = (of_weights * columns * size + tallest * found.block_b * 4) // 128
         # Weights, if only on their way into registers, and sums among the warps, or all of h.
-        smem = rows * products * sums * pad * size + RESERVED
-        smem += found.block_b * max(K_PARTS * rows * 4, products * sums * pad * size)
+        smem = of_weights * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * tallest * 4, products * sums * pad * size)
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue
@@ -386,6 +419,8 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
             found, programs=found.layers * blocks, rows=rows, units=units, own=own, split=split,
             warps=K_PARTS, block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
             resident_ih=chunks * (products - 1), ahead=chunks * sums, stages=1, hold=False,
+            chunks_hr=chunks if found.inner else 0, resident_hr=chunks if found.inner else 0,
+            hold_hr=False,
             smem=smem, k_parts=K_PARTS,
             why=(
                 f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
@@ -397,6 +432,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         )  # fmt: skip
         fitting.append(one)
     streams = found.stages > 1 and found.kind != "layers" and found.block_b <= 32
+    streams &= not found.inner
     if streams and not fitting and not device.asynchronous:
         one = streamed_in_parts(found, device)
         # The sums need memory that weights had: where little is left, more of them stream.
@@ -431,7 +467,7 @@ def alone(found: Plan, device: Device) -> Plan | None:
     """
     size, units = SIZES[found.dtype], max(16, _power_of_2(found.hidden))
     may = found.persistent and size == 2 and found.kind != "layers" and units <= ALONE_UNITS
-    if not may or found.projected or found.norm or found.amd:
+    if not may or found.projected or found.inner or found.norm or found.amd:
         return None
     for block_b in (16, 32):  # rows of batch: few where there are SMs enough, else those that fit
         one = alone_on(found, units, block_b, device.tcgen05)
@@ -461,6 +497,20 @@ def alone_on(found: Plan, units: int, block_b: int, tcgen05: bool = False) -> Pl
 
 
 _NO_TILES = "since operands of such products live in registers"
+
+
+def _inner_rows(direction: str, own: int, inner: tuple[int, ...]) -> list[int]:
+    """Return the rows of a program's tiles of each product inside a step, in a chunk of K.
+
+    Backwards a product has a tile of `own` rows for each column that it made.
+    """
+    return [own * (n if direction == "backward" else _tile_gates(n)) for n in inner]
+
+
+def _tallest(direction: str, rows: int, own: int, inner: tuple[int, ...]) -> int:
+    """Return the rows of a program's largest tile of weights."""
+    others = _inner_rows(direction, own, inner) if direction == "forward" else ()
+    return max([rows, *others])
 
 
 def _tile_gates(gates: int) -> int:

@@ -209,26 +209,26 @@ def halves_added(x):
 
 
 @helper
-def gate_rows(block, PLAN: tl.constexpr):
-    """Return the rows of [G*H, .] with the gates of `block`'s units, gate by gate, and the units.
+def gate_rows(block, ROWS: tl.constexpr, GATES: tl.constexpr, PLAN: tl.constexpr):
+    """Return the ROWS of [G*H, .] with the gates of `block`'s units, gate by gate, and the units.
 
     The unit is H for a row that belongs to no gate, since a tile has rows for 1, 2, 4 or 8 gates.
     """
-    r = tl.arange(0, PLAN.ROWS)
+    r = tl.arange(0, ROWS)
     unit = block * PLAN.UNITS + r % PLAN.UNITS
     row = (r // PLAN.UNITS).to(tl.int64) * PLAN.H + unit
-    return row, tl.where(r < PLAN.GATES * PLAN.UNITS, unit, PLAN.H)
+    return row, tl.where(r < GATES * PLAN.UNITS, unit, PLAN.H)
 
 
 @helper
-def gates_of(acc, PLAN: tl.constexpr):
-    """Return the gates [UNITS, BLOCK_B] of a product of gate_rows' rows, and those of padding."""
+def gates_of(acc, ROWS: tl.constexpr, PLAN: tl.constexpr):
+    """Return the gates [UNITS, BLOCK_B] of a product of gate_rows' ROWS, and those of padding."""
     # Sums and gates go to where one thread has all of an element's: one exchange among warps.
     U: tl.constexpr = PLAN.UNITS
     B: tl.constexpr = PLAN.BLOCK_B
-    if PLAN.ROWS == U:
-        gates = (summed(acc, PLAN.ROWS, PLAN),)
-    elif PLAN.ROWS == 2 * U:
+    if ROWS == U:
+        gates = (summed(acc, ROWS, PLAN),)
+    elif ROWS == 2 * U:
         if PLAN.K_PARTS == 8:
             acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, U, B)), (4, 5, 3, 2, 1, 0))
             acc = halves_added(halves_added(halves_added(acc)))
@@ -238,7 +238,7 @@ def gates_of(acc, PLAN: tl.constexpr):
         else:
             acc = tl.permute(tl.reshape(acc, (2, U, B)), (1, 2, 0))
         gates = tl.split(acc)
-    elif PLAN.ROWS == 4 * U:
+    elif ROWS == 4 * U:
         if PLAN.K_PARTS == 8:
             acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, 2, U, B)), (5, 6, 4, 3, 2, 1, 0))
             acc = halves_added(halves_added(halves_added(acc)))

@@ -34,7 +34,7 @@ FIELDS = (
 )  # fmt: skip
 SHAPE = (
     "kind", "direction", "mode", "hidden", "batch", "layers", "projected", "dtype", "precision",
-    "norm", "gates",
+    "norm", "gates", "inner",
 )  # fmt: skip
 
 

@@ -14,11 +14,24 @@ h's parts that stay alone. A cell has one state at least: h itself, not yet roun
 other. edges: whether a row ends, and begins, at the step. options (options.py): the weights of a
 unit, the multiplier of g, the part of the states that is kept. HAS (launch.Features) names what a
 cell has of these; what it has not is not compiled.
+
+Products inside a step divide it into phases (cells/program.py). `step` is then the first, and
+`backward` the last in the order of the backward; the others are
+
+    steps[k](by_x, made, saved, states, options, HAS) -> as `step`, after product k made `made`
+    backs[k](saved, states, after, by, dafter, edges, options, HAS) -> gradients by what it made
+
+where a phase before the last returns what the next product multiplies in h's place, and no states.
+It returns the columns that it saves: counts[0] the first phase, then counts[1 + k], in the order of
+the saved columns, of which `saved` has those of the phases before. In dh's place is `by`: dh, and
+the gradients by what the products multiply, of which a phase reads those of products after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
 
 
 class Cell:
@@ -29,6 +42,8 @@ class Cell:
         of_x, of_h: how many parts by x, and by h, stay alone.
         saved: columns that a step leaves for its backward, beside the states.
         states: how many there are.
+        inner: columns that each product inside the step makes.
+        fed: the saved columns that they multiply.
     """
 
     def __init__(
@@ -42,10 +57,18 @@ class Cell:
         of_h: int = 0,
         saved: int,
         states: int = 1,
+        inner: tuple[int, ...] = (),
+        fed: tuple[int, ...] = (),
+        counts: tuple[int, ...] = (),
+        steps: tuple[Callable, ...] = (),
+        backs: tuple[Callable, ...] = (),
     ) -> None:
         self.name, self.step, self.backward = name, step, backward
         self.sums, self.of_x, self.of_h = sums, of_x, of_h
         self.saved, self.states = saved, states
+        self.inner, self.fed, self.counts = inner, fed, counts
+        self.steps, self.backs = steps, backs
+        self.known = tuple(accumulate(counts))  # columns that are saved before each of `steps`
 
     def __repr__(self) -> str:
         return self.name
@@ -67,10 +90,14 @@ class Cell:
 
     @property
     def columns(self) -> int:
-        """Return the columns of the buffer that has x's parts first, and then what is saved."""
-        return max(self.saved, self.by_x)
+        """Return the columns of the buffer that has x's parts first, and then what is saved.
+
+        Phases after the first read both.
+        """
+        return self.saved + self.by_x if self.inner else max(self.saved, self.by_x)
 
     @property
     def cache_key(self) -> str:
         """For Triton's cache: the compiled code changes with the functions' source."""
-        return f"{self.step.cache_key} {self.backward.cache_key}"
+        functions: tuple[Any, ...] = self.step, self.backward, *self.steps, *self.backs
+        return " ".join(function.cache_key for function in functions)
