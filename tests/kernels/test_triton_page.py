@@ -59,5 +59,5 @@ def test_the_backward_is_a_page():
     text = page.plain("backward")
     assert "PLAN.CHAIN" not in text
     assert len(text.splitlines()) < 60
-    assert text.index("load_columns(") < text.index("dh_of(") < text.index("CELL.backward(")
+    assert text.index("stored(") < text.index("dh_of(") < text.index("CELL.backward(")
     assert text.index("CELL.backward(") < text.index("send(")

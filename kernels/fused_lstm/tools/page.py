@@ -39,6 +39,11 @@ def specialised(source: str, name: str, plan: Any) -> str:
                     lines = _chosen(lines, node, bool(taken))
                 text = "\n".join(lines)
                 break
+            if isinstance(node, ast.For) and _is_empty(node.iter, plan):
+                lines = text.splitlines()
+                lines[node.lineno - 1 : _end(node)] = [" " * node.col_offset + NOTHING]
+                text = "\n".join(lines)
+                break
         else:
             return _without_passes(text.splitlines()) + "\n"
 
@@ -46,6 +51,16 @@ def specialised(source: str, name: str, plan: Any) -> str:
 def _is_known(test: ast.expr) -> bool:
     """Return whether a condition has nothing in it but PLAN's constants."""
     return {n.id for n in ast.walk(test) if isinstance(n, ast.Name)} == {"PLAN"}
+
+
+def _is_empty(of: ast.expr, plan: Any) -> bool:
+    """Return whether a loop is over a static_range of PLAN's constants that has no number."""
+    if not isinstance(of, ast.Call) or ast.unparse(of.func) != "tl.static_range":
+        return False
+    if not all(map(_is_known, of.args[:1])):
+        return False
+    space = {"PLAN": plan}
+    return not range(*(eval(compile(ast.Expression(a), "", "eval"), space) for a in of.args))
 
 
 def _without(lines: list[str], node: ast.If, taken: bool) -> list[str]:
