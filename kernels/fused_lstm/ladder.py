@@ -216,9 +216,17 @@ def multiplied(cell, products, order, x, h0, c0, w_ih, w_hh, bias, w_hr) -> refe
     """Run a lane of x [T, B, I]: each step is one product of [x, h], and the cell."""
     weight, xs = torch.cat([w_ih, w_hh], dim=1), x.unbind(0)
 
+    def gates(t: int, h: Tensor) -> Tensor:
+        return products.linear(torch.cat([xs[t], h], dim=1), weight, bias)
+
+    return differentiable(cell, order, gates, h0, c0, w_hr)
+
+
+def differentiable(cell, order, gates, h0, c0, w_hr) -> reference.Made:
+    """Run a lane so that autograd can differentiate it; gates: (t, h) -> a step's sums [B, 4H]."""
+
     def step(t: int, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        gates = products.linear(torch.cat([xs[t], h], dim=1), weight, bias)
-        h_next, c_next = cell.step(gates, c)
+        h_next, c_next = cell.step(gates(t, h), c)
         return h_next if w_hr is None else F.linear(h_next, w_hr), c_next
 
     return reference.sweep(step, order, h0, c0)
@@ -232,12 +240,8 @@ def multiplied(cell, products, order, x, h0, c0, w_ih, w_hh, bias, w_hr) -> refe
 
 def unrolled(cell, order, x_part, h0, c0, w_hh, w_hr) -> reference.Made:
     """Run a lane so that autograd can differentiate it."""
-
-    def step(t: int, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        h_next, c_next = cell.step(x_part[t] + F.linear(h, w_hh), c)
-        return h_next if w_hr is None else F.linear(h_next, w_hr), c_next
-
-    return reference.sweep(step, order, h0, c0)
+    gates = lambda t, h: x_part[t] + F.linear(h, w_hh)  # noqa: E731
+    return differentiable(cell, order, gates, h0, c0, w_hr)
 
 
 def recurrence(cell, products, order, x_part, h0, c0, w_hh, w_hr, keep=False) -> reference.Made:

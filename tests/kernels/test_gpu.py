@@ -353,7 +353,7 @@ def test_gradcheck_twice(fuse):
 
 @pytest.mark.parametrize(("B", "H", "L"), [(20, 200, 1), (1, 50, 3)], ids=["small", "odd"])
 def test_a_new_length_needs_no_new_kernel(B, H, L):
-    """Of 50 units no lane but the first begins where 16 bytes divide the address."""
+    """Lanes of 50 units, of which only the first begins where 16 bytes divide the address."""
     from fused_lstm.triton import forward
 
     _, ours, x, state = make((4, B, H, H, L), torch.bfloat16, "steps")

@@ -1,4 +1,4 @@
-"""What only a GPU can show of told cells, and of calls that are large, compiled or ragged.
+"""Told cells, and calls that are large, compiled or ragged, as only a GPU can show them.
 
 `make gpu` runs these with test_gpu.py's.
 """

@@ -123,7 +123,7 @@ class Cell:
         self.states, self.weights = tuple(self.initial_states), tuple(self.initial_weights)
         self.products = self._read_products(products)
         self.biases = {u: [f"bias_{u}_{j}" for j in range(n)] for u, n in self.products.items()}
-        # What the engines' weight_ch has: weights, and products' biases.
+        # Names of what the engines' weight_ch has: weights, and products' biases.
         self.vectors = *self.weights, *(name for names in self.biases.values() for name in names)
         names = self._read_signature(dict(constants or {}))
         kinds = self._kinds(names, {"x_only": x_only, "h_only": h_only, "apart": apart})

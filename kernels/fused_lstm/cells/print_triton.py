@@ -29,7 +29,7 @@ CALLS = {
 }  # fmt: skip
 STEP = "step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr)"
 BACKWARD = "backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr)"
-# Of phase k of a cell with products inside its step.
+# Signatures of phase k of a cell with products inside its step.
 STEP_AFTER = "{}(by_x, made, saved, states, options, HAS: tl.constexpr)"
 BACK = "{}(saved, states, after, by, dafter, edges, options, HAS: tl.constexpr)"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .expressions import HEAVY, MASKS, Expressions
 
-# What to do instead of what a step cannot have, by ATen's operator.
+# Advice for what a step cannot have, by ATen's operator.
 INSTEAD = dict.fromkeys(
     ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "t", "permute", "transpose"),
     'products="u", a matrix that the layer learns, which the function calls as u(value)',

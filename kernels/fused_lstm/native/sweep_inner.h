@@ -29,7 +29,7 @@ FL_INLINE const T* inner_weight(const Lane<T>& lane, long k) {
   return lane.w_inner + lane.cell.inner->before(k) * lane.hidden * lane.hidden;
 }
 
-// What product k multiplies, given row 0 of what is saved.
+// Returns what product k multiplies, given row 0 of what is saved.
 template <class T>
 FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
   return {gates + lane.cell.inner->fed[k] * lane.hidden, lane.cell.saved * lane.hidden};

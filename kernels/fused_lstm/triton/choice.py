@@ -137,7 +137,7 @@ def cost(plan: Plan, device: Device) -> Cost:
         partial = 2 * P * plan.split * max(4, size) if plan.split > 1 else 0
         state += plan.layers * B * (H * G * size + partial)
     state += 2 * projected * B * (H if plan.direction == "forward" else P) * size  # exchanged
-    # Of a phase what it hands on, and columns that the next one reads again.
+    # A phase hands on values, and the next one reads columns again.
     state += 2 * plan.layers * B * H * (plan.planes * size + len(plan.inner) * max(4, size))
     bytes_l2 = int(moving + streamed + state)
     rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}

@@ -34,29 +34,26 @@ FL_INLINE Vec<T> floor(Vec<T> x) {
   return size < broadcast(whole) ? (even > x ? even - 1 : even) : x;
 }
 
-// By libm, lane by lane: right for every x, and few cells have them.
+// Calls a function of libm lane by lane: right for every x, and few cells have one.
+template <class T, class F>
+FL_INLINE Vec<T> by_lanes(Vec<T> x, const F& function) {
+  for (int lane = 0; lane < W<T>; ++lane) x[lane] = T(function(T(x[lane])));
+  return x;
+}
+
 template <class T>
 FL_INLINE Vec<T> sin(Vec<T> x) {
-  for (int lane = 0; lane < W<T>; ++lane) {
-    x[lane] = sizeof(T) == 4 ? T(__builtin_sinf(x[lane])) : T(__builtin_sin(x[lane]));
-  }
-  return x;
+  return by_lanes<T>(x, [](T v) { return sizeof(T) == 4 ? __builtin_sinf(v) : __builtin_sin(v); });
 }
 
 template <class T>
 FL_INLINE Vec<T> cos(Vec<T> x) {
-  for (int lane = 0; lane < W<T>; ++lane) {
-    x[lane] = sizeof(T) == 4 ? T(__builtin_cosf(x[lane])) : T(__builtin_cos(x[lane]));
-  }
-  return x;
+  return by_lanes<T>(x, [](T v) { return sizeof(T) == 4 ? __builtin_cosf(v) : __builtin_cos(v); });
 }
 
 template <class T>
 FL_INLINE Vec<T> erf(Vec<T> x) {
-  for (int lane = 0; lane < W<T>; ++lane) {
-    x[lane] = sizeof(T) == 4 ? T(__builtin_erff(x[lane])) : T(__builtin_erf(x[lane]));
-  }
-  return x;
+  return by_lanes<T>(x, [](T v) { return sizeof(T) == 4 ? __builtin_erff(v) : __builtin_erf(v); });
 }
 
 template <class T>

@@ -28,7 +28,7 @@ struct InnerProducts {
   long count = 0;
   long columns[most] = {};  // of a unit, that each makes: 1 to 4
   long fed[most] = {};      // the saved column that each multiplies
-  // Of float32 and of float64: Finish of the phase that begins with a product, FinishBack of the one before.
+  // Finish of the phase that begins with a product, FinishBack of the one before: float32's, float64's.
   CellFunctions functions[2][most] = {};
 
   constexpr long before(long product) const {  // columns
