@@ -110,7 +110,7 @@ soak: setup      ## random calls from four threads, whose number and cores chang
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
 	$(GET_OTHER)
-	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/kernels/test_inspect.py -k here --slow $(ARGS)
+	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/kernels/test_inspect.py tests/kernels/test_triton_amd.py --slow $(ARGS)
 
 # In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
 # build failed, or the library did not load, pytest would merely skip: two checks come first. pytest

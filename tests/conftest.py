@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import tempfile
@@ -37,6 +38,9 @@ from fused_lstm import native
 # Loads it: AMX emulated is one of the instruction sets below. `make gpu` builds no C++.
 POISONS = "BENCH_EVENTS" not in os.environ and kernels.missing() is None
 
+# torch.manual_seed keeps a stack of calls, a millisecond's work, for each kind of device it lacks.
+SEED = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 
 
@@ -57,18 +61,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Make Triton's interpreter faster: no sum is checked, as on a GPU, and a table is kept."""
+    # pytest hangs its handlers on each of torch's loggers that keep what they are told, for each
+    # phase of each test.
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if name.startswith("torch.") and isinstance(logger, logging.Logger):
+            logger.propagate = True
     if (interpreter := sys.modules.get("triton.runtime.interpreter")) is None:
         return
+    _keep_shapes()
     object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
     of_scalar = functools.cache(interpreter._get_np_dtype)
     pointer = interpreter.np.dtype("uint64")
     interpreter._get_np_dtype = lambda t: pointer if t.scalar.is_ptr() else of_scalar(t.scalar)
 
 
+def _keep_shapes() -> None:
+    """Make a shape once for all tensors of a type, and broadcast none to a shape that it has."""
+    from triton.language.core import tensor
+    from triton.language.semantic import TritonSemantic
+
+    init, broadcast = tensor.__init__, TritonSemantic.broadcast_impl_value
+    shapes, of_type = {}, {}
+
+    def with_kept_shape(self, handle, of):
+        if of.name not in of_type:
+            init(self, handle, of)
+            of_type[of.name] = shapes.setdefault(str(self.shape), (self.shape, self.numel))
+        self.handle, self.type, self.dtype = handle, of, of.scalar
+        self.shape, self.numel = of_type[of.name]
+
+    def unless_equal(self, one, other):
+        return (one, other) if one.shape is other.shape else broadcast(self, one, other)
+
+    tensor.__init__, TritonSemantic.broadcast_impl_value = with_kept_shape, unless_equal
+
+
 @pytest.fixture(autouse=True)
 def _seed_and_poison():
     """Seed 0; and fresh memory is NaN, so that an element nobody wrote cannot pass for a 0."""
-    torch.manual_seed(0)
+    SEED(0)
     if POISONS:
         kernels.ops().poison_memory(True)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -208,9 +208,12 @@ class Reader(nn.Module):
     rungs(
         "compile",
         "cudnn",
-        slow=("triton-pointwise", "triton-hoisted", "triton-steps", "native-hoisted"),
+        slow=(
+            "triton-pointwise", "triton-hoisted", "triton-steps", "native-pointwise",
+            "native-hoisted", "native-steps", "loop-hoisted",
+        ),
     ),
-)
+)  # fmt: skip
 def test_torch_export(with_lengths, engine, fuse):
     """Any T and B where the engine has an operator; a loop has the T that it was exported with."""
     model = Reader(engine, fuse)
