@@ -30,6 +30,7 @@ from .choose import (
     choose,
     constant_while_tracing,
     engine_module,
+    is_too_wide,
     may_be_slow,
     step_pays,
 )
@@ -152,6 +153,8 @@ def call(
         and is_slow_step(base, engine, fuse, x, h0, weights)
     ):  # fmt: skip
         facts = SLOW_STEP
+    if base.layer_norm and is_too_wide(engine, fuse, x.device, base, max(H, P)):
+        facts = facts._replace(too_wide=True)
     if compiling:
         name, spec = _plan_in_a_graph(
             base, training, recompute, engine, fuse, x.device, x.dtype, *facts

@@ -180,6 +180,7 @@ class Facts(NamedTuple):
     trained_in_a_graph: bool = False  # torch.compile is tracing a call that needs a backward
     slow_step: bool = False  # one step, for which torch's own code is as fast: see `step_pays`
     cell_module: bool = False  # an LSTMCell's, GRUCell's or RNNCell's
+    too_wide: bool = False  # to be normalized at once on this GPU: see `is_too_wide`
 
     @property
     def beyond_torch(self) -> bool:
@@ -256,7 +257,7 @@ def _automatic(fuse: str | None, device: torch.device, spec: Spec, facts: Facts)
     torch_has = ENGINES["cudnn"].runs(spec) and not facts.beyond_torch
     if on_cpu:
         return _on_a_cpu(device, spec, facts, torch_has)
-    return _on_a_gpu(device, spec, torch_has)
+    return _on_a_gpu(device, spec, facts, torch_has)
 
 
 def _on_a_cpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -> Choice:
@@ -276,15 +277,29 @@ def _on_a_cpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -
     return Choice("native", ENGINES["native"].default, f"auto's choice on a CPU{but}")
 
 
-def _on_a_gpu(device: torch.device, spec: Spec, torch_has: bool) -> Choice:
+def _on_a_gpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -> Choice:
     """Return cudnn for every call that torch has, until GPU results are committed."""
     if torch_has:
         return Choice("cudnn", None, "auto's choice: no GPU has run triton's kernels")
+    if facts.too_wide:
+        return Choice("loop", "none", "this GPU holds too few programs to normalize so wide a layer")
     triton = ENGINES["triton"]
     if engine_module("triton").missing(device) is None and triton.runs(spec):
         _warn_that_no_gpu_has_run_it()
         return Choice("triton", triton.default, "auto's choice for what nn.LSTM does not have")
     return Choice("loop", "none", "neither cudnn nor triton can run it")
+
+
+@constant_while_tracing
+def is_too_wide(engine: str, fuse: str | None, device: torch.device, spec: Spec, wide: int) -> bool:
+    """Return whether engine="auto" has a layer normalization for which a GPU is too small.
+
+    wide: the larger of H and P.
+    """
+    if not spec.layer_norm or engine != "auto" or fuse is not None or device.type != "cuda":
+        return False
+    triton = engine_module("triton")
+    return triton.missing(device) is None and triton.is_too_wide(spec, device, wide)
 
 
 @cache

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ import fresh
 import fused_lstm
 from fused_lstm import choose, ops
 from fused_lstm.spec import PLAIN, Spec
+from fused_lstm.triton.devices import DEVICES
+from fused_lstm.triton.plan import plan
 
 CPU = torch.device("cpu")
 NATIVE_MISSING = fused_lstm.available_engines("cpu")["native"]
@@ -263,6 +268,24 @@ def test_auto_on_a_gpu_says_once_that_no_gpu_has_run_what_it_takes(on_a_gpu):
         ]
     assert [choice[:2] for choice in both] == [("triton", "layers")] * 2
     assert len(told) == 1
+
+
+def test_auto_on_a_small_gpu_takes_the_loop_for_what_it_cannot_normalize(monkeypatch):
+    """The kernels have to run at once for it: 16 multiprocessors hold 1,024 units."""
+    small = replace(DEVICES["A100"], sms=16)
+    monkeypatch.setattr("fused_lstm.triton.missing", lambda device: None)
+    monkeypatch.setattr("fused_lstm.triton.op.card_of", lambda device: small)
+    normed = Spec(layer_norm=True)
+    for H, too_wide in ((512, False), (1024, False), (1100, True), (4096, True)):
+        assert choose.is_too_wide("auto", None, GPU, normed, H) == too_wide
+        planned = partial(plan, "steps", hidden=H, batch=8, layers=1, dtype="bf16", norm=2)
+        with pytest.raises(ValueError, match="layer_norm") if too_wide else nullcontext():
+            planned(direction="forward", device=small)
+            planned(direction="backward", device=small)
+    assert not choose.is_too_wide("triton", None, GPU, normed, 4096)  # asked for by name
+    assert not choose.is_too_wide("auto", None, GPU, PLAIN, 4096)
+    chosen = choose._chosen.__wrapped__
+    assert chosen("auto", None, GPU, normed, choose.Facts(too_wide=True))[:2] == ("loop", "none")
 
 
 def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeypatch):

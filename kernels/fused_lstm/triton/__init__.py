@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import autograd, ops
+from ..spec import Spec
 from . import interpreter
 from .devices import AMD, gfx_of
 
@@ -62,6 +63,17 @@ def unfit(properties: Any) -> str | None:
         f"its kernels need compute capability 8.0 (Ampere), and {properties.name} has"
         f" {properties.major}.{properties.minor}; use engine='cudnn'"
     )
+
+
+def is_too_wide(spec: Spec, device: torch.device, widest: int) -> bool:
+    """Return whether a GPU holds too few programs to normalize the rows of a layer at once.
+
+    widest: the larger of H and P.
+    """
+    from . import launch, op, plan
+
+    gates = launch.kernel_cell(spec).by_h
+    return not plan.runs_at_once(widest, gates, spec.directions, op.card_of(device))
 
 
 def describe(device: torch.device) -> str:

@@ -164,6 +164,15 @@ def settings() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), distributed
 
 
+def card_of(device: torch.device) -> devices.Device:
+    """Return the card that plans are made for: this one, without what NCCL needs."""
+    card = tuned.measured(devices.current(device))
+    if settings()[1]:
+        # All programs of a launch start at once or not at all: they would wait for a reduction.
+        card = replace(card, sms=card.sms - OF_NCCL)
+    return card
+
+
 def plan_of(
     fuse: str,
     direction: str,
@@ -177,10 +186,7 @@ def plan_of(
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
-    card = tuned.measured(devices.current(device))
-    if settings()[1]:
-        # All programs of a launch start at once or not at all: they would wait for a reduction.
-        card = replace(card, sms=card.sms - OF_NCCL)
+    card = card_of(device)
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,

@@ -232,6 +232,17 @@ def plan(
     return found
 
 
+def runs_at_once(hidden: int, gates: int, lanes: int, device: Device) -> bool:
+    """Return whether all programs of `lanes` run at once, as layer normalization needs it.
+
+    hidden: the larger of H and P. gates: as `plan` has them. lanes: 2 of both directions, else 1.
+    """
+    return device.is_interpreter or all(
+        _share_out(direction, hidden, lanes, gates, device, [])[2]
+        for direction in ("forward", "backward")
+    )
+
+
 def scan(kind: str, direction: str, hidden: int, batch: int, layers: int, dtype: str) -> Plan:
     """Return the launch of a cell without a product in the loop, whose programs wait for nobody."""
     units = min(max(16, _power_of_2(hidden)), SCAN)
