@@ -124,7 +124,8 @@ class Recurrent(RecurrentBase):
 
         Args:
             inputs: what the cell has as `inputs`, by name, in the layout of `input`: [T, B, 1], or
-                [T, B, H]. One that is [T, B, H] costs as much as another gate.
+                [T, B, H]. Without T, [B, 1] or [B, H], one is the same at each step, which a
+                PackedSequence cannot have. One of H numbers costs as much as another gate.
         """
         if resets is not None and any(self.cell.initial_states.values()):
             raise ValueError(
@@ -145,15 +146,21 @@ class Recurrent(RecurrentBase):
             raise ValueError(f"inputs: got {got}; expected the cell's: {expected}")
         x = data_of(input)
         check_input(x, (2, 3) if x is input else (2,), self.input_size, self.batch_first)
-        before = list(x.shape[:-1])
+        before, given = list(x.shape[:-1]), []
+        steps = 1 if self.batch_first and x.dim() == 3 else 0  # where T is
+        row = before[:steps] + before[steps + 1 :]
         for name in names:
             got: Any = inputs[name]
             shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-            if shape not in ([*before, 1], [*before, H]):
-                raise ValueError(f"{name}: got {shape}; expected {[*before, 1]} or {[*before, H]}")
-        joined = torch.cat([x, *(inputs[name].to(x.dtype) for name in names)], -1)
-        widths = [inputs[name].shape[-1] for name in names]
-        return with_data(input, joined), widths
+            if x is input and shape in ([*row, 1], [*row, H]):  # the same at each step
+                got = got.unsqueeze(steps).expand(*before, -1)
+            elif shape not in ([*before, 1], [*before, H]):
+                expected = f"{[*before, 1]} or {[*before, H]}"
+                expected += ", or without T" if x is input else ""
+                raise ValueError(f"{name}: got {shape}; expected {expected}")
+            given.append(got.to(x.dtype))
+        widths = [tensor.shape[-1] for tensor in given]
+        return with_data(input, torch.cat([x, *given], -1)), widths
 
     def _weights_with_inputs(self, widths: list[int]) -> list[Tensor]:
         """Return `weights` with the rows that hand the cell's inputs on: ones, or an identity."""

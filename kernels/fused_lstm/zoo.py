@@ -210,6 +210,16 @@ def augru(r, u, n, *, h, attention):
     return (1 - u) * h + u * tanh(by_x + sigmoid(r) * by_h)
 
 
+@cell(states="c", inputs="s")
+def ea_lstm(f, g, o, *, c, s):
+    """Follow Kratzert et al. 2019: the input gate is of what a row is, alike at each step.
+
+    s: [B, H], a linear layer of the row's attributes.
+    """
+    c = sigmoid(f) * c + sigmoid(s) * tanh(g)
+    return sigmoid(o) * tanh(c), c
+
+
 @cell(states="v")
 def lif(a, *, v, decay=0.9, threshold=1.0, slope=4.0):
     """Follow Neftci, Mostafa and Zenke 2019: spikes, whose gradient is a sigmoid's."""

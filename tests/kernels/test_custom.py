@@ -175,6 +175,7 @@ def test_a_stream_of_a_cell_with_inputs_or_products(name, engine):
 def test_inputs_of_a_step_are_checked():
     module, x = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop"), torch.randn(5, 2, 3)
     for inputs, error in (
+        ({"dt": torch.ones(3, 1)}, r"dt: got \[3, 1\]; expected .* or \[5, 2, 4\], or without T"),
         ({}, "inputs: got none; expected the cell's: dt"),
         ({"dt": torch.ones(5, 2)}, r"dt: got \[5, 2\]; expected \[5, 2, 1\] or \[5, 2, 4\]"),
         ({"dt": 1.0}, r"dt: got float; expected \[5, 2, 1\]"),
@@ -187,6 +188,25 @@ def test_inputs_of_a_step_are_checked():
     plain = fused_lstm.Recurrent(zoo.lltm, 3, 4, engine="loop")
     with pytest.raises(ValueError, match="inputs: got dt; expected the cell's: none"):
         plain(x, dt=torch.ones(5, 2, 1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("batch_first", "batched"), [(False, True), (True, True), (False, False)])
+def test_an_input_of_a_row_is_the_same_at_each_step(engine, batch_first, batched):
+    """EA-LSTM's input gate, which a product outside makes of a catchment's attributes."""
+    module = fused_lstm.Recurrent(zoo.ea_lstm, 3, 4, batch_first=batch_first, engine=engine)
+    x = torch.randn(*([2, 5] if batch_first else [5, 2] if batched else [5]), 3)
+    gate = torch.randn(*([2] if batched else []), 4, requires_grad=True)
+    steps = gate.unsqueeze(1 if batch_first else 0).expand(*x.shape[:-1], 4)
+    results = []
+    for s in (gate, steps):
+        y, (h, c) = module(x, s=s)
+        results.append([y, h, c, *torch.autograd.grad((y * y).sum() + c.sum(), [gate])])
+    for found, wanted in zip(*results, strict=True):
+        assert_close(found.detach(), wanted.detach(), "of a row")
+    packed = torch.nn.utils.rnn.pack_sequence([torch.randn(5, 3), torch.randn(4, 3)])
+    with pytest.raises(ValueError, match=r"s: got \[2, 4\]; expected \[9, 1\] or \[9, 4\]$"):
+        module(packed, s=torch.randn(2, 4))
 
 
 def test_a_module_is_copied_and_pickled():
