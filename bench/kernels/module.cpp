@@ -27,11 +27,15 @@ namespace {
 
 const bool added = [] {
   const Isa& base = isa_of(isa_names({}).back());
+  const auto with_cells = [](PreparedSweep sweep) {  // whose vectors are longer than base's
+    sweep.own_cell = emulated_1::float_kernels.own_cell;
+    return sweep;
+  };
   static Isa isa = {"emulated", true, base.for_float, base.for_double,
-                          &emulated::bf16_kernels,
-                          {&emulated_1::float_kernels, &emulated_2::float_kernels},
-                          emulated_prepared::bfloat16_sweep,
-                          emulated_prepared::int8_sweep};
+                    &emulated::bf16_kernels,
+                    {&emulated_1::float_kernels, &emulated_2::float_kernels},
+                    with_cells(emulated_prepared::bfloat16_sweep),
+                    with_cells(emulated_prepared::int8_sweep)};
   add_isa(isa);
   return true;
 }();

@@ -21,7 +21,7 @@ from tolerance import assert_close
 ROOT = Path(__file__).parents[2]
 SOURCES = [
     ROOT / "tests/kernels/arm/kernels.cpp",
-    *(ROOT / FOLDER / f"isa/{name}.cpp" for name in ("base", "caches")),
+    *(ROOT / FOLDER / f"isa/{name}.cpp" for name in ("base", "cells_base", "caches")),
 ]
 HERE, ARM, QEMU = "g++", "aarch64-linux-gnu-g++", "qemu-aarch64"
 

@@ -527,7 +527,7 @@ void prepared_lane(const Worker& worker, const Lane<float>& lane, const Prepared
 }
 
 template <class F>
-constexpr PreparedSweep prepared_of = {prepared_phases<F>, prepared_lane<F>, own_cell<float>};
+constexpr PreparedSweep prepared_of = {prepared_phases<F>, prepared_lane<F>, nullptr};
 
 // A file of one kind has its instructions for it, that of a matrix unit both kinds that it multiplies;
 // the others have all that they are the best for.

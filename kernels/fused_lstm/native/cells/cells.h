@@ -1,6 +1,7 @@
-// The library's cells, by their names, and the function that finishes a tile of a lane.
+// The library's cells, by their names: their functions for one instruction set.
 #pragma once
 
+#include "cells/of_lane.h"
 #include "cells/printed/coupled.h"
 #include "cells/printed/gru.h"
 #include "cells/printed/gru_dreamer.h"
@@ -41,26 +42,15 @@ OwnCell own_cell(long number) {
   return number < long(sizeof all / sizeof all[0]) ? all[number] : OwnCell{};
 }
 
-// Functions that know nothing of layer normalization.
-template <class T>
-FL_INLINE Finish<T> cell_finish_of(const Lane<T>& lane) {
-  return reinterpret_cast<Finish<T>>(lane.functions.finish);
-}
-
-template <class T>
-FL_INLINE FinishBack<T> cell_finish_back_of(const Lane<T>& lane) {
-  return reinterpret_cast<FinishBack<T>>(lane.functions.finish_back);
-}
-
-// A tile's functions: where the lane normalizes, the cell's own wait for the whole row.
-template <class T>
-FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
-  return lane.by_h ? keep_by_h<T> : cell_finish_of(lane);
-}
-
-template <class T>
-FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
-  return lane.by_h ? keep_dh<T> : cell_finish_back_of(lane);
-}
+// The files of isa/ whose names begin with "cells" are compiled from here, and nothing else is: an edit
+// of a cell compiles these alone.
+#if defined(FL_BF16) && !defined(FL_TERMS)
+template OwnCell own_cell<Bf16>(long);
+#else
+template OwnCell own_cell<float>(long);
+#endif
+#if !defined(FL_BF16)
+template OwnCell own_cell<double>(long);
+#endif
 
 }  // namespace fused_lstm::FL_ISA

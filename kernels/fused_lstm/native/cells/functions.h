@@ -7,12 +7,12 @@ namespace fused_lstm::FL_ISA {
 
 template <class T>
 FL_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {  // NaN where either is
-  return (a != a) | (a > b) ? a : b;
+  return ((a != a) | (a > b)) ? a : b;
 }
 
 template <class T>
 FL_INLINE Vec<T> minimum(Vec<T> a, Vec<T> b) {
-  return (a != a) | (a < b) ? a : b;
+  return ((a != a) | (a < b)) ? a : b;
 }
 
 template <class T>

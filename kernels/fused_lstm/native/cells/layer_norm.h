@@ -5,7 +5,7 @@
 // too, which finds their statistics again.
 #pragma once
 
-#include "cells/cells.h"
+#include "cells/of_lane.h"
 
 namespace fused_lstm::FL_ISA {
 

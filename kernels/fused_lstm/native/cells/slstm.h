@@ -28,7 +28,7 @@ FL_APART void finish_slstm(const CellStep<T>& step, long unit, long row, long ro
       c = n = m = Vec<T>{};
     }
     const Vec<T> f_sum = sum[1], log_f = (EXPONENTIAL ? f_sum : log_sigmoid<S>(f_sum)) + m;
-    m = (n == Vec<T>{}) | (sum[0] >= log_f) ? sum[0] : log_f;
+    m = ((n == Vec<T>{}) | (sum[0] >= log_f)) ? sum[0] : log_f;
     const Vec<T> less = log_f - m;
     const Vec<T> i = exp<S>(sum[0] - m), f = exp<S>(less > Vec<T>{} ? Vec<T>{} : less);
     const Vec<T> z = tanh<S>(sum[2]), o = sigmoid<S>(sum[3]);
@@ -86,7 +86,7 @@ FL_APART void finish_slstm_back(const CellStepBack<T>& step, long first, long ro
       dn = dn - seen * mean;
       const Vec<T> by_i = (dc * z + dn) * i;  // by i's sum less m
       const auto begins = n == zero;
-      const Vec<T> by_f = begins & (f == 1) ? zero : (dc * c + dn * n) * f;  // by log f less m
+      const Vec<T> by_f = (begins & (f == 1)) ? zero : (dc * c + dn * n) * f;  // by log f less m
       const auto of_i = begins | (i >= f);  // m is i's sum, and not log f's
       const Vec<T> by_log_f = by_f + (of_i ? zero : dm);
       const Vec<T> left = b >= local.continued ? by_log_f : of_i ? zero : dm;  // by the m before

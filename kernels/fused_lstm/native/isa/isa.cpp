@@ -193,11 +193,13 @@ PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows) {
 #if defined(__x86_64__)
   static const bool bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
   static const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
+  PreparedSweep narrower = prepared_avx2::int8_sweep;  // its cells have vectors of 32 bytes too
+  narrower.own_cell = avx2::float_kernels.own_cell;
   const std::string_view name = isa.for_float->name;
   if (name == "avx512") {
     return of(prepared_avx512::float32_sweep,
               bf16 ? prepared_bf16::bfloat16_sweep : prepared_avx512::bfloat16_sweep,
-              vnni ? prepared_vnni::int8_sweep : prepared_avx2::int8_sweep,
+              vnni ? prepared_vnni::int8_sweep : narrower,
               prepared_avx512::int8_weights_sweep);
   }
   if (name == "avx2") {

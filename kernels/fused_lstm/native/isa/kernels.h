@@ -255,7 +255,8 @@ template <class T, class W>
 struct PhasedSweep {
   long (*phases)(const Lane<T>&, const W&);
   void (*run)(const Worker&, const Lane<T>&, const W&, long phase);
-  OwnCell (*own_cell)(long number);  // of the sweep's own vectors; null: the lane has them
+  // Of the library's cells, where the sweep's vectors are not those of the lane's functions; or null.
+  OwnCell (*own_cell)(long number);
 };
 
 // Scratch that outlives no call: a lane's weights packed, and a panel for each worker.
