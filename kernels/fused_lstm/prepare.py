@@ -24,6 +24,7 @@ from . import library
 from .adopt.convert import OURS, conversions, spec_of
 from .errors import meant
 from .layout import (
+    TIME_FIRST,
     batch_of,
     check_resets,
     lay_out,
@@ -341,8 +342,9 @@ class Prepared(nn.Module):
         x, rows, resets, layout = lay_out(input, lengths, resets, self.input_size, self.batch_first)
         if resets is not None:
             check_resets(resets, x)
-        B, H = batch_of(input, self.batch_first), self.hidden_size
+        B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
         if hx is None:
+            H = self.hidden_size
             h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
         else:
             h0, c0 = states_of(self.spec, hx, layout.batched)
@@ -353,8 +355,9 @@ class Prepared(nn.Module):
         y, h_n, c_n = self._kernel(x, h0, c0, sizes, not_reset)
         if rows is not None:
             y, h_n, c_n = leave(rows, y, h_n, c_n)
-        last = layout.last(h_n)
-        return layout.output(y), (last, layout.last(c_n)) if self.spec.has_c else last
+        if layout is not TIME_FIRST:
+            y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
+        return y, (h_n, c_n) if self.spec.has_c else h_n
 
     def _kernel(
         self, x: Tensor, h0: Tensor, c0: Tensor, sizes: Tensor | None, not_reset: Tensor | None
