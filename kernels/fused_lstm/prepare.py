@@ -1,4 +1,4 @@
-"""`prepare` and `quantize`: LSTMs and GRUs with weights packed once, for inference on a CPU.
+"""`prepare` and `quantize`: layers with weights packed once, for inference on a CPU.
 
 A weight matrix is stored as the kernels of engine `native` read it. Calls of many rows of bfloat16
 take it unpacked, where the CPU has AMX; that copy is made when it is first needed. `torch.float32`
@@ -22,6 +22,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import library
 from .adopt.convert import OURS, conversions, spec_of
+from .cells import Cell
+from .choose import why_no_cell
+from .custom import Recurrent
 from .errors import meant
 from .layout import (
     TIME_FIRST,
@@ -31,11 +34,10 @@ from .layout import (
     states_of,
     zeros,
 )
-from .modules import RecurrentBase
+from .modules import SLSTM, RecurrentBase
 from .rows import enter, leave
 
 Model = TypeVar("Model", bound=nn.Module)
-CELLS = ("lstm", "gru")
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
 # float32, words that a matrix unit reads at once.
@@ -61,13 +63,14 @@ log = logging.getLogger("fused_lstm")
 
 
 def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool = False) -> Model:
-    """Replace every LSTM and GRU in a model, torch.nn's and ours, by a `Prepared` one, in place.
+    """Replace every recurrent layer in a model, torch.nn's and ours, by a `Prepared` one, in place.
 
     Its weights are those of this moment: later changes of the replaced layer's are not seen. A
     state_dict has names, shapes and values of the replaced layer's, and loads into either. The
-    logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, an RNN,
-    a layer that is not on the CPU, or one with hooks. Hooks of torch.nn.utils.weight_norm and of
-    torch.nn.utils.prune compute weights at each call, and no other hook would be called any more.
+    logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell of
+    your own that has weights of a unit, inputs or products, a layer that is not on the CPU, or one
+    with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights at
+    each call, and no other hook would be called any more.
 
     Args:
         model: any module; it may be a recurrent layer itself.
@@ -106,7 +109,7 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
 
 
 def quantize(model: Model, *, weight_only: bool = False) -> Model:
-    """Replace every LSTM and GRU in a model by one with weights of int8: prepare's torch.int8.
+    """Replace every layer that `prepare` takes by one with weights of int8: its torch.int8.
 
     A state_dict has the weights as int8, and a float32 scale for each row, `<name>_scale`.
 
@@ -127,13 +130,30 @@ def _why_left(model: nn.Module, name: str) -> str | None:
     """Return why a recurrent layer is not prepared, or None."""
     module: Any = model.get_submodule(name)
     kind, spec = type(module), module.spec if isinstance(module, RecurrentBase) else None
-    if not isinstance(module, nn.LSTM | nn.GRU) and (spec is None or spec.cell not in CELLS):
-        return "it is neither an LSTM nor a GRU"
-    if kind not in OURS and kind not in OURS.values():
+    if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN | RecurrentBase) or kind is SLSTM:
+        return "it is no layer of an LSTM, GRU, RNN or a cell of your own"
+    if kind not in OURS and kind not in OURS.values() and kind is not Recurrent:
         return "it is a subclass, or parametrized"
     if spec is not None and spec.options:
-        return "its cell has more than torch.nn's LSTM or GRU"
-    return _why_not(module)
+        return "its cell has options that torch.nn's does not have"
+    return (_why_not_told(module) if kind is Recurrent else None) or _why_not(module)
+
+
+def _why_not_told(module: Recurrent) -> str | None:
+    """Return why weights of a cell of a user's own are not packed, or None."""
+    cell, gates = module.cell, module.cell.gates
+    as_they_lie = cell.rows == (None, None) and not cell.vectors
+    both = gates.summed and len(gates.by_x) == len(gates.by_h) <= 4 and len(gates.of_h) <= 1
+    if not both or not as_they_lie or cell.inputs or cell.products:
+        return (
+            "its cell has more than one to four gates of x and h: weights of a unit, inputs,"
+            " products, or gates of one of the two"
+        )
+    if len(cell.states) > 1 or any(cell.initial_states.values()):
+        return "its cell has several states, or one that begins at another value than 0"
+    if module.spec.projection:
+        return "it has proj_size, with a cell of your own"
+    return why_no_cell("native", module.spec)
 
 
 def _why_not(module: nn.RNNBase) -> str | None:
@@ -208,23 +228,27 @@ def unpack(packed: Tensor, gates: int, units: int, depth: int) -> tuple[Tensor, 
 
 
 class Prepared(nn.Module):
-    """An LSTM or GRU with packed weights, for inference; arguments and layouts are the module's.
+    """A recurrent layer with packed weights, for inference; arguments and layouts are the module's.
 
     Args:
-        module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; not changed.
+        module: a layer that `prepare` takes; not changed.
         dtype, weight_only: see `prepare`.
 
     Raises:
-        ValueError: the module has hooks, or is not on the CPU, or is float64; or a matrix of
-            torch.int8 has more columns than an int32 holds the sum of.
+        ValueError: `prepare` would leave the module; or a matrix of torch.int8 has more columns than
+            an int32 holds the sum of.
     """
+
+    cell: Cell | None = None  # of a layer of one's own
 
     def __init__(
         self, module: nn.RNNBase, dtype: torch.dtype | None = None, weight_only: bool = False
     ) -> None:
-        if (why := _why_not(module)) is not None:
+        if (why := _why_left(module, "")) is not None:
             raise ValueError(f"module: got {type(module).__name__}, which is left: {why}")
         super().__init__()
+        if isinstance(module, Recurrent):
+            self.cell = module.cell  # before spec: a pickle makes the cell known first
         self.spec, self.batch_first = spec_of(module), module.batch_first
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
         self.proj_size, self.num_layers = module.proj_size, module.num_layers
@@ -267,6 +291,11 @@ class Prepared(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_unpacked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if (why := why_no_cell("native", self.spec)) is not None:
+            raise RuntimeError(f"Prepared: engine 'native' cannot run its cell here: {why}")
 
     def _gates(self, name: str) -> int:
         return 1 if "_hr_" in name else self.spec.gates

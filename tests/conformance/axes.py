@@ -265,7 +265,9 @@ def door_may(door: str, b: str, y) -> bool:
         return True
     match b:
         case "cell":
-            return y in ("lstm", "gru")
+            return y in ("lstm", "gru", "rnn_tanh", "rnn_relu", "zoo.lltm", "zoo.mgu")
+        case "proj" if y:  # of a cell of one's own is left
+            return True
         case "mode":
             return y == "eval-no_grad"
         case "engine":

@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import pickle
+import re
 import warnings
 
 import pytest
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import fresh
 import fused_lstm
-from fused_lstm import native
+from fused_lstm import native, zoo
 from fused_lstm.prepare import Prepared, pack, to_int8, unpack
 
 CPU = torch.device("cpu")
@@ -421,12 +423,68 @@ def test_a_model_keeps_its_places(caplog):
     assert isinstance(model.first, Prepared)
     assert model.again is model.first
     assert isinstance(model.inner[0], Prepared)
-    assert isinstance(model.inner[1], nn.RNN)
+    assert isinstance(model.inner[1], Prepared)
     assert isinstance(model.odd, fused_lstm.LSTM)
-    left = [record.getMessage() for record in caplog.records]
-    assert len(left) == 2
-    assert any("inner.1" in line and "neither" in line for line in left)
-    assert any("odd" in line and "cell" in line for line in left)
+    (left,) = [record.getMessage() for record in caplog.records]
+    assert left.startswith("left odd, a LSTM: its cell has options")
+
+
+# Cells of one to four gates of x and h: of three, two that are a pair, three with a pair, one.
+TOLD = {"lltm": zoo.lltm, "mgu": zoo.mgu, "gru": zoo.gru, "rnn": zoo.rnn}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("name", TOLD)
+def test_a_cell_of_ones_own(every_isa, name, dtype):
+    """The layer with the weights that a state_dict has; products round x and h besides."""
+    if every_isa == "emulated":
+        pytest.skip("no cell is compiled for it")
+    layer = fused_lstm.Recurrent(TOLD[name], 5, 21, 2, bidirectional=True, engine="native")
+    prepared, x = Prepared(layer, dtype), torch.randn(4, 3, 5)
+    weights = prepared.state_dict()
+    for key, weight in weights.items():
+        scale = weights.get(f"{key}_scale")
+        value = weight.float() if scale is None else weight.float() * scale[:, None]
+        if not key.endswith("_scale"):
+            layer.get_parameter(key).data.copy_(value)
+    allowed = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.int8: 3e-2}[dtype]
+    lengths = torch.tensor([4, 2, 3])
+    with torch.no_grad():
+        for given in ({}, {"lengths": lengths}, {"resets": torch.rand(4, 3) > 0.5}):
+            leaves = (torch.utils._pytree.tree_leaves(m(x, **given)) for m in (prepared, layer))
+            for found, wanted in zip(*leaves, strict=True):
+                assert (found - wanted).abs().max() <= allowed * max(1, wanted.abs().max())
+
+
+def test_a_cell_of_ones_own_is_pickled_and_streamed(tmp_path):
+    """Another process compiles the cell, or finds it compiled, when it loads the layer."""
+    prepared, x = fused_lstm.prepare(fused_lstm.Recurrent(zoo.lltm, 3, 4)), torch.randn(3, 2, 3)
+    y = prepared(x)[0]
+    stream = fused_lstm.Streaming(prepared, 2)
+    assert torch.equal(torch.stack([stream(row) for row in x]), y)
+    torch.save((prepared, x, y), tmp_path / "layer.pt")
+    code = (
+        f"import torch; layer, x, y = torch.load({str(tmp_path / 'layer.pt')!r}, weights_only=False)\n"
+        "assert torch.equal(layer(x)[0], y)"
+    )
+    (done,) = fresh.run(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("peephole", "weights of a unit"), ("cfc", "inputs"), ("highway", "several states|products"),
+        ("sru", "gates of one of the two"), ("rhn", "several states"),
+    ],
+)  # fmt: skip
+def test_which_cells_are_left(caplog, name, why):
+    layer = fused_lstm.Recurrent(zoo.ALL[name], 3, 4)
+    with caplog.at_level(logging.WARNING, "fused_lstm"):
+        assert fused_lstm.prepare(layer) is layer
+    assert re.search(f"left the model, a Recurrent: its cell has .*({why})", caplog.text)
+    with pytest.raises(ValueError, match="module: got Recurrent, which is left: its cell has"):
+        Prepared(layer)
 
 
 def test_who_computes_weights_at_each_call_is_left(caplog):

@@ -391,6 +391,7 @@ struct Ready {
       constexpr int R = decltype(height)::value;
       if (gates == 4) return add_words_of<R, 4>(sums, product, row, k, ahead);
       if (gates == 3) return add_words_of<R, 3>(sums, product, row, k, ahead);
+      if (gates == 2) return add_words_of<R, 2>(sums, product, row, k, ahead);
       add_words_of<R, 1>(sums, product, row, k, ahead);
     });
   }

@@ -174,7 +174,11 @@ struct Stack {
       const long layer = index / s.abreast();
       lanes.push_back(lane(index));
       if (sweep.own_cell) {
-        const long number = call.cell - call.isa->cells.data();
+        const auto& cells = call.isa->cells;
+        const long number = call.cell - cells.data();
+        CHECK_VALUE(number >= 0 && number < static_cast<long>(cells.size()), "weights: got ",
+                    call.cell->name, "'s in int8 or bfloat16, whose functions have longer vectors than"
+                    " these products here; expected float32 or weight_only");
         lanes.back().functions = sweep.own_cell(number).functions;
       }
       weights.push_back(own(index));

@@ -325,9 +325,9 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   call.packed = batch_sizes.has_value();
   call.isa = &current_isa();
   const NamedCell named = cell_of(*call.isa, cell, {}, false);
-  const bool known = named.cell->shape.is_lstm || std::string_view(named.cell->name) == "gru";
-  CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
-              "'; expected '', coupled or gru");
+  CHECK_VALUE(!named.options.on && named.cell->shape.in_tiles(), "cell: got '", cell,
+              "'; expected '', coupled, gru, an RNN's or a cell of your own of one to four gates of x and"
+              " h, without weights of a unit, inputs or products");
   const long count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, 1, count, 0, directions, call.packed);
   call.cell = named.cell;
@@ -342,7 +342,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   call.per_lane = count / lanes;
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {lanes, s.batch, s.outputs}, call.given);
-  check(c0, "c0", {lanes, s.batch, s.hidden}, call.given);
+  check(c0, "c0", {lanes, s.batch, std::max(s.cell.states, 1L) * s.hidden}, call.given);
   const Dtype of = weights[0].dtype();
   CHECK_VALUE(of == Dtype::Float || of == Dtype::BFloat16 || of == Dtype::Char,
               "weights: got dtype ", of, "; expected float32, bfloat16 or int8");
