@@ -67,9 +67,9 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
 
     Its weights are those of this moment: later changes of the replaced layer's are not seen. A
     state_dict has names, shapes and values of the replaced layer's, and loads into either. The
-    logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell of
-    your own that has weights of a unit, inputs or products, a layer that is not on the CPU, or one
-    with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights at
+    logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell
+    of your own that has weights of a unit, inputs or products, a layer that is not on the CPU, or
+    one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights at
     each call, and no other hook would be called any more.
 
     Args:
@@ -235,8 +235,8 @@ class Prepared(nn.Module):
         dtype, weight_only: see `prepare`.
 
     Raises:
-        ValueError: `prepare` would leave the module; or a matrix of torch.int8 has more columns than
-            an int32 holds the sum of.
+        ValueError: `prepare` would leave the module; or a matrix of torch.int8 has more columns
+            than an int32 holds the sum of.
     """
 
     cell: Cell | None = None  # of a layer of one's own
