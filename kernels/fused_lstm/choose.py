@@ -282,7 +282,7 @@ def _on_a_gpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -
     if torch_has:
         return Choice("cudnn", None, "auto's choice: no GPU has run triton's kernels")
     if facts.too_wide:
-        return Choice("loop", "none", "this GPU holds too few programs to normalize so wide a layer")
+        return Choice("loop", "none", "too few programs run at once to normalize so wide a layer")
     triton = ENGINES["triton"]
     if engine_module("triton").missing(device) is None and triton.runs(spec):
         _warn_that_no_gpu_has_run_it()

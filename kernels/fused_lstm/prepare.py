@@ -69,8 +69,8 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
     state_dict has names, shapes and values of the replaced layer's, and loads into either. The
     logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell
     of your own that has weights of a unit, inputs or products, a layer that is not on the CPU, or
-    one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights at
-    each call, and no other hook would be called any more.
+    one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights
+    at each call, and no other hook would be called any more.
 
     Args:
         model: any module; it may be a recurrent layer itself.
