@@ -136,7 +136,7 @@ def _why_left(model: nn.Module, name: str) -> str | None:
         return "it is a subclass, or parametrized"
     if spec is not None and spec.options:
         return "its cell has options that torch.nn's does not have"
-    return (_why_not_told(module) if kind is Recurrent else None) or _why_not(module)
+    return (_why_not_told(module) if isinstance(module, Recurrent) else None) or _why_not(module)
 
 
 def _why_not_told(module: Recurrent) -> str | None:
