@@ -11,7 +11,6 @@ and 3 if other work took more than a tenth of the machine.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -23,13 +22,15 @@ import torch
 
 from lm.command import POSITIVE, THREADS
 
-from . import machine
+from . import machine, tables
 from .cases import DTYPES, Case, choose
 from .contenders import BASE, NAMES
 from .core import BUSY, Record, WrongAnswer, check_committed, quartiles, reason, save, speedup
 from .suites import DEFAULT, SUITES, start
 
 FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
+# Suite -> the tables of README and docs that are printed of it.
+TABLES = {"ladder": ("levels", "beside", "medium", "tiny"), "post": ("training", "training_parts")}
 # Instruction set -> what keeps everyone to it, in the environment of a process when it starts.
 ISAS = {
     "avx2": {
@@ -172,19 +173,11 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
         if records:
             save(path, records, append=options.json is not None)
             print(f"records: {path}")
-    if name in ("post", "ladder") and any(record.seconds for record in records):
-        print(f"\n{summary(name, records)}")
+    for table in TABLES.get(name, ()):
+        lines = [tables.flat(record.line()) for record in records]
+        if any(record.seconds for record in records):
+            print(f"\n{tables.table_of(tables.definitions()['table'][table], lines)}")
     return records
-
-
-def summary(name: str, records: list[Record]) -> str:
-    """Return what a suite comes to, as tables."""
-    if not all(map(importlib.util.find_spec, ("pandas", "matplotlib"))):
-        return "a table needs pandas and matplotlib: pip install pandas matplotlib"
-    from . import answer, doc_tables, tables
-
-    frame = tables.of_records(records)
-    return doc_tables.training(frame) if name == "post" else answer.ladders(frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

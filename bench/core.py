@@ -150,11 +150,14 @@ class Ratio(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return the factor with its ends, what they are, and the number of rounds."""
-        ends = f"{self.low:.2f} to {self.high:.2f}"
-        if self.rounds < FEWEST:
-            return f"{self} (range of {self.rounds} rounds: {ends})"
-        return f"{self} (95% of {self.rounds} rounds: {ends})"
+        """Return the factor with its ends."""
+        return f"{self} ({self.within})"
+
+    @property
+    def within(self) -> str:
+        """Return the ends, what they are, and the number of rounds."""
+        what = "range" if self.rounds < FEWEST else "95%"
+        return f"{what} of {self.rounds} rounds: {self.low:.2f} to {self.high:.2f}"
 
 
 def ratio(base: Sequence[float], other: Sequence[float], draws: int = 4000) -> Ratio:

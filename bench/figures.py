@@ -1,20 +1,24 @@
 """All figures: bars in parts and spans, of one unit each, for a phone, in light and dark.
 
+FIGURES are those of README and docs, from results files; `bars` draws what `make report` shows.
 Colours are told apart by the colour-blind (Okabe and Ito, 2008; Tol), and every bar has its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from lm.figure import INK, PAPER, STYLE
+
+from . import arithmetic, tables
+from .tables import Pick, Record, pick, read
 
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
 BLUE, ORANGE, GREEN, AMBER, SKY, PINK, GREY = (
@@ -180,32 +184,93 @@ def _panels(
     return figure, drawn
 
 
-@matplotlib.rc_context(STYLE)
-def scatter(
-    kinds: Mapping[str, Sequence[tuple[float, float]]],
-    axes_of: tuple[str, str],
-    limits: tuple[float, float],
-    sides: tuple[str, str],
-) -> Figure:
-    """Return points (x, y) of two kinds on logarithmic axes, with a line at y = 1.
+# --- README's and docs' ---
 
-    limits: the least and the most y, so that two figures can be compared.
-    sides: what is written above the line, and below it.
-    """
-    figure = Figure(figsize=(WIDTH, 2.7), layout="tight")
-    axes = figure.subplots()
-    for (label, points), colour, marker in zip(kinds.items(), (BLUE, ORANGE), "os", strict=False):
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, marker, color=colour, markersize=4, label=label)
-    axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1], ylim=limits)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.axhline(1, color=INK, linewidth=1)
-    for says, place in zip(sides, (0.97, 0.03), strict=True):
-        where: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 9}
-        axes.annotate(says, (0.99, place), va="top" if place > 0.5 else "bottom", **where)
-    axes.grid(linewidth=0.6)
-    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)
-    return figure
+OWNERS = {"a loop": GREY, "ours": GREEN, "nn.LSTM": BLUE}
+LEVELS = {"loop": "step loop", **{name: f"+ {name}" for name in
+    ("pointwise", "hoisted", "steps", "layers")}}  # fmt: skip
+WORDS = {  # of the post's table: label -> what stands at its bar, and whose it is
+    "tensorflow": ("TensorFlow, loop", "a loop"),
+    "stock-loop-none": ("PyTorch, loop", "a loop"),
+    "stock-cudnn": ("PyTorch, nn.LSTM", "nn.LSTM"),
+    "stock-native-steps": ("PyTorch, our layer", "ours"),
+    "native-layers": ("our layer,\nloss and update", "ours"),
+}
+
+
+def factor(one: Pick) -> str:
+    """Return how many times as fast the second is, behind a comma, where that was seen."""
+    (ratio,) = tables.factors([one])
+    return f", {ratio}" if ratio.clear else ""
+
+
+def climb(case: str, threads: int) -> list[Bar]:
+    """Return the bars of the levels of a case, and nn.LSTM's."""
+    where, found = {"case": case, "dtype": "float32", "threads": threads}, []
+    below: Record | None = None
+    for label, says in {**LEVELS, "nn.LSTM": "nn.LSTM"}.items():
+        if not (picks := pick(read("ladder"), where, [label])):
+            continue
+        ((record,),) = picks
+        owner = {"loop": "a loop", "nn.LSTM": "nn.LSTM"}.get(label, "ours")
+        gain = factor((below, record)) if below and label != "nn.LSTM" else ""
+        note = f"{tables.ms(record['median'])} ms{gain}"
+        found.append(Bar(says, {owner: 1e3 * record["median"]}, note))
+        below = record
+    return found
+
+
+def ladders() -> Figure:
+    """Draw the levels of two sizes: where launches and steps cost, and where bytes do."""
+    medium = climb("medium", 1)
+    hoisted = next(n for n, bar in enumerate(medium) if bar.name == LEVELS["hoisted"])
+    where = {"case": "medium", "dtype": "float32", "threads": 1}
+    ((first, last),) = pick(read("ladder"), where, ["loop", "steps"])
+    off = 1e3 * (first["predicted"]["gradients"] - last["predicted"]["gradients"])
+    note = f"{medium[hoisted].note}\nhatched, by the model: {off:.0f} ms,\ngradients no longer"
+    note += " added up 35 times"
+    medium[hoisted] = medium[hoisted]._replace(saved=off, note=note)
+    panels = {
+        "H = 64, T = 100, B = 4, two cores": climb("tiny", 2),
+        "H = 650, T = 35, B = 20, one core": medium,
+    }
+    title = "Where the weights fit in a cache each fusion pays; where they do not, hoisting does"
+    return beside(panels, title, "ms of forward and backward (shorter is better)", OWNERS)
+
+
+def post_card() -> Figure:
+    """Draw how TensorFlow's step becomes cuDNN's, by arithmetic, and what is not explained."""
+    terms, took = arithmetic.post(), arithmetic.POST_SECONDS
+    steps = [
+        (term.name, [1e3 * seconds for seconds in arithmetic.terms_between([term])])
+        for term in terms
+        if any(arithmetic.terms_between([term]))
+    ]
+    steps.sort(key=lambda step: -sum(step[1]))
+    unit = "milliseconds per training step (GTX 1080, by arithmetic)"
+    ends = [(f"{who}\n(the post)", 1e3 * seconds) for who, seconds in took.items()]
+    title = "By arithmetic, gradients and weights are half to four fifths of the gap\n"
+    title += "(bars: middle of the range; lines: the range)"
+    least = 1e3 * arithmetic.post_span(terms, arithmetic.CUDNN).low
+    return waterfall(ends[0], steps, ends[1], "not explained", unit, title, least)
+
+
+def words() -> Figure:
+    """Draw medium's training speed in five programs, each with its factor over TensorFlow's."""
+    picks = pick(read("post"), {"case": "medium", "mode": "train"}, list(WORDS))
+    first, _, stock, *_ = picks[0]
+    found = []
+    for record, (says, owner) in zip(picks[0], WORDS.values(), strict=True):
+        speed = record["tokens"] / record["median"]
+        more = "" if record is first else f", {tables.times([(first, record)])}"
+        found.append(Bar(says, {owner: speed}, f"{speed:,.0f}{more}"))
+    ratio = arithmetic.POST_WORDS[arithmetic.CUDNN] / arithmetic.POST_WORDS[arithmetic.LOOP]
+    title = f"nn.LSTM trains {tables.times([(first, stock)])} as fast as TensorFlow's loop here"
+    title += f"\n(the post, on a GTX 1080: {ratio:.2f}x)"
+    unit = "words per second of training, medium (longer is better)"
+    return bars({title: found}, unit, OWNERS)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "ladders.svg": ladders, "post-card.svg": post_card, "answer.svg": words,
+}  # fmt: skip
