@@ -140,20 +140,21 @@ def files() -> tuple[dict[Path, str], list[str]]:
 
 
 def older() -> list[str]:
-    """Return a line for each results file and commit whose code has changed since."""
-    lines = []
+    """Return a line for each results file whose code has changed since, with its command."""
+    lines, measured = [], tables.definitions()["measured"]
     for path in sorted(tables.RESULTS.glob("*.jsonl")):
-        measured = {(row["suite"], row["commit"]) for row in tables.load(path)}
-        for suite, commit in sorted(measured):
+        changes = {}
+        for suite, commit in sorted({(row["suite"], row["commit"]) for row in tables.load(path)}):
             words = ["git", "-C", str(ROOT), "rev-list", "--count", f"{commit}..HEAD", "--"]
             ran = subprocess.run(
                 [*words, *suites.code(suite)], capture_output=True, text=True, check=False
             )
-            changes = ran.stdout.strip() or "unknown"
-            if changes != "0":
-                lines.append(
-                    f"{path.name}: {suite} at {commit}; changes of its code since: {changes}"
-                )
+            changes[commit] = ran.stdout.strip() or "unknown"
+        told = [f"{commit}, changes of its code: {n}" for commit, n in changes.items() if n != "0"]
+        if told:
+            again = measured.get(path.stem, {"command": "?", "minutes": 0})
+            command = f"python -m bench {again['command']} --json {path.relative_to(ROOT)}"
+            lines.append(f"{path.stem}: {'; '.join(told)}\n    {command}  # {again['minutes']} min")
     return lines
 
 

@@ -17,7 +17,7 @@ import torch
 from . import core, machine
 from .cases import Shape
 from .contenders import NN_LSTM, OURS, Contender
-from .lstm import Local, make_problem
+from .layers import local, make_problem
 
 SIZES = (512, 1000, 1024, 1056, 1280, 1500, 2048)
 T, B, I = 4, 8, 32
@@ -29,7 +29,7 @@ def errors(H: int) -> dict[str, float]:
     right = problem.in_dtype(torch.float64).expected()
     found = {}
     for name, contender in (("nn.LSTM", NN_LSTM), ("native", Contender(OURS, "native", "layers"))):
-        answer = Local(contender, problem).answer()
+        answer = local(contender, problem).answer()
         found[name] = max(
             core.relative_error(answer[key], value)
             for key, value in right.items()

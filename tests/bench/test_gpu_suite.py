@@ -22,10 +22,10 @@ from bench.cases import Shape
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
 from bench.gpu import card, compiling, dry, dry_tests, gsan, racing, suite, testing, watching
-from bench.lstm import Local, make_problem
-from bench.suites import SUITES
+from bench.layers import make_problem, module_of
 from fused_lstm.triton.devices import AMD, DEVICES
 
+CPU = torch.device("cpu")
 CASE = racing.races()[1]
 SAY = "import sys, time; from bench.gpu.watching import say; "
 
@@ -133,7 +133,7 @@ def test_a_race_itself(monkeypatch, events):
     timed = {(r.contender, r.mode) for r in records if r.seconds}
     assert {("cudnn", "step"), ("loop-none", "forward")} <= timed
     assert all(r.extra["precision"] == "fp32" for r in records if r.seconds)
-    assert all(r.suite == "gpu-race" and "card" in r.extra for r in records if r.seconds)
+    assert all(r.suite == "gpu-race" for r in records)
     began = [e["who"] for e in events() if e["event"] == "starts" and e["what"] == "step"]
     assert {"cudnn", "loop-none"} <= set(began)  # said before each timing
 
@@ -145,13 +145,18 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, events):
     class Ended(BaseException):
         """In place of the process's end."""
 
-    whole = getattr(Local, {"answer": "answer", "step": "timed"}[when])
     broke: list[str] = []
+    plain = racing.layers.local
 
-    def fail(self, *arguments):
-        if self.contender.label != BASE:  # whose answer is the right one
-            broke.append("an illegal memory access")
-        return whole(self, *arguments)
+    def local(contender, problem):
+        call = plain(contender, problem)
+        if contender.label != BASE and when == "answer":
+            answer = call.answer
+            call.answer = lambda: (broke.append("an illegal memory access"), answer())[1]
+        elif contender.label != BASE:
+            step = call.modes["step"]
+            call.modes["step"] = lambda: (broke.append("an illegal memory access"), step())[1]
+        return call
 
     def end(status):
         raise Ended
@@ -161,7 +166,7 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, events):
     loop = next(c for c in engines() if c.engine == "loop")
     monkeypatch.setattr(racing, "everyone", lambda: [loop, NN_LSTM])
     monkeypatch.setattr(racing, "LOOPS_IN", ("tiny", "fp32"))
-    monkeypatch.setattr(Local, {"answer": "answer", "step": "timed"}[when], fail)
+    monkeypatch.setattr(racing.layers, "local", local)
     monkeypatch.setattr(watching, "broken", lambda device: broke[0] if broke else None)
     with pytest.raises(Ended):
         racing.race(racing.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, [])
@@ -178,7 +183,8 @@ def test_flashrnns_shape_is_first_and_the_treebanks_next():
     assert "5.19" in first.published
     assert [case.name for case in rest[:3]] == ["medium", "large", "small"]
     named = " ".join(race.name for race in rest)
-    for word in ("GRU, T=64", "GRU, T=512", "a basecaller", "one step", "resets, B=8192"):
+    for word in ("GRU, T=64", "GRU, T=512", "a basecaller", "one step", "resets, B=8192",
+                 "TorchRL's rollout"):  # fmt: skip
         assert word in named
     in_turn = [race for process in racing.turns(racing.races()) for race in process]
     assert sorted(r.title for r in in_turn) == sorted(r.title for r in racing.races())
@@ -223,13 +229,13 @@ def test_cudnn_is_nn_lstm_with_its_weights_in_one_buffer(monkeypatch):
         nn.LSTM, "flatten_parameters", lambda self: (flattened.append(self), original(self))[1]
     )
     problem = make_problem(Shape(2, 3, 4, 5, 2))
-    local = Local(NN_LSTM, problem)
-    assert type(local.module) is nn.LSTM
-    assert flattened[-1] is local.module
+    module = module_of(NN_LSTM, problem)
+    assert type(module) is nn.LSTM
+    assert flattened[-1] is module
     theirs = {w.data_ptr() for w in problem.reference.parameters()}
-    assert not {w.data_ptr() for w in local.weights} & theirs
+    assert not {w.data_ptr() for w in module.parameters()} & theirs
     y, _ = problem.reference(problem.x, (problem.h0, problem.c0))
-    assert torch.equal(local.answer()["y"], y)
+    assert torch.equal(module(problem.x, (problem.h0, problem.c0))[0], y)
 
 
 # --- tests, one by one ---
@@ -406,7 +412,7 @@ DONE = {"jobs": 9, "kernels": 7, "failed": {"fp32 1": "no"}, "cut off": True, "s
 
 
 def options_in(folder: Path) -> SimpleNamespace:
-    return SimpleNamespace(device=torch.device("cpu"), minutes=8.5, json=folder / "r.jsonl")
+    return SimpleNamespace(device=CPU, minutes=8.5, json=folder / "r.jsonl", seconds=None)
 
 
 @pytest.fixture
@@ -448,7 +454,7 @@ def test_the_tests_in_order(staged, monkeypatch, tmp_path, capsys, fails):
     monkeypatch.setattr(gsan, "check", checked)
     # A test that there was no time for has not failed.
     with pytest.raises(SystemExit, match="1") if fails else contextlib.nullcontext():
-        list(suite.run("gpu", SUITES["gpu"].pace, options_in(tmp_path)))
+        list(suite.run("gpu", options_in(tmp_path)))
     assert staged == ["compile", "test", "gsan"]
     assert os.environ.pop("FUSED_LSTM_POLLS") == "5000000"
     assert written()["gsan"] == "a race: somewhere"
@@ -478,7 +484,7 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(compiling, "compile_in_time", compiled)
     monkeypatch.setattr(suite, "post", post)
     monkeypatch.setattr(racing, "supervise", raced)
-    records = list(suite.run("gpu-race", SUITES["gpu-race"].pace, options_in(tmp_path)))
+    records = list(suite.run("gpu-race", options_in(tmp_path)))
     os.environ.pop("FUSED_LSTM_POLLS")
     assert staged[:4] == ["compile", "FlashRNN's", "post", "medium"]
     assert len(records) == len(racing.races())
@@ -506,7 +512,6 @@ from types import SimpleNamespace
 from pathlib import Path
 import torch
 from bench.gpu import compiling, gsan, racing, suite, testing
-from bench.suites import SUITES
 from fused_lstm.triton import devices
 
 devices.current = lambda device: devices.DEVICES["H100"]
@@ -525,8 +530,8 @@ testing.run = lambda deadline, file: wait("test", tests)
 gsan.check = lambda deadline: wait("gsan", "fine")
 compiling.compile_in_time = lambda *_: wait("compile", compiled)
 path, name = Path(sys.argv[2]), "gpu" if stage in ("test", "gsan") else "gpu-race"
-options = SimpleNamespace(device=torch.device("cpu"), minutes=8.5, json=path)
-list(suite.run(name, SUITES[name].pace, options))
+cpu = torch.device("cpu")
+list(suite.run(name, SimpleNamespace(device=cpu, minutes=8.5, json=path, seconds=None)))
 """
 
 

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 
-from bench import arithmetic, ladder, model
+from bench import arithmetic, core, fusions, model
 from bench.cases import Case, Shape
 from bench.contenders import Contender
-from bench.lstm import make_problem
+from bench.layers import make_problem
 from bench.model import Limits
 
 # No size is another's: a tensor's shape says what it is.
@@ -52,20 +52,22 @@ def is_weight(tensor: torch.Tensor) -> bool:
     return tuple(tensor.shape) in WEIGHTS or tuple(tensor.shape[::-1]) in WEIGHTS
 
 
-def climber(fuse: str) -> ladder.Climber:
+def step_of(fuse: str, shape: Shape = SHAPE) -> core.Run:
+    """Return a training step at a level, run once."""
     engine = {"none": "loop", "hoisted": "loop"}.get(fuse, "native")
-    rung = ladder.Rung(fuse, Contender(fuse, engine, fuse))
-    return ladder.Climber(rung, make_problem(Case("odd", SHAPE)))
+    rung = fusions.Rung(fuse, Contender(fuse, engine, fuse))
+    step = fusions.rung_call(rung, make_problem(Case("odd", shape))).modes["step"]
+    step()
+    return step
 
 
 @pytest.mark.parametrize("fuse", ["none", "pointwise", "hoisted", "steps"])
 def test_the_formulas_of_weights_are_what_a_step_moves(fuse):
     if fuse in ("pointwise", "steps"):
         needs_native()
-    runner = climber(fuse)
-    runner.step()
+    step = step_of(fuse)
     with Watched() as seen:
-        runner.step()
+        step()
     assert model.weight_bytes(SHAPE, fuse, 4) == {
         "weights_read": seen.weights[0], "weights_written": seen.weights[1],
         "gradients_read": seen.gradients[0], "gradients_written": seen.gradients[1],
@@ -81,20 +83,16 @@ def needs_native() -> None:
 
 def test_a_step_of_the_loop_launches_as_much_at_every_step():
     def launches(T: int) -> int:
-        problem = make_problem(Case("odd", SHAPE._replace(T=T)))
-        runner = ladder.Climber(ladder.Rung("loop", Contender("loop", "loop", "none")), problem)
-        runner.step()
-        return model.traffic(runner.step).launches
+        return model.traffic(step_of("none", SHAPE._replace(T=T))).launches
 
     first, second, third = launches(4), launches(5), launches(6)
     assert third - second == second - first > 2 * 11  # two layers, eleven forward alone
 
 
 def test_nothing_is_lost_between_the_kinds():
-    runner = climber("hoisted")
-    runner.step()
-    seen = model.traffic(runner.step)
-    found = model.counts(runner.step, SHAPE, "hoisted", 4)
+    step = step_of("hoisted")
+    seen = model.traffic(step)
+    found = model.counts(step, SHAPE, "hoisted", 4)
     assert sum(found[f"{kind}_read"] for kind in model.KINDS) == seen.read
     assert model.moved(found, *model.KINDS) == seen.read + seen.written
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
 
-from bench import core, docs, tables, zoo
+from bench import __main__, core, docs, suites, tables, zoo
 from bench.core import Record
 
 ROOT = Path(__file__).parents[2]
@@ -202,13 +203,27 @@ def test_a_cells_lines_and_paper_are_those_of_its_function():
         assert len([line for line in source if '"""' not in line]) == int(lines)
 
 
-def test_results_that_are_older_than_their_code_are_listed(monkeypatch, tmp_path):
+def test_results_that_are_older_than_their_code_are_listed_with_their_command(
+    monkeypatch, tmp_path
+):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    line = '{{"suite": "ladder", "case": "c", "contender": "a", "mode": "m", "commit": "{}"}}\n'
-    (tmp_path / "old.jsonl").write_text(line.format("5ab6ad3") + line.format("0" * 40))
-    first, second = docs.older()
-    assert first == f"old.jsonl: ladder at {'0' * 40}; changes of its code since: unknown"
-    assert re.fullmatch(r"old\.jsonl: ladder at 5ab6ad3; changes of its code since: \d+", second)
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    line = '{"suite": "post/train", "case": "c", "contender": "a", "mode": "m", "commit": "0"}\n'
+    (tmp_path / "post.jsonl").write_text(line)
+    assert docs.older() == [
+        "post: 0, changes of its code: unknown\n"
+        "    python -m bench post --json post.jsonl  # 12 min"
+    ]
+
+
+def test_every_results_file_has_a_command_that_can_be_read():
+    measured = tables.definitions()["measured"]
+    assert measured.keys() == {path.stem for path in tables.RESULTS.glob("*.jsonl")}
+    for name, of in measured.items():
+        options = __main__.parse([*shlex.split(of["command"]), "--device=cpu", "--json=out/r"])
+        assert {r["suite"] for r in tables.read(name)} <= {
+            part for suite in options.names for part in suites.parts(suite)
+        }
 
 
 def test_no_row_of_the_results_is_of_an_uncommitted_tree():
