@@ -432,11 +432,6 @@ def captured(work: Run) -> Run:
     return replay
 
 
-def in_float64(*tensors: Tensor) -> list[Tensor]:
-    """Return tensors in float64, leaves where they were leaves."""
-    return [t.detach().double().requires_grad_(t.requires_grad) for t in tensors]
-
-
 @dataclass
 class Work:
     """A case: label -> what makes its call, label -> why others cannot, and the right answer.

@@ -152,6 +152,9 @@ SUITES = {
             "growing": Part(layers.setup, growing(), ("step",), pace=Pace(1.0)),
             "last": Part(layers.setup, last_step(), ("backward",), of_labels(BASE, OURS), BOTH,
                 Pace(1.0, longest=60)),
+            "wrong": Part(layers.setup, [Case(f"H={H}", Shape(4, 8, 32, H, 1))  # where one may be
+                for H in (512, 1000, 1024, 1056, 1280, 1500, 2048)], ("step",),
+                of_labels(BASE, OURS), ("bfloat16",), Pace(0.3)),
         },
     ),
     "rows": Suite(

@@ -198,23 +198,29 @@ def each_case(picks: Sequence[Pick]) -> str:
 def tail(*of: str) -> Callable[[Sequence[Pick]], str]:
     """Return the format of p50 and more of a call, the median where a turn was one call.
 
-    Of fewer than core.ENOUGH calls the 99th percentile is one of the worst: the worst stands there.
+    Of several processes it is the median of each. Of fewer than core.ENOUGH calls the 99th
+    percentile is one of the worst: the worst stands there.
     """
 
     def says(picks: Sequence[Pick]) -> str:
-        record = picks[-1][-1]
-        if record.get("p50") is None:
-            return digits(1e3 * record["median"])
-        few = record["calls"] < core.ENOUGH
-        texts = []
+        records = [one[-1] for one in picks]
+        if records[0].get("p50") is None:
+            return ms(middle(picks, median))
+        calls = min(record["calls"] for record in records)
+        few, texts = calls < core.ENOUGH, []
         for field in of:
-            value = digits(1e3 * record["worst" if few and field == "p99" else field])
-            texts.append(
-                f"{value} (worst of {record['calls']})" if few and field == "p99" else value
-            )
+            name = "worst" if few and field == "p99" else field
+            text = ms(statistics.median(record[name] for record in records))
+            texts.append(f"{text} (worst of {calls})" if name != field else text)
         return " / ".join(texts)
 
     return says
+
+
+def calls_of(picks: Sequence[Pick]) -> str:
+    """Return how many calls there were, of several processes in each."""
+    each = " or ".join(sorted({f"{one[-1]['calls']:,}" for one in picks}))
+    return f"{len(picks)} x {each}" if picks[1:] else each
 
 
 def lstm_seconds(step: Record, rest: Record | None) -> float | None:
@@ -299,7 +305,7 @@ FORMATS: dict[str, Callable[[Sequence[Pick]], str]] = {
     "ms": number(ms, median),
     "p50 / worst": tail("p50", "worst"),
     "p50 / p99": tail("p50", "p99"),
-    "calls": lambda picks: " or ".join(sorted({f"{p[-1]['calls']:,}" for p in picks})),
+    "calls": calls_of,
     "GF/s": number(lambda v: f"{v / 1e9:.0f}", lambda r: r["flops"] / r["median"]),
     "words/s": number("{:,.0f}".format, lambda *r: r[-1]["tokens"] / r[-1]["median"]),
     "MB": number("{:,.1f}".format, lambda r: r["memory"] and r["memory"] / 1e6),

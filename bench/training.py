@@ -197,7 +197,7 @@ def learner(contender: Contender, lesson: Lesson) -> Call:
     def facts(mode: str, rounds: int) -> dict[str, Any]:
         return {"lstm_seconds": rounded(inside.seconds()[-rounds:])}
 
-    return Call({"train": step}, answer, facts=facts, device=lesson.device)
+    return Call({"train": step}, answer, under=full_float32, facts=facts, device=lesson.device)
 
 
 class Inside:
@@ -262,9 +262,10 @@ def setup(case: Case, o: Any) -> Work:
     lesson = make_lesson(case.name, o.device, autocast)
 
     def make(contender: Contender) -> Call:
-        if contender.peer:
+        if not contender.peer:
+            return learner(contender, lesson)
+        with full_float32():
             return Remote(contender.engine, lesson.named(), lesson.device).call(PEERS_MODES)
-        return learner(contender, lesson)
 
     few = [c for c in able if autocast is None or not (c.peer or c.engine == "loop")]
     facts = {"shape": lesson.shape._asdict(), "tokens": lesson.shape.tokens}
