@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ import torch
 import fused_lstm
 from bench import __main__, core, samples, suites
 from bench.__main__ import BUSY_MACHINE, FAILED, main
-from bench.cases import Shape
+from bench.cases import Case, Shape
 from bench.suites import DEFAULT, SUITES
 from fused_lstm import cudnn, native
 from fused_lstm.choose import ENGINES, LOADED, Engine
@@ -322,3 +325,15 @@ def test_kernelbench_without_a_clone_is_one_line(words, error, tmp_path, capsys)
         main([*words, "--device=cpu", f"--json={tmp_path / 'r.jsonl'}"])
     assert stopped.value.code == __main__.USAGE
     assert error in capsys.readouterr().err
+
+
+def test_the_suite_in_the_readme_runs():
+    (example, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "bench/README.md").read_text(), re.S)
+    names = {"Case": Case, "Any": Any, "Work": core.Work, "Call": core.Call, "torch": torch}
+    names |= {"differentiable": core.differentiable, "partial": partial, "Tensor": torch.Tensor}
+    exec(example, names | {"Callable": Callable}, names)
+    work = names["setup"](Case("tiny", TINY), suites.Options(dtype=torch.float32))
+    work.calls.pop("compile")
+    group = core.Group(work)
+    assert group.errors["torch"] < 1e-6
+    assert core.measure(group, ["step"], suites.QUICK, suite="s", case="tiny", dtype="float32")
