@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="suites, or SUITE/PART; after kernelbench a clone's folder",
     )
-    add("--quick", action="store_true", help="a minute for each suite: two cases, few rounds")
+    add("--quick", action="store_true", help="a minute for each suite: one case or two, few rounds")
     add("--cases", action="append", help="a case of the suite, or named ones, such as small,medium")
     add("--engines", help="engines, levels and peers, such as loop,native-steps,jax; 'all' includes"
         " those that compile for minutes [the others]")  # fmt: skip

@@ -90,8 +90,7 @@ def make_problem(
 ) -> Problem:
     """Return a problem: weights as nn.LSTM draws them, normal input and gradient, state zero.
 
-    A text begins with that state, and one of the peers (haste) knows no other; that engines use
-    the state that they get is for the tests.
+    A text begins with that state; that engines use the state that they get is for the tests.
     """
     case = Case(str(case), case) if isinstance(case, Shape) else case
     T, B, I, H, L = case.shape

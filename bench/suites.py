@@ -269,7 +269,8 @@ def start(name: str, options: Options) -> Iterator[Record]:
         cases = part.cases(options) if callable(part.cases) else part.cases
         if options.cases:
             cases = choose(options.cases, cases)
-        for case in cases[:2] if options.quick else cases:
+        few = 1 if "/" in name or len(parts(name)) > 1 else 2
+        for case in cases[:few] if options.quick else cases:
             for dtype in (options.dtype,) if options.dtype else part.dtypes:
                 yield from race(label, part, case, dtype, pace, options)
 

@@ -1,4 +1,4 @@
-"""The races on a GPU: a process a precision, and again without whoever hung or broke it.
+"""The races on a GPU, in a process, which begins again without whoever hung or broke it.
 
 `python -m bench.gpu.racing RACES SECONDS LABEL...`: races, as JSON, without these contenders.
 """
@@ -24,7 +24,7 @@ from ..cases import CASES, DTYPES, Case, Shape
 from ..contenders import BASE, NN_LSTM, Contender, entered, everyone
 from ..core import GRAPH, Call, Group, Pace, Record, Work, differentiable, measure
 from ..layers import Problem, make_problem, module_of, run_of
-from .watching import HUNG, outlive, say, stop_if_broken
+from .watching import outlive, say, stop_if_broken
 
 PRECISIONS = {  # dtype, and whether products of float32 may round their factors to TF32
     "fp32": ("float32", False),
@@ -32,13 +32,14 @@ PRECISIONS = {  # dtype, and whether products of float32 may round their factors
     "bf16": ("bfloat16", False),
     "fp16": ("float16", False),
 }
+FLOAT32_TOLERANCE = core.TOLERANCE[torch.float32]
 TF32_TOLERANCE = 1e-2  # inputs of products keep 10 bits, for nn.LSTM and for all others
 # With and without a CUDA graph: events around an eager call time the host too.
 MODES = ("forward", "step", "forward" + GRAPH, "step" + GRAPH)
 INFERENCE = ("inference", "inference" + GRAPH)
 DEVICE = "cuda"
 RACED = BASE, "triton-steps", "triton-layers"
-PEERS_IN = "flashrnn", "torchrl", "haste"  # in races that others have published, where installed
+PEERS_IN = "flashrnn", "torchrl"  # in races that others have published, where installed
 LOOPS_IN = "small", "bf16"  # name and precision of the one race that the step loops are in
 
 
@@ -97,18 +98,6 @@ def races() -> list[GpuRace]:
     wide = [GpuRace(f"H={H} B={B}", "fp16", (1024, B, H, H, 1)) for H, B in home]
     first = [flash, *treebank[:3], *blocks, *step, rollout]
     return [*first, *treebank[3:], caller, *learning, *wide]
-
-
-def turns(every: Sequence[GpuRace]) -> list[list[GpuRace]]:
-    """Return the races of each process, in the order of their worth: those of one precision.
-
-    The first process has the first race alone, and then comes a process for each precision.
-    """
-    first, *rest = every
-    by_precision: dict[str, list[GpuRace]] = {}
-    for race in rest:
-        by_precision.setdefault(race.precision, []).append(race)
-    return [[first], *by_precision.values()]
 
 
 def cudnn_algorithms(shape: Shape, precision: str) -> str:
@@ -205,8 +194,7 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
     device = torch.device(DEVICE)
     dtype, tf32 = PRECISIONS[of.precision]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    if tf32:
-        core.TOLERANCE[torch.float32] = TF32_TOLERANCE
+    core.TOLERANCE[torch.float32] = TF32_TOLERANCE if tf32 else FLOAT32_TOLERANCE
     work = work_of_race(of, device, without)
     about = {"suite": "gpu-race", "case": of.name, "dtype": dtype}
     for label, why in work.absent.items():
@@ -234,26 +222,24 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
 
 
 def supervise(
-    races: Sequence[GpuRace], seconds: float, deadline: float, hung: dict[str, str], file: Path
+    races: Sequence[GpuRace], seconds: float, deadline: float, file: Path
 ) -> list[Record]:
-    """Return the records of a process's races; write each into a file as it comes.
+    """Return the records of races, in a process; write each into a file as it comes.
 
-    Args:
-        hung: label -> why, of those who hung in an earlier process: they are not started again, and
-            who hangs in this one joins them.
+    A process begins anew, at the race where it was, without whoever hung or broke the GPU.
     """
-    records: dict[tuple[str, str, str], Record] = {}  # a race that begins anew has the later ones
+    records: dict[tuple[str, str, str, str], Record] = {}  # of a race begun anew: the later ones
     done: list[str] = []
 
     def command(lost: Sequence[str]) -> list[str]:
         left = [asdict(race) for race in races if race.title not in done]
         words = [sys.executable, "-m", "bench.gpu.racing", json.dumps(left), str(seconds)]
-        return [*words, *hung, *lost]
+        return [*words, *lost]
 
     def take(event: dict) -> None:
         if event["event"] == "record":
             record = Record.of_line(event["line"])
-            records[record.case, record.contender, record.mode] = record
+            records[record.case, record.dtype, record.contender, record.mode] = record
             with file.open("a", encoding="utf-8") as written:
                 written.write(json.dumps(event["line"]) + "\n")
             print(f"  {record.mode:15} {record.contender:16}"
@@ -268,17 +254,13 @@ def supervise(
             done.append(event["who"])
 
     lost = outlive(command, take, deadline)
-    where = ", ".join(race.title for race in races if race.title not in done)
-    for label, why in lost.items():
-        if why == HUNG and label != "all":
-            hung[label] = f"hung in {where}; not started again"
-    for race in races:
-        if race.title not in done:
-            print(f"{race.title}: not raced to its end")
-    dtype = PRECISIONS[races[0].precision][0]
+    left = [race.title for race in races if race.title not in done]
+    for title in left:
+        print(f"{title}: not raced to its end")
+    where = ", ".join(left) or races[-1].title
     absent = [
-        Record("gpu-race", where, label, MODES[0], why=why, dtype=dtype, device=DEVICE)
-        for label, why in (hung | lost).items()
+        Record("gpu-race", where, label, MODES[0], why=why, device=DEVICE)
+        for label, why in lost.items()
     ]
     return [*records.values(), *absent]
 

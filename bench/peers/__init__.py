@@ -55,14 +55,12 @@ PEERS = {
         "keras_cells", "tensorflow", ("cpu",), at_least="2.16", modes=("step",), cells=True
     ),
     "jax": Peer("jax_scan", "jax", at_least=JAX, trains=True),  # lax.scan under jit (XLA)
-    "jax-cudnn": Peer("jax_cudnn", "jax", ("cuda",), at_least=JAX),  # jax.experimental.rnn
     "onnxruntime": Peer("onnx_runtime", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE),
     "onnxruntime-int8": Peer(
         "onnx_runtime_int8", "onnxruntime", ("cpu",), ("int8",), modes=INFERENCE
     ),
     "openvino": Peer("open_vino", "openvino", ("cpu",), ("float32", "bfloat16"), modes=INFERENCE),
     "flashrnn": Peer("flash_rnn", "flashrnn", *ON_GPU, "pip install flashrnn"),
-    "haste": Peer("haste", "haste_pytorch", ("cuda",), ("float32",), "github.com/lmnt-com/haste"),
     "checkout": Peer("checkout", "torch", dtypes=(*ON_GPU[1], "float64"), modes=(), own=True),
     "torchrl": Peer("torch_rl", "torchrl", *ON_GPU, "pip install torchrl"),
 }

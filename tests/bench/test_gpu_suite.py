@@ -70,11 +70,8 @@ def test_who_hangs_is_named():
 # --- races ---
 
 
-def supervise(
-    monkeypatch, ends: list, hung: dict, file: Path = Path(os.devnull)
-) -> tuple[list[Record], list]:
-    """A race whose processes end so; its records, and whom each process was started without."""
-    started = []
+def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys):
+    started, ends = [], [watching.End("bad", "broke"), watching.End(None)]
 
     def watched(command, take, *_):
         started.append(command[5:])
@@ -84,27 +81,12 @@ def supervise(
         return ends.pop(0)
 
     monkeypatch.setattr(watching, "watch", watched)
-    return racing.supervise([CASE], 1.0, soon(), hung, file), started
-
-
-def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys):
-    ends = [watching.End("bad", "broke"), watching.End(None)]
-    records, started = supervise(monkeypatch, ends, {}, tmp_path / "races.jsonl")
+    records = racing.supervise([CASE], 1.0, soon(), tmp_path / "races.jsonl")
     lines = (tmp_path / "races.jsonl").read_text().splitlines()  # as they came
     assert [json.loads(line)["contender"] for line in lines].count("cudnn") == 2
     assert "step            cudnn            150 ms" in capsys.readouterr().out
     assert started == [[], ["bad"]]
     assert {(r.contender, r.why) for r in records} == {("cudnn", ""), ("bad", ""), ("bad", "broke")}
-
-
-def test_who_hung_once_is_not_started_again(monkeypatch):
-    hung: dict[str, str] = {}
-    ends = [watching.End("stuck", watching.HUNG), watching.End("bad", "broke"), watching.End(None)]
-    supervise(monkeypatch, ends, hung)
-    assert list(hung) == ["stuck"]
-    records, started = supervise(monkeypatch, [watching.End(None)], hung)
-    assert started == [["stuck"]]
-    assert "not started again" in next(r.why for r in records if r.contender == "stuck")
 
 
 def test_processes_that_end_again_and_again_are_given_up(monkeypatch):
@@ -186,8 +168,8 @@ def test_flashrnns_shape_is_first_and_the_treebanks_next():
     for word in ("GRU, T=64", "GRU, T=512", "a basecaller", "one step", "resets, B=8192",
                  "TorchRL's rollout"):  # fmt: skip
         assert word in named
-    in_turn = [race for process in racing.turns(racing.races()) for race in process]
-    assert sorted(r.title for r in in_turn) == sorted(r.title for r in racing.races())
+    titles = [race.title for race in racing.races()]
+    assert len(set(titles)) == len(titles)
 
 
 def test_a_race_in_blocks_has_dense_weights_for_cudnn(monkeypatch, events):
@@ -477,8 +459,8 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
 
     record = Record("gpu-race", "medium", "cudnn", "step", (0.1, 0.2))
 
-    def raced(races, seconds, deadline, hung, file):
-        staged.extend(race.name for race in races)
+    def raced(races, seconds, deadline, file):
+        staged.extend(race.name for race in races[:2])
         return [record] * len(races)
 
     monkeypatch.setattr(compiling, "compile_in_time", compiled)
@@ -486,7 +468,7 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(racing, "supervise", raced)
     records = list(suite.run("gpu-race", options_in(tmp_path)))
     os.environ.pop("FUSED_LSTM_POLLS")
-    assert staged[:4] == ["compile", "FlashRNN's", "post", "medium"]
+    assert staged == ["compile", "FlashRNN's", "medium", "post"]
     assert len(records) == len(racing.races())
     assert "7 kernels compiled" in capsys.readouterr().out
 

@@ -47,7 +47,7 @@ def written(tmp_path_factory):
     records.append(record("post", "stock-cudnn", "train", 250.0, extra=inside, foreign=0.4))
     calls = {"p50": 1e-5, "worst": 4e-5, "calls": 57}
     records.append(record("serve", "streaming", "call", 0.01, extra=calls))
-    records.append(Record("post", "", "haste", "", why="runs on cuda, not on cpu"))
+    records.append(Record("post", "", "flashrnn", "", why="runs on cuda, not on cpu"))
     folder = tmp_path_factory.mktemp("report")
     save(folder / "run.jsonl", records)
     assert main([str(folder / "run.jsonl"), "-o", str(folder)]) == 0
@@ -60,7 +60,7 @@ def test_the_page_has_each_suites_tables_and_who_is_missing(written):
     assert "| PyTorch, nn.LSTM: oneDNN | 7,400 | 2,800 (1.20x) | 32% |" in text
     assert "| medium, float32, 2 threads | nn.LSTM (oneDNN) | 4 | 4 |" in text
     assert "0.01 / 0.04 (worst of 57)" in text
-    assert "| post | Haste | runs on cuda, not on cpu |" in text
+    assert "| post | FlashRNN | runs on cuda, not on cpu |" in text
 
 
 def test_a_figure_shrinks_on_a_phone_and_has_a_dark_mode(written):
