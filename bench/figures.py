@@ -33,7 +33,7 @@ NOTE: dict[str, Any] = {
 
 
 class Bar(NamedTuple):
-    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's.
+    """One bar, of parts that `colours` names; `note` stands behind it.
 
     range: the ends of a line across the bar's end, such as quartiles.
     saved: the length of a hatched bar behind it.
@@ -46,41 +46,49 @@ class Bar(NamedTuple):
     saved: float | None = None
 
 
-@matplotlib.rc_context(STYLE)
-def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
-    """Return horizontal bars from zero, a panel under another, the first bar on top.
+def _rows(axes: Axes, rows: Sequence[Bar], colours: Mapping[str, str], height: float) -> float:
+    """Draw bars from zero, the first on top; return the length of the longest."""
+    for place, row in enumerate(rows):
+        left = 0.0
+        for part, value in row.parts.items():
+            axes.barh(place, value, height, left=left, **_filled(colours[part]))
+            left += value
+        if row.saved is not None:
+            axes.barh(place, row.saved, height, left=left, color=AMBER, hatch="///", edgecolor=INK)
+            left += row.saved
+        if row.range is not None:
+            axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
+            left = max(left, *row.range)
+        axes.annotate(row.note, (left, place), **NOTE)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.6)
+    axes.locator_params(axis="x", nbins=5)
+    return max(sum(row.parts.values()) for row in rows)
 
-    A panel's key is its title. Colour "" is hatched paper.
-    """
-    heights = [len(rows) for rows in panels.values()]
-    figure, drawn = _panels(list(panels), heights, 0.27)
-    for axes, rows in zip(drawn, panels.values(), strict=True):
-        longest = max(sum(row.parts.values()) for row in rows)
-        places: dict[float, str] = {}
-        place, paired = 0.0, False
-        for row in rows:
-            place += 0.35 * (paired and bool(row.name))  # what belongs together stands together
-            paired, left = not row.name, 0.0
-            for part, value in row.parts.items():
-                axes.barh(place, value, 0.8, left=left, **_filled(colours[part]))
-                left += value
-            if row.range is not None:
-                axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
-                left = max(left, *row.range)
-            axes.annotate(row.note, (left, place), **NOTE)
-            if row.name:
-                places[place] = row.name
-            place += 1
-        axes.set_yticks(list(places), list(places.values()))
-        axes.set_ylim(place - 0.4, -0.6)
-        axes.set_xlim(0, longest * (1.02 + 0.027 * max(len(row.note) for row in rows)))
-        axes.locator_params(axis="x", nbins=5)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    drawn[-1].set_xlabel(unit)
-    # One legend for all panels, under them, where it covers nothing.
+
+def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
+    """Add one legend for all panels, under them, where it covers nothing."""
     patches = [Patch(**_filled(colour)) for colour in colours.values()]
     figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
         ncols=len(colours), frameon=False, fontsize=9)  # fmt: skip
+
+
+@matplotlib.rc_context(STYLE)
+def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
+    """Return panels of horizontal bars, one under another; a panel's key is its title."""
+    heights = [len(rows) for rows in panels.values()]
+    inches = 0.65 * len(heights) + 0.27 * sum(heights) + 0.3
+    figure = Figure(figsize=(WIDTH, inches), layout="tight")
+    drawn = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).flatten()
+    for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
+        axes.set_title(title)
+        longest = _rows(axes, rows, colours, 0.8)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, longest * (1.02 + 0.027 * max(len(row.note) for row in rows)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    drawn[-1].set_xlabel(unit)
+    _legend(figure, colours)
     return figure
 
 
@@ -88,32 +96,17 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
 def beside(
     panels: Mapping[str, Sequence[Bar]], title: str, unit: str, colours: Mapping[str, str]
 ) -> Figure:
-    """Return panels of horizontal bars side by side, the first bar on top; a key is its title."""
+    """Return panels of horizontal bars side by side; a key is its title."""
     most = max(map(len, panels.values()))
     figure = Figure(figsize=(1.8 * WIDTH, 0.42 * most + 1.5), layout="tight")
     for axes, (says, rows) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        longest = max(sum(row.parts.values()) for row in rows)
-        for place, row in enumerate(rows):
-            left = 0.0
-            for part, value in row.parts.items():
-                axes.barh(place, value, 0.7, left=left, **_filled(colours[part]))
-                left += value
-            if row.saved is not None:
-                axes.barh(place, row.saved, 0.7, left=left, color=AMBER, hatch="///", edgecolor=INK)
-                left += row.saved
-            axes.annotate(row.note, (left, place), **NOTE)
-        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        longest = _rows(axes, rows, colours, 0.7)
         axes.set_ylim(most - 0.4, -0.6)
         axes.set_xlim(0, 1.65 * longest)
         axes.set_title(says, fontsize=10)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", linewidth=0.6)
-        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(unit)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    patches = [Patch(**_filled(colour)) for colour in colours.values()]
-    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
-        ncols=len(colours), frameon=False, fontsize=9)  # fmt: skip
+    _legend(figure, colours)
     return figure
 
 
@@ -168,20 +161,6 @@ def waterfall(
 
 def _filled(colour: str) -> dict[str, Any]:
     return {"color": colour} if colour else {"facecolor": PAPER, "edgecolor": INK, "hatch": "///"}
-
-
-def _panels(
-    titles: Sequence[str], heights: Sequence[int], row: float, **more: Any
-) -> tuple[Figure, list[Axes]]:
-    inches = 0.65 * len(heights) + row * sum(heights) + 0.3
-    figure = Figure(figsize=(WIDTH, inches), layout="tight")
-    shape: dict[str, Any] = {"squeeze": False, "height_ratios": list(heights)} | more
-    drawn: list[Axes] = list(figure.subplots(len(heights), 1, **shape).flatten())
-    for axes, title in zip(drawn, titles, strict=True):
-        axes.set_title(title)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", linewidth=0.6)
-    return figure, drawn
 
 
 # --- README's and docs' ---
