@@ -172,13 +172,13 @@ def show(record: Record, before: Sequence[Record]) -> None:
     else:
         q1, median, q3 = (1e3 * t for t in quartiles(record.seconds))
         words.append(f"{median:10.4g} ms ({q1:.4g} to {q3:.4g}, n={len(record.seconds)})")
+        turns = {r.contender: r for r in before
+            if (r.group, r.mode) == (record.group, record.mode)}  # fmt: skip
         bases = {f"{record.contender}, before": "the other checkout", BASE: "nn.LSTM",
             f"stock-{BASE}": "nn.LSTM"}  # fmt: skip
-        for base in before:
-            same = (base.group, base.mode) == (record.group, record.mode)
-            if same and base.contender in bases:
-                who = bases[base.contender]
-                words.append(f"relative to {who} {speedup(base, record).text}")
+        for label, who in bases.items():
+            if label in turns:
+                words.append(f"relative to {who} {speedup(turns[label], record).text}")
                 break
         if "worst" in extra:
             label = "p99" if "p99" in extra else "worst"

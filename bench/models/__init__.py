@@ -32,7 +32,7 @@ LABELS = {"torch": nullcontext, "install": fused_lstm.install}
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class LayerCall:
     """A recurrent layer and what it was called with in its model."""
 
     layer: nn.Module
@@ -93,12 +93,12 @@ class Model:
                 if wanted:
                     torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
 
-    def _calls(self, run: Callable[[], Any]) -> list[Call]:
+    def _calls(self, run: Callable[[], Any]) -> list[LayerCall]:
         """Return the calls of recurrent layers in a run, in order."""
-        calls: list[Call] = []
+        calls: list[LayerCall] = []
 
         def note(layer: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
-            calls.append(Call(layer, kept(arguments), kept(options)))
+            calls.append(LayerCall(layer, kept(arguments), kept(options)))
 
         layers = [
             m for m in self.case.model.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)
