@@ -371,14 +371,15 @@ def differentiable(
     first tensor is a loss. `seed` draws the same masks for answers; `more` are fields of the call.
     """
     kept: list[Tensor] = []
+    wanted = list(leaves.values())
 
     def forward() -> Any:
         outputs = run()
-        kept[:] = pytree.tree_leaves(outputs)[:1]
+        kept[:] = [outputs if isinstance(outputs, Tensor) else outputs[0]]
         return outputs
 
     def backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(kept.pop(), list(leaves.values()), gradient)
+        return torch.autograd.grad(kept.pop(), wanted, gradient)
 
     def step() -> tuple[Tensor, ...]:
         forward()
