@@ -64,9 +64,10 @@ def tell(records: Sequence[Record]) -> tuple[str, dict[str, figures.Figure]]:
         blocks.append(f"**The machine was busy: other work took {busiest:.0%} of it.**")
     for suite in dict.fromkeys(r["suite"] for r in timed):
         own = [r for r in timed if r["suite"] == suite]
-        says = SUITES[suite].says if suite in SUITES else suite
+        name_of = suite.partition("/")[0]
+        says = SUITES[name_of].says if name_of in SUITES else suite
         blocks.append(f"## {suite}: {says}")
-        for one in TABLES.get(suite, ()):
+        for one in TABLES.get(name_of, ()):
             blocks.append(tables.table_of(tables.definitions()["table"][one], own))
         mode = next((m for m in ("step", "train") if any(r["mode"] == m for r in own)), None)
         panels: dict[str, list[Bar]] = {}
@@ -74,9 +75,10 @@ def tell(records: Sequence[Record]) -> tuple[str, dict[str, figures.Figure]]:
             if r["mode"] == mode:
                 panels.setdefault(f"{r['case']}, {r['dtype']}, {r['cores']}", []).append(bar(r))
         if any(len(of) > 1 for of in panels.values()):
+            file = suite.replace("/", "-")
             unit = f"milliseconds of a {mode}: shorter is better; a line shows the quartiles"
-            drawn[f"{suite}.svg"] = figures.bars(panels, unit, OWNERS)
-            blocks.append(f"![{unit}]({suite}.svg)")
+            drawn[f"{file}.svg"] = figures.bars(panels, unit, OWNERS)
+            blocks.append(f"![{unit}]({file}.svg)")
         blocks.append(times(own))
     libraries = {
         (r["suite"], r["machine"], r["date"][:10], r["commit"],

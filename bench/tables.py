@@ -415,6 +415,8 @@ def cell(records: Sequence[Record] | None, row: Mapping, column: Mapping, table:
     file = row.get("file") or table.get("file", "")
     files = file if isinstance(file, list) else [file]
     rows = records if records is not None else [r for name in files for r in read(name)]
+    if column["value"] not in FORMATS:
+        raise ValueError(f"value: got {column['value']!r}; expected of {', '.join(FORMATS)}")
     field, values, between = column.get("join", table.get("join", ["", [None], ""]))
     texts = []
     for value in values:

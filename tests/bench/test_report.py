@@ -37,17 +37,20 @@ def written(tmp_path_factory):
     from bench.report import main
 
     records = [
-        record("layers", label, mode, ms)
+        record("layers/best", label, mode, ms)
         for label, ms in {"native-layers": 1.9, "cudnn": 4.0, "jax": 9.0}.items()
         for mode in ("inference", "step")
     ]
     for label, ms in {"tensorflow": 300.0, "jax": 290.0}.items():
-        records += [record("post", label, "train", ms), record("post", label, "rest", 100.0)]
+        records += [
+            record("post/train", label, "train", ms),
+            record("post/train", label, "rest", 100.0),
+        ]
     inside = {"lstm_seconds": [0.08]}
-    records.append(record("post", "stock-cudnn", "train", 250.0, extra=inside, foreign=0.4))
+    records.append(record("post/train", "stock-cudnn", "train", 250.0, extra=inside, foreign=0.4))
     calls = {"p50": 1e-5, "worst": 4e-5, "calls": 57}
-    records.append(record("serve", "streaming", "call", 0.01, extra=calls))
-    records.append(Record("post", "", "flashrnn", "", why="runs on cuda, not on cpu"))
+    records.append(record("serve/streams", "streaming", "call", 0.01, extra=calls))
+    records.append(Record("post/train", "", "flashrnn", "", why="runs on cuda, not on cpu"))
     folder = tmp_path_factory.mktemp("report")
     save(folder / "run.jsonl", records)
     assert main([str(folder / "run.jsonl"), "-o", str(folder)]) == 0
@@ -58,16 +61,17 @@ def test_the_page_has_each_suites_tables_and_who_is_missing(written):
     text = (written / "report.md").read_text()
     assert text.splitlines()[2] == "**The machine was busy: other work took 40% of it.**"
     assert "| PyTorch, nn.LSTM: oneDNN | 7,400 | 2,800 (1.20x) | 32% |" in text
+    assert "## post/train: the post's own table" in text
     assert "| medium, float32, 2 threads | nn.LSTM (oneDNN) | 4 | 4 |" in text
     assert "0.01 / 0.04 (worst of 57)" in text
-    assert "| post | FlashRNN | runs on cuda, not on cpu |" in text
+    assert "| post/train | FlashRNN | runs on cuda, not on cpu |" in text
 
 
 def test_a_figure_shrinks_on_a_phone_and_has_a_dark_mode(written):
     text = (written / "report.md").read_text()
     shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert sorted(shown) == sorted(path.name for path in written.glob("*.svg"))
-    assert shown == ["layers.svg", "post.svg"]
+    assert shown == ["layers-best.svg", "post-train.svg"]
     for file in shown:
         svg = (written / file).read_text()
         root = ElementTree.fromstring(svg)

@@ -71,6 +71,11 @@ def test_listed_rows_have_labels_and_a_row_of_texts():
     ]  # fmt: skip
 
 
+def test_a_format_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"value: got 'hours'; expected of ms, p50 / worst"):
+        table(BOTH.replace('value = "ms"', 'value = "hours"'), [record("ours", "step", 1.0)])
+
+
 def test_a_label_may_be_of_another_mode_or_the_first_that_is_there():
     records = [record("ours", "plain", 0.002), record("ours", "zoneout", 0.003),
         record("keras", "zoneout", 0.009), record("a", "zoneout", 0.008)]  # fmt: skip
