@@ -7,6 +7,7 @@ right is nn.LSTM's answer in float64.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,6 +64,7 @@ class Problem:
         return {
             "shape": c.shape._asdict(), "form": c.form, "bidirectional": c.bidirectional,
             "tokens": int(self.lengths.sum()), "cell": c.cell, "loss": c.loss, "call": c.call,
+            "denormals": os.environ.get("FUSED_LSTM_DENORMALS", "flush"),
         }  # fmt: skip
 
     def named(self) -> dict[str, Tensor]:
