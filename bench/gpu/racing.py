@@ -127,10 +127,15 @@ def watched(label: str, device: torch.device, make: Callable[[], Call]) -> Call:
         finally:  # without an error too: a kernel's fault shows at some later call
             stop_if_broken(label, device)
 
-    call = do("make", make)
-    turns = {mode: partial(do, mode, call.turn(mode)) for mode in call.modes}
+    def turn(mode: str, *how: float) -> list[float]:
+        if mode not in turns:  # a graph is captured then
+            turns[mode] = do(mode, call.turn, mode)
+        return do(mode, turns[mode], *how)
+
+    call, turns = do("make", make), {}
     memory, answer = call.memory, call.answer
-    found = replace(call, modes=turns, answer=partial(do, "answer", answer), turns=True)
+    modes = {mode: partial(turn, mode) for mode in call.modes}
+    found = replace(call, modes=modes, answer=partial(do, "answer", answer), turns=True)
     found.__dict__["memory"] = lambda mode: do(mode, memory, mode)
     return found
 
@@ -183,7 +188,7 @@ def work_of_race(of: GpuRace, device: torch.device, without: Sequence[str]) -> W
     calls = {c.label: partial(blocks, c, problem, of.heads) for c in able}
 
     def expected() -> dict[str, Tensor]:
-        answer = blocks(NN_LSTM, problem.in_dtype(torch.float64), of.heads).answer()
+        answer = blocks(NN_LSTM, problem.exact(), of.heads).answer()
         return {name: value.to(o.dtype) for name, value in answer.items()}
 
     return layers.work_of(problem, calls, expected=expected, absent=absent)
@@ -198,7 +203,8 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
     work = work_of_race(of, device, without)
     about = {"suite": "gpu-race", "case": of.name, "dtype": dtype}
     for label, why in work.absent.items():
-        line = Record(contender=label, mode=of.modes[0], why=why, **about).line()
+        extra = {"precision": of.precision}
+        line = Record(contender=label, mode=of.modes[0], why=why, extra=extra, **about).line()
         say(label, "record", line=line)
 
     def made(label: str, make: Callable[[], Call]) -> Call:
@@ -228,7 +234,7 @@ def supervise(
 
     A process begins anew, at the race where it was, without whoever hung or broke the GPU.
     """
-    records: dict[tuple[str, str, str, str], Record] = {}  # of a race begun anew: the later ones
+    records: dict[tuple, Record] = {}  # of a race begun anew: the later ones
     done: list[str] = []
 
     def command(lost: Sequence[str]) -> list[str]:
@@ -239,7 +245,8 @@ def supervise(
     def take(event: dict) -> None:
         if event["event"] == "record":
             record = Record.of_line(event["line"])
-            records[record.case, record.dtype, record.contender, record.mode] = record
+            precision = record.extra.get("precision")
+            records[record.case, precision, record.contender, record.mode] = record
             with file.open("a", encoding="utf-8") as written:
                 written.write(json.dumps(event["line"]) + "\n")
             print(f"  {record.mode:15} {record.contender:16}"
