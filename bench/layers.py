@@ -64,7 +64,7 @@ class Problem:
         return {
             "shape": c.shape._asdict(), "form": c.form, "bidirectional": c.bidirectional,
             "tokens": int(self.lengths.sum()), "cell": c.cell, "loss": c.loss, "call": c.call,
-            "denormals": os.environ.get("FUSED_LSTM_DENORMALS", "flush"),
+            "heads": c.heads, "denormals": os.environ.get("FUSED_LSTM_DENORMALS", "flush"),
         }  # fmt: skip
 
     def named(self) -> dict[str, Tensor]:
@@ -107,6 +107,11 @@ def make_problem(
         torch.manual_seed(seed)
         kind = nn.GRU if case.cell == "gru" else nn.LSTM
         reference = kind(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
+    if case.heads > 1:  # nn.LSTM has them dense, zero outside of the blocks
+        head = torch.arange(H, device=device) // (H // case.heads)
+        for name, weight in reference.named_parameters():
+            if "weight_hh" in name:
+                weight.data *= head.repeat(GATES[case.cell])[:, None] == head
     lengths = lengths_of(case.spread, T, B, generator)
     T, D = int(lengths.max()), 1 + case.bidirectional  # rows are padded to the longest
     x = torch.randn(T, B, I, generator=generator)
@@ -141,10 +146,20 @@ def module_of(contender: Contender, problem: Problem) -> Any:
         return module
     _, _, I, H, L = problem.case.shape
     kind = fused_lstm.GRU if problem.case.cell == "gru" else fused_lstm.LSTM
-    ways = {"engine": contender.engine, "fuse": contender.fuse}
+    ways = {"engine": contender.engine, "fuse": contender.fuse, "num_heads": problem.case.heads}
     ours = kind(I, H, L, bidirectional=problem.case.bidirectional, **ways).to(problem.x)
-    ours.load_state_dict(problem.reference.state_dict())
+    weights = problem.reference.state_dict()
+    ours.load_state_dict({n: in_blocks(n, w, problem.case.heads) for n, w in weights.items()})
     return ours
+
+
+def in_blocks(name: str, weight: Tensor, heads: int) -> Tensor:
+    """Return a weight as ours has it in heads: of dense recurrent ones the blocks [N, G*K, K]."""
+    if heads == 1 or "weight_hh" not in name or weight.dim() == 3:
+        return weight
+    N, K = heads, weight.shape[1] // heads
+    each = weight.view(-1, N, K, N, K).diagonal(dim1=1, dim2=3)  # [G, K, K, N]
+    return each.permute(3, 0, 1, 2).reshape(N, -1, K)
 
 
 def step_by_step(module: nn.Module, x: Tensor, resets: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -195,7 +210,10 @@ def local(contender: Contender, problem: Problem) -> Call:
     module = module_of(contender, problem)
     run, x, dy = run_of(module, problem, contender.label != BASE)
     leaves = {"x": x} | dict(module.named_parameters())
-    return differentiable(run, leaves, dy, problem.x.device)
+    call, heads = differentiable(run, leaves, dy, problem.x.device), problem.case.heads
+    answer = call.answer
+    call.answer = lambda: {name: in_blocks(name, t, heads) for name, t in answer().items()}
+    return call
 
 
 def peer(contender: Contender, problem: Problem, dtype: str = "", **more: Any) -> Call:
@@ -212,7 +230,8 @@ def make(contender: Contender, problem: Problem) -> Callable[[], Call]:
 def work_of(problem: Problem, calls: Mapping[str, Callable[[], Call]], **more: Any) -> Work:
     """Return the work of these contenders on a problem."""
     fields: dict[str, Any] = {"expected": problem.expected, "facts": problem.facts()}
-    return Work(calls, flops=problem.flops, **fields | more)
+    flops = problem.flops if problem.case.heads == 1 else None  # contenders' differ in heads
+    return Work(calls, flops=flops, **fields | more)
 
 
 def setup(case: Case, o: Any) -> Work:

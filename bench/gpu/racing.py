@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-import fused_lstm
 
 from .. import core, layers
 from ..cases import CASES, DTYPES, Case, Shape
-from ..contenders import BASE, NN_LSTM, Contender, entered, everyone
-from ..core import GRAPH, Call, Group, Pace, Record, Work, differentiable, measure
-from ..layers import Problem, make_problem, module_of, run_of
+from ..contenders import BASE, everyone
+from ..core import GRAPH, Call, Group, Pace, Record, Work, measure
 from .watching import outlive, say, stop_if_broken
 
 PRECISIONS = {  # dtype, and whether products of float32 may round their factors to TF32
@@ -140,31 +136,6 @@ def watched(label: str, device: torch.device, make: Callable[[], Call]) -> Call:
     return found
 
 
-def in_blocks(name: str, weight: Tensor, heads: int) -> Tensor:
-    """Return a weight as ours has it: of dense recurrent ones the blocks [N, G*K, K]."""
-    if "weight_hh" not in name or weight.dim() == 3:
-        return weight
-    N, K = heads, weight.shape[1] // heads
-    each = weight.view(-1, N, K, N, K).diagonal(dim1=1, dim2=3)  # [G, K, K, N]
-    return each.permute(3, 0, 1, 2).reshape(N, -1, K)
-
-
-def blocks(contender: Contender, problem: Problem, heads: int) -> Call:
-    """Return a call with recurrent weights in blocks; nn.GRU has them dense, zero outside."""
-    module = module_of(contender, problem)
-    if contender.label != BASE:
-        _, _, I, H, L = problem.case.shape
-        ways = {"engine": contender.engine, "fuse": contender.fuse, "num_heads": heads}
-        module = fused_lstm.GRU(I, H, L, **ways).to(problem.x)
-        weights = problem.reference.state_dict()
-        module.load_state_dict({n: in_blocks(n, w, heads) for n, w in weights.items()})
-    run, x, dy = run_of(module, problem, contender.label != BASE)
-    call = differentiable(run, {"x": x} | dict(module.named_parameters()), dy, problem.x.device)
-    answer = call.answer
-    call.answer = lambda: {n: in_blocks(n, t, heads) for n, t in answer().items()}
-    return call
-
-
 def work_of_race(of: GpuRace, device: torch.device, without: Sequence[str]) -> Work:
     """Return who runs a race, and what is right."""
     loops = (of.name, of.precision) == LOOPS_IN
@@ -173,25 +144,10 @@ def work_of_race(of: GpuRace, device: torch.device, without: Sequence[str]) -> W
     if of.published and not of.heads > 1:
         known += [c for c in everyone() if c.label in PEERS_IN]
     known = [c for c in known if c.label not in without]
-    case = Case(of.name, Shape(*of.shape), form=of.form, cell=of.cell)
+    case = Case(of.name, Shape(*of.shape), form=of.form, cell=of.cell, heads=of.heads)
     o = Namespace(device=device, dtype=DTYPES[PRECISIONS[of.precision][0]], engines="all",
         quick=False, contenders=lambda: known)  # fmt: skip
-    if of.heads == 1:
-        return layers.setup(case, o)
-    problem = make_problem(case, device, o.dtype)
-    w_hh: Any = problem.reference.weight_hh_l0
-    head = torch.arange(of.shape[3], device=device)
-    head = head // (of.shape[3] // of.heads)
-    with torch.no_grad():
-        w_hh.mul_((head.repeat(3)[:, None] == head).to(w_hh.dtype))
-    able, absent = entered(known, o, case.name)
-    calls = {c.label: partial(blocks, c, problem, of.heads) for c in able}
-
-    def expected() -> dict[str, Tensor]:
-        answer = blocks(NN_LSTM, problem.exact(), of.heads).answer()
-        return {name: value.to(o.dtype) for name, value in answer.items()}
-
-    return layers.work_of(problem, calls, expected=expected, absent=absent)
+    return layers.setup(case, o)
 
 
 def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
