@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from fused_lstm import native
+
 from . import peers
 
 LIBRARIES = ("torch", "triton", "numpy", "opacus", "xlstm")  # besides the peers'
@@ -62,7 +64,7 @@ SWITCHES = "MALLOC_", "OMP_", "MKL_", "ONEDNN_", "ATEN_", "FUSED_LSTM_", "KMP_"
 
 
 def settings() -> dict[str, Any]:
-    """Return governor, turbo and SMT where the system tells them, switches, and PyTorch's flags."""
+    """Return governor, turbo and SMT where the system tells them, switches, flags, our ISA."""
     found: dict[str, Any] = {}
     for name, path in SYSTEM.items():
         try:
@@ -74,6 +76,8 @@ def settings() -> dict[str, Any]:
     words = flags[1].split() if flags else []
     found["torch_flags"] = " ".join(word for word in words if word.startswith(("-O", "-m")))
     found["float32"] = torch.get_float32_matmul_precision()
+    if native.load() is None:
+        found["native_isa"] = native.OPS.isa()
     return found
 
 
