@@ -106,14 +106,14 @@ def stepper(module: nn.Module) -> Step:
 
 
 def stream(begin: Callable[[], Step], problem: Problem) -> Call:
-    """Return a stream's call; each turn begins it anew."""
-    x, steps = problem.x[0], [begin()]
+    """Return a stream's call: a step of one that goes on; the answer is of one begun anew."""
+    x, going_on = problem.x[0], begin()
 
     def answer() -> dict[str, Tensor]:
         step = begin()
         return {"stream": torch.stack([step(x).clone() for _ in range(CHECKED)])}
 
-    return Call({"call": lambda: steps[0](x)}, answer)
+    return Call({"call": partial(going_on, x)}, answer)
 
 
 def streams(case: Case, o: Any, begin: Callable[[Problem], dict[str, Any]], peers: Any) -> Work:
