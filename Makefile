@@ -38,7 +38,7 @@ train: setup     ## train the demo model through the Triton kernels (on a CPU in
 test: setup      ## run all tests; eight minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: setup     ## compare every engine that runs here with nn.LSTM; a quarter of an hour, longer with peers
+bench: setup     ## compare every engine that runs here with nn.LSTM; twenty minutes, longer with peers
 	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
 ladder: setup    ## the post's three fusions, measured as four levels: what each gains

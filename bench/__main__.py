@@ -120,7 +120,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         cpu = accelerator is None or {suite.device for suite in named} == {"cpu"}
         options.device = torch.device("cpu") if cpu else accelerator
-    here = [n for n in DEFAULT if SUITES[n].device in (None, options.device.type)]
+    kinds = (None, options.device.type)
+    here = [n for n in DEFAULT if SUITES[n.partition("/")[0]].device in kinds]
     options.names = [n for name in options.names for n in (here if name == "all" else [name])]
     for name in options.names:
         kind = SUITES[name.partition("/")[0]].device

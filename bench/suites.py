@@ -151,7 +151,7 @@ SUITES = {
             pace=Pace(20, longest=200))},
     ),
     "layers": Suite(
-        "layers alone, nn.LSTM and ours; other systems and levels by --engines", 22,
+        "layers alone, nn.LSTM and ours; other systems and levels by --engines", 20,
         {
             "best": Part(layers.setup, [*PTB, *UNEVEN], ("inference", "step"),
                 of_labels(BASE, OURS), BOTH, Pace(2.0, longest=60)),
@@ -170,12 +170,12 @@ SUITES = {
         },
     ),
     "rows": Suite(
-        "both directions, rows of unequal length, states that begin anew", 3,
+        "both directions, rows of unequal length, states that begin anew", 8,
         {"forms": Part(layers.setup, [*lanes(100, 256), *lanes(400, 512), *named("rl")],
             pace=Pace(0.6))},
     ),
     "serve": Suite(
-        "inference on a CPU: calls, single steps and streams, p50 and p99; other runtimes", 25,
+        "inference on a CPU: calls, single steps and streams, p50 and p99; other runtimes", 45,
         {
             "calls": Part(serve.setup, [*PTB, *named("gnmt", "rnn-t", "deepbench-server",
                 "time-series"), Case("T=100, B=1, H=256", Shape(100, 1, 256, 256, 1))],
@@ -191,7 +191,7 @@ SUITES = {
         "cpu",
     ),
     "quantized": Suite(
-        "int8 weights, and streams through weights packed in each dtype; other runtimes", 6,
+        "int8 weights, and streams through weights packed in each dtype; other runtimes", 4,
         {
             "layers": Part(serve.quantized, one_step((256, 650, 1500)), ("inference",), pace=CALLS),
             "streams": Part(serve.packed_streams, one_step((64, 256, 650), ""), ("call",),
@@ -200,7 +200,7 @@ SUITES = {
         "cpu",
     ),
     "cells": Suite(
-        "cells that nn.LSTM lacks: options, functions, the sLSTM; their loops, Keras, torch", 25,
+        "cells that nn.LSTM lacks: options, functions, the sLSTM; their loops, Keras, torch", 35,
         {
             "options": Part(cells.options, named("small", "medium"), tuple(cells.OPTIONS),
                 pace=Pace(20, longest=60)),
@@ -242,8 +242,8 @@ SUITES = {
     "gpu": Suite("on a machine with a GPU: compile and test all kernels", 9, {}, "cuda"),
     "gpu-race": Suite("on a machine with a GPU: race all kernels", 9, {}, "cuda"),
 }  # fmt: skip
-# `make bench`; a quarter of an hour on two cores, longer with peers.
-DEFAULT = ("fusions", "post", "layers", "rows", "serve", "lm")
+# `make bench`; twenty minutes on two cores, longer with peers.
+DEFAULT = ("fusions/levels", "post", "layers/best", "rows", "serve/streams")
 
 
 def parts(name: str) -> dict[str, Part]:
