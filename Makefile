@@ -38,11 +38,11 @@ train: setup     ## train the demo model through the Triton kernels (on a CPU in
 test: setup      ## run all tests; eight minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: setup     ## compare every engine that runs here with nn.LSTM; a quarter of an hour, longer with peers
+bench: setup     ## compare every engine that runs here with nn.LSTM; twenty minutes, longer with peers
 	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
 ladder: setup    ## the post's three fusions, measured as four levels: what each gains
-	OUT=$(OUT) $(RUN) -m bench ladder $(ARGS)
+	OUT=$(OUT) $(RUN) -m bench fusions $(ARGS)
 
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes
 	OUT=$(OUT) $(RUN) -m bench post $(ARGS)
@@ -81,7 +81,7 @@ models: setup    ## packages that people run: install them, test them, time them
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/models.txt
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/models-no-deps.txt
 	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ADOPTED:%=tests/kernels/test_%.py) $(ARGS)
-	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench models
+	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench packages/models
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: compile and test all kernels; under 9 minutes

@@ -1,8 +1,9 @@
 """Recurrent code of other packages beside ours under it: Keras's layers, FlashRNN's function.
 
 TiRex-2, a forecasting model whose sLSTM layers call that function, is there as a whole and as one
-of these layers. Each runs as its users call it on a CPU, "theirs" and with `install()` of the
-package's module in fused_lstm.integrations, "ours". A package that is not there says so.
+of these layers. Each runs as its users call it on a CPU: "theirs", eager; under torch.compile, as
+the owners of FlashRNN and TiRex-2 run it; and with `install()` of the package's module in
+fused_lstm.integrations, "ours". A package that is not there says so.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .cases import Case, Shape
-from .core import Runner, Task
-from .models import Nothing
+from .core import Call, Work, differentiable
 
-THEIRS, OURS = "theirs", "ours"
+THEIRS, OURS, COMPILED = "theirs", "ours", "theirs, compiled"
 INSTALL = {"tirex2": "tirex-2"}  # what is imported -> the distribution, where they differ
 
 
@@ -115,91 +115,50 @@ class Adopted(NamedTuple):
     package: str
     ours: str  # in fused_lstm.integrations
     make: Callable[[Shape], tuple[Callable[[Tensor], Tensor], list[Tensor], Tensor]]
-    cases: tuple[Case, ...] = ()  # where they are not the suite's
     rounded_to: torch.dtype | None = None  # whose tolerance is right, where float32's is not
 
 
-def named(*shapes: Shape) -> tuple[Case, ...]:
-    """Return the case of each shape."""
-    return tuple(Case(f"T={s.T}, B={s.B}, H={s.H}", s) for s in shapes)
-
-
-SHAPES = Shape(50, 16, 64, 64, 1), Shape(100, 32, 128, 128, 1), Shape(100, 4, 256, 256, 1)
-SERIES = named(*(Shape(T, B, PATCH, 512, 12) for T, B in ((64, 1), (64, 16), (16, 64))))
 MAKE = {
     "Keras LSTM": Adopted("keras", "keras", partial(keras_layer, "LSTM")),
     "Keras GRU": Adopted("keras", "keras", partial(keras_layer, "GRU")),
     "FlashRNN lstm": Adopted("flashrnn", "flashrnn", partial(flashrnn_function, "lstm")),
     "FlashRNN slstm": Adopted("flashrnn", "flashrnn", partial(flashrnn_function, "slstm")),
-    "TiRex-2, an sLSTM layer": Adopted("tirex2", "flashrnn", tirex2_layer, SERIES),
+    "TiRex-2, an sLSTM layer": Adopted("tirex2", "flashrnn", tirex2_layer),
     # Its twelve random blocks amplify rounding in the gradients; a test compares them in float64.
-    "TiRex-2": Adopted("tirex2", "flashrnn", tirex2_model, SERIES, torch.float16),
+    "TiRex-2": Adopted("tirex2", "flashrnn", tirex2_model, torch.float16),
 }
+SHAPES = Shape(50, 16, 64, 64, 1), Shape(100, 32, 128, 128, 1), Shape(100, 4, 256, 256, 1)
+SERIES = tuple(Shape(T, B, PATCH, 512, 12) for T, B in ((64, 1), (64, 16), (16, 64)))
+CASES = [
+    Case(f"{name}, T={s.T}, B={s.B}, H={s.H}", s, cell=name)
+    for name, adopted in MAKE.items()
+    for s in (SERIES if adopted.package == "tirex2" else SHAPES)
+]
 
 
-class Problem:
-    """A call of a package's, its weights, its input, and the gradient that comes back."""
-
-    def __init__(self, adopted: Adopted, shape: Shape) -> None:
-        torch.manual_seed(0)
-        self.ours, self.shape = adopted.ours, shape
-        self.call, self.weights, x = adopted.make(shape)
-        self.x = x.requires_grad_()
-        with torch.no_grad():
-            self.dy = torch.randn_like(self.call(x))
-
-    def expected(self) -> dict[str, Tensor]:
-        """Return what the package's own code answers."""
-        return Way(self, THEIRS).answer()
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return the shape."""
-        return {"shape": self.shape._asdict()}
-
-
-class Way(Runner):
-    """A problem's call with the package's own code, or with ours under it."""
-
-    modes = ("inference", "step")
-
-    def __init__(self, problem: Problem, how: str) -> None:
-        self.problem = problem
-        self.under: Callable[[], Any] = nullcontext
-        if how == OURS:
-            name = f"fused_lstm.integrations.{problem.ours}"
-            self.under = importlib.import_module(name).install
-
-    def inference(self) -> Tensor:
-        """Return h of all steps, keeping nothing."""
-        with torch.no_grad(), self.under():
-            return self.problem.call(self.problem.x)
-
-    def step(self) -> tuple[Tensor, ...]:
-        """Run forward and backward."""
-        p = self.problem
-        with self.under():
-            y = p.call(p.x)
-            return y, *torch.autograd.grad(y, [p.x, *p.weights], p.dy)
-
-    def answer(self) -> dict[str, Tensor]:
-        """Return h, of inference too, and gradients."""
-        y, dx, *dweights = self.step()
-        flat = torch.cat([d.flatten() for d in dweights])
-        return {"inference": self.inference(), "y": y.detach(), "x.grad": dx, "weights.grad": flat}
-
-
-def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield each package's call at each shape."""
+def setup(case: Case, o: Any) -> Work:
+    """Return a package's call on its own code, eager and as its owners run it, and with ours."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    for name, adopted in MAKE.items():
-        package = adopted.package
-        missing = importlib.util.find_spec(package) is None
-        for case in adopted.cases or suite.cases:
-            label = f"{name}, {case.name}"
-            if missing:
-                why = f"{package} is not installed; pip install {INSTALL.get(package, package)}"
-                yield Task(label, Nothing(), {}, {THEIRS: why, OURS: why})
-                continue
-            problem = Problem(adopted, case.shape)
-            build = {how: partial(Way, problem, how) for how in (THEIRS, OURS)}
-            yield Task(label, problem, build, rounded_to=adopted.rounded_to)
+    adopted = MAKE[case.cell]
+    package = adopted.package
+    if importlib.util.find_spec(package) is None:
+        why = f"{package} is not installed; pip install {INSTALL.get(package, package)}"
+        return Work({}, absent={THEIRS: why, OURS: why})
+    torch.manual_seed(0)
+    call, weights, x = adopted.make(case.shape)
+    x.requires_grad_()
+    with torch.no_grad():
+        dy = torch.randn_like(call(x))
+    leaves = {"x": x} | {f"weight {n}": w for n, w in enumerate(weights)}
+
+    def of(under: Callable[[], Any], run: Callable[[Tensor], Tensor] = call) -> Call:
+        return differentiable(lambda: run(x), leaves, dy, under=under)
+
+    def installed() -> Any:
+        return importlib.import_module(f"fused_lstm.integrations.{adopted.ours}").install()
+
+    calls = {THEIRS: partial(of, nullcontext), OURS: partial(of, installed)}
+    if package != "keras":  # whose owners compile it on a CPU too
+        calls[COMPILED] = lambda: of(nullcontext, torch.compile(call))
+    facts = {"shape": case.shape._asdict()}
+    return Work(calls, of(nullcontext).answer, facts, rounded_to=adopted.rounded_to)

@@ -3,7 +3,7 @@
     pytest --benchmark-only -k "medium and step" --benchmark-autosave
     pytest --benchmark-only -k "medium and step" --benchmark-compare
 
-To set two contenders beside each other `python -m bench lstm` is better, which times them in turn.
+To set two contenders beside each other `python -m bench layers` is better: they take turns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from bench.cases import CASES
 from bench.contenders import NN_LSTM, Contender, engines, in_default_run, why_not
 from bench.core import require_right
-from bench.lstm import Local, Problem, make_problem
+from bench.layers import Problem, local, make_problem
 
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 ROUNDS = {"small": 30, "medium": 7, "large": 3}
@@ -33,7 +33,7 @@ def problem_of(case: str) -> tuple[Problem, dict[str, torch.Tensor]]:
 @functools.cache
 def base_seconds(case: str, mode: str) -> float:
     """Return nn.LSTM's median of a few rounds."""
-    return statistics.median(Local(NN_LSTM, problem_of(case)[0]).timed(mode)(6, 0.0)[1:])
+    return statistics.median(local(NN_LSTM, problem_of(case)[0]).turn(mode)(6, 0.0, 0.0)[1:])
 
 
 @pytest.mark.parametrize("mode", ["inference", "step"])
@@ -46,9 +46,9 @@ def test_lstm(benchmark, contender: Contender, case: str, mode: str):
     if not in_default_run(contender, case):
         pytest.skip("compiles for minutes")
     problem, expected = problem_of(case)
-    runner = Local(contender, problem)
-    error = require_right(contender.label, runner.answer(), expected)
-    work, _ = runner.work(mode)
+    call = local(contender, problem)
+    error = require_right(contender.label, call.answer(), expected)
+    work = call.modes[mode]
 
     def finished() -> None:
         work()

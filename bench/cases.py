@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -68,8 +69,10 @@ class Case:
     bidirectional: bool = False
     spread: str = "equal"  # of SPREADS
     form: str = "dense"  # of FORMS
-    cell: str = "lstm"  # or "gru"
+    cell: str = "lstm"  # or "gru"; in the suite `cells`, a function's or a package's
+    heads: int = 1  # blocks of the recurrent weights
     loss: str = "all"  # steps whose outputs it reads: all, or the last
+    call: str = ""  # what is the same in several cases
 
     def __str__(self) -> str:
         return self.name
@@ -102,13 +105,19 @@ NAMED = [
 CASES = {case.name: case for case in NAMED}
 
 
-def choose(names: str) -> list[Case]:
-    """Return the comma-separated `names` in the order of CASES; ValueError for an unknown one."""
-    words = [name.strip() for name in names.split(",")]
-    for name in words:
-        if name not in CASES:
-            raise ValueError(f"cases: got {name!r}; expected of {', '.join(CASES)}")
-    return [case for name, case in CASES.items() if name in words]
+def choose(texts: Sequence[str], own: Sequence[Any] = ()) -> list[Any]:
+    """Return the cases that texts name, each one of `own`, or some of CASES between commas.
+
+    Raises:
+        ValueError: a name that is neither; lists what there is.
+    """
+    known, found = {str(case): case for case in own} | CASES, []
+    for text in texts:
+        for name in [text] if text in known else map(str.strip, text.split(",")):
+            if name not in known:
+                raise ValueError(f"cases: got {name!r}; expected of {', '.join([*CASES, *known])}")
+            found.append(known[name])
+    return found
 
 
 def grid(count: int, seed: int, most: float = 1e10) -> list[Case]:

@@ -17,7 +17,7 @@ from . import peers
 
 BASE = "cudnn"  # nn.LSTM: all others are checked against it, and compared with it
 LOOP = "loop-none"
-OURS, PREPARED = "native-layers", "native-prepared"
+OURS, PREPARED, WITHOUT = "native-layers", "native-prepared", "nn.LSTM without oneDNN"
 NAMES = {  # what a reader calls them
     BASE: "nn.LSTM",
     LOOP: "step loop",
@@ -27,9 +27,7 @@ NAMES = {  # what a reader calls them
     "tensorflow-xla": "TensorFlow XLA",
     "keras": "Keras LSTM",
     "jax": "JAX scan",
-    "jax-cudnn": "JAX cuDNN",
     "flashrnn": "FlashRNN",
-    "haste": "Haste",
     "torchrl": "TorchRL",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -64,7 +62,7 @@ def engines() -> list[Contender]:
 
 def everyone() -> list[Contender]:
     """Return engines and peers that run an LSTM alone."""
-    able = [name for name, peer in peers.PEERS.items() if not peer.cells]
+    able = [name for name, peer in peers.PEERS.items() if not peer.cells and not peer.own]
     return engines() + [Contender(name, name, peer=True) for name in able]
 
 
@@ -125,17 +123,19 @@ def in_default_run(contender: Contender, case: str) -> bool:
 
 
 def entered(
-    known: Sequence[Contender], options: Any, case: str, dtype: str = "float32"
+    known: Sequence[Contender], options: Any, case: str, dtype: str = ""
 ) -> tuple[list[Contender], dict[str, str]]:
     """Return who of `known` runs as options ask, and, label -> why, who cannot.
 
     nn.LSTM runs too, asked for or not.
     """
-    asked = [c for c in known if options.engines == "all" or in_default_run(c, case)]
+    few = "" if options.quick else case
+    asked = [c for c in known if options.engines == "all" or in_default_run(c, few)]
     if options.engines not in (None, "all"):
         asked = choose(options.engines.split(","), known)
     bases = [c for c in known if c.label in (BASE, f"stock-{BASE}")]
     asked = bases + [c for c in asked if c not in bases]
+    dtype = dtype or str(options.dtype).removeprefix("torch.")
     whys = {c.label: why_not(c, options.device, dtype) for c in asked}
     able = [c for c in asked if not whys[c.label]]
     return able, {label: why for label, why in whys.items() if why}

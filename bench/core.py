@@ -16,8 +16,8 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,12 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from . import machine
 
 Run = Callable[[], object]  # the work to time
-# At least so many calls in a row, and more until so many seconds have passed: the seconds of each.
-Turn = Callable[[int, float], list[float]]
+# At least so many calls, more until so many seconds have passed, a pause of so many before each:
+# the seconds of each call.
+Turn = Callable[[int, float, float], list[float]]
 CPU = torch.device("cpu")
 BUSY = 0.1  # of all cores' time: above it the machine had other work
 FEWEST = 10  # rounds of a 95% interval
@@ -64,6 +66,7 @@ class Record:
     why: str = ""
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the machine and its libraries
     date: str = ""
     commit: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)  # such as shape, tokens, flops, p99
@@ -150,11 +153,14 @@ class Ratio(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return the factor with its ends, what they are, and the number of rounds."""
-        ends = f"{self.low:.2f} to {self.high:.2f}"
-        if self.rounds < FEWEST:
-            return f"{self} (range of {self.rounds} rounds: {ends})"
-        return f"{self} (95% of {self.rounds} rounds: {ends})"
+        """Return the factor with its ends."""
+        return f"{self} ({self.within})"
+
+    @property
+    def within(self) -> str:
+        """Return the ends, what they are, and the number of rounds."""
+        what = "range" if self.rounds < FEWEST else "95%"
+        return f"{what} of {self.rounds} rounds: {self.low:.2f} to {self.high:.2f}"
 
 
 def ratio(base: Sequence[float], other: Sequence[float], draws: int = 4000) -> Ratio:
@@ -187,21 +193,23 @@ def speedup(base: Any, other: Any) -> Ratio:
     return ratio(base.seconds, other.seconds)
 
 
-def timed(work: Run, device: torch.device, setup: Run | None = None) -> Turn:
-    """Return what takes a turn of `work`, each call after an untimed `setup`.
+def timed(work: Run, device: torch.device, before: Run | None = None, cold: bool = True) -> Turn:
+    """Return what takes a turn of `work`, each call after a pause and an untimed `before`.
 
-    On an NVIDIA or AMD GPU by device events, after the L2 cache has been overwritten. Elsewhere by
-    the wall clock, which stops when the device has done the work.
+    On an NVIDIA or AMD GPU by device events, where `cold` after the L2 cache has been overwritten.
+    Elsewhere by the wall clock, which stops when the device has done the work.
     """
-    clock = _events(device) if device.type == "cuda" else _wall(device)
+    clock = _events(device, cold) if device.type == "cuda" else _wall(device)
 
-    def turn(calls: int = 1, seconds: float = 0.0) -> list[float]:
+    def turn(calls: int = 1, seconds: float = 0.0, pause: float = 0.0) -> list[float]:
         taken, end = [], time.perf_counter() + seconds
         gc.disable()
         try:
             while len(taken) < calls or time.perf_counter() < end:
-                if setup is not None:
-                    setup()
+                if pause:
+                    time.sleep(pause)
+                if before is not None:
+                    before()
                 taken.append(clock(work))
         finally:
             gc.enable()
@@ -225,13 +233,14 @@ def _wall(device: torch.device) -> Callable[[Run], float]:
     return clock
 
 
-def _events(device: torch.device) -> Callable[[Run], float]:
+def _events(device: torch.device, cold: bool) -> Callable[[Run], float]:
     l2 = torch.cuda.get_device_properties(device).L2_cache_size
     flush = torch.empty(2 * l2, dtype=torch.int8, device=device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def clock(work: Run) -> float:
-        flush.zero_()
+        if cold:
+            flush.zero_()
         begin.record()
         work()
         end.record()
@@ -297,55 +306,149 @@ def relative_error(answer: Tensor, expected: Tensor) -> float:
     return float(difference / right.abs().max().clamp(min=1e-30))
 
 
-# --- contenders on one problem ---
+# --- a contender, and the case that it is in ---
+
+NAMES = "y", "h_n", "c_n"  # of the tensors that a layer returns
 
 
-class Runner:
-    """A contender with a problem in hand, in this process. A peer's is bench.peers.remote."""
-
-    modes: Collection[str] = ("step",)
-    device: Any = CPU
-
-    def answer(self) -> dict[str, Tensor]:
-        """Return what is compared with the right answer."""
-        raise NotImplementedError
-
-    def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what of the right answer this one must give."""
-        return right
-
-    def work(self, mode: str) -> tuple[Run, Run | None]:
-        """Return what is timed in `mode`, and what has to be done before each time, or None."""
-        return getattr(self, mode), None
-
-    def timed(self, mode: str) -> Turn:
-        """Return what takes a turn in `mode`."""
-        work, setup = self.work(mode)
-        return timed(work, self.device, setup)
-
-    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
-        """Return what a record of the last `rounds` rounds says of it; "memory" is a field."""
-        return {}
-
-    def close(self) -> None:
-        """Free what it holds."""
+def whole(name: str) -> bool:
+    """Return that a tensor of the right answer must be given: any."""
+    return True
 
 
-@dataclass(frozen=True)
-class Task:
-    """A group to measure: a case's work, label -> who does it, label -> why others cannot.
+def forward_only(name: str) -> bool:
+    """Return whether a tensor of the right answer must be given without a backward."""
+    return not name.endswith(".grad")
 
-    A work, such as an LSTM alone or a lesson of the language model, has `expected()`, the right
-    answer, and `facts(mode)`, what all records of it say. `rounded_to` is the dtype of the
-    products' factors, where it is not the answer's.
+
+@dataclass
+class Call:
+    """A contender in one case: what is timed in each mode, and what it answers.
+
+    `turns` says that the modes' values take turns themselves, as those of another process do.
     """
 
-    case: str
-    work: Any
-    build: Mapping[str, Callable[[], Any]]
-    whys: Mapping[str, str] = field(default_factory=dict)
-    dtype: str = "float32"
+    modes: Mapping[str, Callable[..., Any]]
+    answer: Callable[[], Mapping[str, Tensor]]
+    before: Mapping[str, Run] = field(default_factory=dict)  # mode -> untimed, before each call
+    under: Callable[[], Any] = nullcontext  # around answers and turns, outside of the clock
+    gives: Callable[[str], bool] = whole  # which tensors of the right answer it must give
+    facts: Callable[[str, int], dict[str, Any]] = lambda mode, rounds: {}  # of the last rounds
+    close: Run = lambda: None
+    device: torch.device = CPU
+    turns: bool = False
+    cold: bool = True  # on a GPU: L2 is overwritten before each call, as it is not between steps
+
+    def turn(self, mode: str) -> Turn:
+        """Return what takes a turn in a mode."""
+        work = self.modes[mode]
+        if mode.endswith(GRAPH) and not self.turns:
+            work()  # which captures it
+        return work if self.turns else timed(work, self.device, self.before.get(mode), self.cold)
+
+    def memory(self, mode: str) -> int | None:
+        """Return the bytes at a call's peak above those before it, on a GPU of this process."""
+        if self.device.type != "cuda" or self.turns or mode.endswith(GRAPH):
+            return None
+        self.before.get(mode, lambda: None)()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        start = torch.cuda.memory_allocated(self.device)
+        self.modes[mode]()
+        return torch.cuda.max_memory_allocated(self.device) - start
+
+
+def differentiable(
+    run: Callable[[], Any],
+    leaves: Mapping[str, Tensor],
+    gradient: Tensor | None,
+    device: torch.device = CPU,
+    seed: int | None = None,
+    **more: Any,
+) -> Call:
+    """Return a call of `run`, whose first tensor is differentiated with respect to `leaves`.
+
+    Its modes are inference, which keeps nothing; forward, which keeps what a backward needs;
+    backward, its forward done beforehand; and step, both. On a CUDA GPU there are graphs of them.
+    The answer has the outputs of both kinds and every gradient by name. Without a `gradient` the
+    first tensor is a loss. `seed` draws the same masks for answers; `more` are fields of the call.
+    """
+    kept: list[Tensor] = []
+    wanted = list(leaves.values())
+
+    def forward() -> Any:
+        outputs = run()
+        kept[:] = [outputs if isinstance(outputs, Tensor) else outputs[0]]
+        return outputs
+
+    def backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(kept.pop(), wanted, gradient)
+
+    def step() -> tuple[Tensor, ...]:
+        forward()
+        return backward()
+
+    @torch.no_grad()
+    def inference() -> Any:
+        return run()
+
+    def seeded(work: Callable[[], Any]) -> Any:
+        if seed is not None:
+            torch.manual_seed(seed)
+        return work()
+
+    def answer() -> dict[str, Tensor]:
+        found = {"inference": pytree.tree_leaves(seeded(inference))[0].clone()}
+        found |= zip(NAMES, pytree.tree_leaves(seeded(forward)), strict=False)
+        found |= {f"{name}.grad": g for name, g in zip(leaves, backward(), strict=True)}
+        return {name: tensor.detach() for name, tensor in found.items()}
+
+    modes: dict[str, Run] = {"inference": inference, "forward": forward, "backward": backward,
+        "step": step}  # fmt: skip
+    if device.type == "cuda":
+        modes |= {n + GRAPH: captured(m) for n, m in modes.items() if n != "backward"}
+    fields: dict[str, Any] = {"before": {"backward": forward}, "close": kept.clear}
+    return Call(modes, answer, device=device, **fields | more)
+
+
+GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph
+WARM_UP = 3  # calls before a capture: engines compile and allocate, and so do cuBLAS and cuDNN
+
+
+def captured(work: Run) -> Run:
+    """Return what replays a CUDA graph of `work`, which the first call captures."""
+    graphs: list[torch.cuda.CUDAGraph] = []
+
+    def replay() -> None:
+        if not graphs:
+            stream = torch.cuda.Stream()  # which engines and libraries are warmed up on
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    work()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                work()
+            graphs.append(graph)
+        graphs[0].replay()
+
+    return replay
+
+
+@dataclass
+class Work:
+    """A case: label -> what makes its call, label -> why others cannot, and the right answer.
+
+    `rounded_to` is the dtype of the products' factors, where it is not the answer's.
+    """
+
+    calls: Mapping[str, Callable[[], Call]]
+    expected: Callable[[], Mapping[str, Tensor]] = dict
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of all its records
+    absent: Mapping[str, str] = field(default_factory=dict)
     rounded_to: torch.dtype | None = None
+    name: str = ""  # the case's where it is empty
+    flops: Callable[[str], int] | None = None  # of a mode's products
 
 
 @dataclass(frozen=True)
@@ -357,9 +460,9 @@ class Pace:
     """
 
     seconds: float = 3.0  # no round begins later than this, once `least` rounds are done
-    least: int = 5  # rounds
+    least: int = 10  # rounds
     most: int = 50
-    longest: float = 20.0  # seconds past which three rounds do
+    longest: float = 30.0  # seconds past which three rounds do
     warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
     calls: int = 1  # of a turn, at least; beyond 1 a record has p50, p99 of ENOUGH, and the worst
     turn: float = 0.0  # seconds of a turn, at least: long enough for the system to interrupt
@@ -369,25 +472,25 @@ PACE = Pace()
 
 
 class Group:
-    """The runners of a task, under the same conditions: checked, then timed in turn.
+    """The calls of a case, under the same conditions: checked, then timed in turn.
 
     All are made before any is asked for its answer, so that processes of peers compile side by
     side. `failed` says who is not timed, label -> the error.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.runners: dict[str, Any] = {}  # label -> Runner
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.calls: dict[str, Call] = {}
         self.errors: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
-        right = task.work.expected()
-        for label, build in task.build.items():
+        right = work.expected()
+        for label, make in work.calls.items():
             with self.going_on(label):
-                self.runners[label] = build()
-        for label, runner in list(self.runners.items()):
-            with self.going_on(label):
-                answer, expected = runner.answer(), runner.asks(right)
-                self.errors[label] = require_right(label, answer, expected, task.rounded_to)
+                self.calls[label] = make()
+        for label, call in list(self.calls.items()):
+            with self.going_on(label), call.under():
+                wanted = {name: t for name, t in right.items() if call.gives(name)}
+                self.errors[label] = require_right(label, call.answer(), wanted, work.rounded_to)
 
     @contextmanager
     def going_on(self, label: str) -> Iterator[None]:
@@ -396,17 +499,17 @@ class Group:
             yield
         except Exception as error:  # a contender's failure is no one else's: it is reported
             self.failed[label] = error
-            if (runner := self.runners.pop(label, None)) is not None:
-                runner.close()
+            if (call := self.calls.pop(label, None)) is not None:
+                call.close()
 
     def close(self) -> None:
         """End the processes of peers and free the memory of engines."""
-        for runner in self.runners.values():
-            runner.close()
-        self.runners = {}
+        for call in self.calls.values():
+            call.close()
+        self.calls = {}
 
     def time(
-        self, modes: Iterable[str], pace: Pace = PACE
+        self, modes: Iterable[str], pace: Pace = PACE, pause: float = 0.0
     ) -> dict[tuple[str, str], list[list[float]]]:
         """Time everyone in all modes that they have, in every round, in an order drawn anew.
 
@@ -414,21 +517,22 @@ class Group:
         """
         cases: dict[tuple[str, str], Turn] = {}
         for mode in modes:
-            for label, runner in list(self.runners.items()):
-                if mode in runner.modes:  # a CUDA graph, for one, may not hold it
+            for label, call in list(self.calls.items()):
+                if mode in call.modes:
                     with self.going_on(label):
-                        cases[label, mode] = runner.timed(mode)
+                        cases[label, mode] = call.turn(mode)
         turns: dict[tuple[str, str], list[list[float]]] = {case: [] for case in cases}
         draw, several = random.Random(0), pace.calls > 1
 
         def round_of_all() -> None:
-            order = [case for case in cases if case[0] in self.runners]
+            order = [case for case in cases if case[0] in self.calls]
             draw.shuffle(order)
-            for case in order:
-                if case[0] in self.runners:  # else it failed in another mode just now
+            for label, mode in order:
+                if label in self.calls:  # else it failed in another mode just now
                     time.sleep(REST * several)
-                    with self.going_on(case[0]):
-                        turns[case].append(cases[case](pace.calls, pace.turn)[several:])
+                    with self.going_on(label), self.calls[label].under():
+                        taken = cases[label, mode](pace.calls, pace.turn, pause)
+                        turns[label, mode].append(taken[several:])
 
         done = 0
         for _ in range(pace.warmup):
@@ -442,10 +546,10 @@ class Group:
         for number in range(done, pace.most):
             limit = pace.seconds if number >= pace.least else pace.longest
             late = number >= min(pace.least, 3) and time.perf_counter() - begin > limit
-            if late or not self.runners:
+            if late or not self.calls:
                 break
             round_of_all()
-        return {case: of for case, of in turns.items() if case[0] in self.runners}
+        return {case: of for case, of in turns.items() if case[0] in self.calls}
 
 
 # --- from turns to records ---
@@ -457,6 +561,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     return {
         "machine": machine.name(device),
         "versions": machine.versions(),
+        "settings": machine.settings(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": machine.commit(),
         "device": str(device),
@@ -464,38 +569,45 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def measure(
-    suite: str,
     group: Group,
     modes: Sequence[str],
     pace: Pace = PACE,
     device: torch.device = CPU,
-    conditions: Mapping[str, Any] | None = None,
+    pause: float = 0.0,
+    **about: Any,
 ) -> list[Record]:
     """Time a group in some modes; return a record for each, and one with `why` for who failed.
 
-    `conditions`, where a suite times a case under several, join the group's name and the records.
+    `about` are fields of the records: the suite, the case, the dtype; further ones, such as how
+    many busy processes there are, join the group's name and `extra`.
     """
-    task, conditions = group.task, conditions or {}
-    common: dict[str, Any] = surroundings(device) | {"suite": suite, "case": task.case}
-    common |= {"dtype": task.dtype, "threads": torch.get_num_threads()}
-    words = [suite, task.case, task.dtype, f"{common['threads']} threads"]
+    common = surroundings(device) | {"threads": torch.get_num_threads()} | about
+    conditions = {k: common.pop(k) for k in about if k not in Record.__dataclass_fields__}
+    conditions |= {"pause": pause} if pause else {}
+    words = [common["suite"], common["case"], common["dtype"], f"{common['threads']} threads"]
     words += [f"{name} {value}" for name, value in conditions.items()]
     words.append(common["date"])  # two runs in one file took no turns with each other
     common["group"] = ", ".join(words)
     clock = machine.ForeignTime()
-    turns = group.time(modes, pace)
+    turns = group.time(modes, pace, pause)
     common["foreign"] = round(clock.share(), 4)
+    conditions |= {"card": card} if (card := machine.card(device)) else {}  # as it was left: warm
     records = []
     for (label, mode), rounds in turns.items():
-        facts = task.work.facts(mode) | group.runners[label].facts(mode, len(rounds)) | conditions
+        call = group.calls[label]
+        facts = {**group.work.facts, **call.facts(mode, len(rounds)), **conditions}
+        if group.work.flops is not None:
+            facts["flops"] = group.work.flops(mode)
         if pace.calls > 1:
             facts |= tail([second for turn in rounds for second in turn])
-        seconds, memory = tuple(map(statistics.median, rounds)), facts.pop("memory", None)
-        about = {"contender": label, "mode": mode, "error": group.errors[label], "memory": memory}
-        records.append(Record(seconds=seconds, extra=facts, **about, **common))
+        seconds = tuple(map(statistics.median, rounds))
+        records.append(
+            Record(contender=label, mode=mode, seconds=seconds, error=group.errors[label],
+                memory=call.memory(mode), extra=facts, **common)
+        )  # fmt: skip
     for label, error in group.failed.items():
         why = reason(error).removeprefix(f"{label}: ")
-        records.append(Record(contender=label, mode=modes[0], why=why, **common))
+        records.append(Record(contender=label, mode=modes[0], why=why, extra=conditions, **common))
     return records
 
 

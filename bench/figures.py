@@ -1,20 +1,24 @@
 """All figures: bars in parts and spans, of one unit each, for a phone, in light and dark.
 
+FIGURES are those of README and docs, from results files; `bars` draws what `make report` shows.
 Colours are told apart by the colour-blind (Okabe and Ito, 2008; Tol), and every bar has its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from lm.figure import INK, PAPER, STYLE
+
+from . import arithmetic, tables
+from .tables import Pick, Record, pick, read
 
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
 BLUE, ORANGE, GREEN, AMBER, SKY, PINK, GREY = (
@@ -29,7 +33,7 @@ NOTE: dict[str, Any] = {
 
 
 class Bar(NamedTuple):
-    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's.
+    """One bar, of parts that `colours` names; `note` stands behind it.
 
     range: the ends of a line across the bar's end, such as quartiles.
     saved: the length of a hatched bar behind it.
@@ -42,41 +46,49 @@ class Bar(NamedTuple):
     saved: float | None = None
 
 
-@matplotlib.rc_context(STYLE)
-def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
-    """Return horizontal bars from zero, a panel under another, the first bar on top.
+def _rows(axes: Axes, rows: Sequence[Bar], colours: Mapping[str, str], height: float) -> float:
+    """Draw bars from zero, the first on top; return the length of the longest."""
+    for place, row in enumerate(rows):
+        left = 0.0
+        for part, value in row.parts.items():
+            axes.barh(place, value, height, left=left, **_filled(colours[part]))
+            left += value
+        if row.saved is not None:
+            axes.barh(place, row.saved, height, left=left, color=AMBER, hatch="///", edgecolor=INK)
+            left += row.saved
+        if row.range is not None:
+            axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
+            left = max(left, *row.range)
+        axes.annotate(row.note, (left, place), **NOTE)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.6)
+    axes.locator_params(axis="x", nbins=5)
+    return max(sum(row.parts.values()) for row in rows)
 
-    A panel's key is its title. Colour "" is hatched paper.
-    """
-    heights = [len(rows) for rows in panels.values()]
-    figure, drawn = _panels(list(panels), heights, 0.27)
-    for axes, rows in zip(drawn, panels.values(), strict=True):
-        longest = max(sum(row.parts.values()) for row in rows)
-        places: dict[float, str] = {}
-        place, paired = 0.0, False
-        for row in rows:
-            place += 0.35 * (paired and bool(row.name))  # what belongs together stands together
-            paired, left = not row.name, 0.0
-            for part, value in row.parts.items():
-                axes.barh(place, value, 0.8, left=left, **_filled(colours[part]))
-                left += value
-            if row.range is not None:
-                axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
-                left = max(left, *row.range)
-            axes.annotate(row.note, (left, place), **NOTE)
-            if row.name:
-                places[place] = row.name
-            place += 1
-        axes.set_yticks(list(places), list(places.values()))
-        axes.set_ylim(place - 0.4, -0.6)
-        axes.set_xlim(0, longest * (1.02 + 0.027 * max(len(row.note) for row in rows)))
-        axes.locator_params(axis="x", nbins=5)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    drawn[-1].set_xlabel(unit)
-    # One legend for all panels, under them, where it covers nothing.
+
+def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
+    """Add one legend for all panels, under them, where it covers nothing."""
     patches = [Patch(**_filled(colour)) for colour in colours.values()]
     figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
         ncols=len(colours), frameon=False, fontsize=9)  # fmt: skip
+
+
+@matplotlib.rc_context(STYLE)
+def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
+    """Return panels of horizontal bars, one under another; a panel's key is its title."""
+    heights = [len(rows) for rows in panels.values()]
+    inches = 0.65 * len(heights) + 0.27 * sum(heights) + 0.3
+    figure = Figure(figsize=(WIDTH, inches), layout="tight")
+    drawn = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).flatten()
+    for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
+        axes.set_title(title)
+        longest = _rows(axes, rows, colours, 0.8)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, longest * (1.02 + 0.027 * max(len(row.note) for row in rows)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    drawn[-1].set_xlabel(unit)
+    _legend(figure, colours)
     return figure
 
 
@@ -84,32 +96,17 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
 def beside(
     panels: Mapping[str, Sequence[Bar]], title: str, unit: str, colours: Mapping[str, str]
 ) -> Figure:
-    """Return panels of horizontal bars side by side, the first bar on top; a key is its title."""
+    """Return panels of horizontal bars side by side; a key is its title."""
     most = max(map(len, panels.values()))
     figure = Figure(figsize=(1.8 * WIDTH, 0.42 * most + 1.5), layout="tight")
     for axes, (says, rows) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        longest = max(sum(row.parts.values()) for row in rows)
-        for place, row in enumerate(rows):
-            left = 0.0
-            for part, value in row.parts.items():
-                axes.barh(place, value, 0.7, left=left, **_filled(colours[part]))
-                left += value
-            if row.saved is not None:
-                axes.barh(place, row.saved, 0.7, left=left, color=AMBER, hatch="///", edgecolor=INK)
-                left += row.saved
-            axes.annotate(row.note, (left, place), **NOTE)
-        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        longest = _rows(axes, rows, colours, 0.7)
         axes.set_ylim(most - 0.4, -0.6)
         axes.set_xlim(0, 1.65 * longest)
         axes.set_title(says, fontsize=10)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", linewidth=0.6)
-        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(unit)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    patches = [Patch(**_filled(colour)) for colour in colours.values()]
-    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
-        ncols=len(colours), frameon=False, fontsize=9)  # fmt: skip
+    _legend(figure, colours)
     return figure
 
 
@@ -166,46 +163,99 @@ def _filled(colour: str) -> dict[str, Any]:
     return {"color": colour} if colour else {"facecolor": PAPER, "edgecolor": INK, "hatch": "///"}
 
 
-def _panels(
-    titles: Sequence[str], heights: Sequence[int], row: float, **more: Any
-) -> tuple[Figure, list[Axes]]:
-    inches = 0.65 * len(heights) + row * sum(heights) + 0.3
-    figure = Figure(figsize=(WIDTH, inches), layout="tight")
-    shape: dict[str, Any] = {"squeeze": False, "height_ratios": list(heights)} | more
-    drawn: list[Axes] = list(figure.subplots(len(heights), 1, **shape).flatten())
-    for axes, title in zip(drawn, titles, strict=True):
-        axes.set_title(title)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", linewidth=0.6)
-    return figure, drawn
+# --- README's and docs' ---
+
+OWNERS = {"a loop": GREY, "ours": GREEN, "nn.LSTM": BLUE}
+LEVELS = {"loop": "step loop", **{name: f"+ {name}" for name in
+    ("pointwise", "hoisted", "steps", "layers")}}  # fmt: skip
+WORDS = {  # of the post's table: label -> what stands at its bar, and whose it is
+    "tensorflow": ("TensorFlow, loop", "a loop"),
+    "stock-loop-none": ("PyTorch, loop", "a loop"),
+    "stock-cudnn": ("PyTorch, nn.LSTM", "nn.LSTM"),
+    "stock-native-steps": ("PyTorch, our layer", "ours"),
+    "native-layers": ("our layer,\nloss and update", "ours"),
+}
 
 
-@matplotlib.rc_context(STYLE)
-def scatter(
-    kinds: Mapping[str, Sequence[tuple[float, float]]],
-    axes_of: tuple[str, str],
-    limits: tuple[float, float],
-    sides: tuple[str, str],
-) -> Figure:
-    """Return points (x, y) of two kinds on logarithmic axes, with a line at y = 1.
+def typical(picks: Sequence[Pick]) -> Pick:
+    """Return the process in the middle, by the time of its last record."""
+    return sorted(picks, key=lambda one: one[-1]["median"])[len(picks) // 2]
 
-    limits: the least and the most y, so that two figures can be compared.
-    sides: what is written above the line, and below it.
-    """
-    figure = Figure(figsize=(WIDTH, 2.7), layout="tight")
-    axes = figure.subplots()
-    for (label, points), colour, marker in zip(kinds.items(), (BLUE, ORANGE), "os", strict=False):
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, marker, color=colour, markersize=4, label=label)
-    axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1], ylim=limits)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.axhline(1, color=INK, linewidth=1)
-    for says, place in zip(sides, (0.97, 0.03), strict=True):
-        where: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 9}
-        axes.annotate(says, (0.99, place), va="top" if place > 0.5 else "bottom", **where)
-    axes.grid(linewidth=0.6)
-    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)
-    return figure
+
+def factor(one: Pick) -> str:
+    """Return how many times as fast the second is, behind a comma, where that was seen."""
+    (ratio,) = tables.factors([one])
+    return f", {ratio}" if ratio.clear else ""
+
+
+def climb(case: str, threads: int) -> list[Bar]:
+    """Return the bars of the levels of a case, and nn.LSTM's."""
+    where, found = {"case": case, "dtype": "float32", "threads": threads}, []
+    below: Record | None = None
+    for label, says in {**LEVELS, "nn.LSTM": "nn.LSTM"}.items():
+        if not (picks := pick(read("ladder"), where, [label])):
+            continue
+        record = typical(picks)[0]
+        owner = {"loop": "a loop", "nn.LSTM": "nn.LSTM"}.get(label, "ours")
+        gain = factor((below, record)) if below and label != "nn.LSTM" else ""
+        note = f"{tables.ms(record['median'])} ms{gain}"
+        found.append(Bar(says, {owner: 1e3 * record["median"]}, note))
+        below = record
+    return found
+
+
+def ladders() -> Figure:
+    """Draw the levels of two sizes: where launches and steps cost, and where bytes do."""
+    medium = climb("medium", 1)
+    hoisted = next(n for n, bar in enumerate(medium) if bar.name == LEVELS["hoisted"])
+    where = {"case": "medium", "dtype": "float32", "threads": 1}
+    first, last = typical(pick(read("ladder"), where, ["loop", "steps"]))
+    off = 1e3 * (first["predicted"]["gradients"] - last["predicted"]["gradients"])
+    note = f"{medium[hoisted].note}\nhatched, by the model: {off:.0f} ms,\ngradients no longer"
+    note += " added up 35 times"
+    medium[hoisted] = medium[hoisted]._replace(saved=off, note=note)
+    panels = {
+        "H = 64, T = 100, B = 4, two cores": climb("tiny", 2),
+        "H = 650, T = 35, B = 20, one core": medium,
+    }
+    title = "Where the weights fit in a cache each fusion pays; where they do not, hoisting does"
+    return beside(panels, title, "ms of forward and backward (shorter is better)", OWNERS)
+
+
+def post_card() -> Figure:
+    """Draw how TensorFlow's step becomes cuDNN's, by arithmetic, and what is not explained."""
+    terms, took = arithmetic.post(), arithmetic.POST_SECONDS
+    steps = [
+        (term.name, [1e3 * seconds for seconds in arithmetic.terms_between([term])])
+        for term in terms
+        if any(arithmetic.terms_between([term]))
+    ]
+    steps.sort(key=lambda step: -sum(step[1]))
+    unit = "milliseconds per training step (GTX 1080, by arithmetic)"
+    ends = [(f"{who}\n(the post)", 1e3 * seconds) for who, seconds in took.items()]
+    title = "By arithmetic, gradients and weights are half to four fifths of the gap\n"
+    title += "(bars: middle of the range; lines: the range)"
+    least = 1e3 * arithmetic.post_span(terms, arithmetic.CUDNN).low
+    return waterfall(ends[0], steps, ends[1], "not explained", unit, title, least)
+
+
+def words() -> Figure:
+    """Draw medium's training speed in five programs, each with its factor over TensorFlow's."""
+    picks = pick(read("post"), {"case": "medium", "mode": "train"}, list(WORDS))
+    of = typical(picks)
+    first, _, stock, *_ = of
+    found = []
+    for record, (says, owner) in zip(of, WORDS.values(), strict=True):
+        speed = record["tokens"] / record["median"]
+        more = "" if record is first else f", {tables.times([(first, record)])}"
+        found.append(Bar(says, {owner: speed}, f"{speed:,.0f}{more}"))
+    ratio = arithmetic.POST_WORDS[arithmetic.CUDNN] / arithmetic.POST_WORDS[arithmetic.LOOP]
+    title = f"nn.LSTM trains {tables.times([(first, stock)])} as fast as TensorFlow's loop here"
+    title += f"\n(the post, on a GTX 1080: {ratio:.2f}x)"
+    unit = "words per second of training, medium (longer is better)"
+    return bars({title: found}, unit, OWNERS)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "ladders.svg": ladders, "post-card.svg": post_card, "answer.svg": words,
+}  # fmt: skip

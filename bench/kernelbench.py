@@ -15,7 +15,7 @@ which an Intel CPU is slow at: so the step is also timed with torch's layers and
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,21 +28,21 @@ from torch import Tensor
 import fused_lstm
 
 from .contenders import BASE
-from .core import Runner, Task
-from .models.case import floats
+from .core import Call, Work, differentiable
+from .models.case import floats, mean_square
 
 TASKS = range(35, 43)
-OURS, FLUSHED, COMPILED = "install", "flushed", "compile"
-BOTH = ("inference", "step")
 
 
-def found(folder: Path) -> list[Path]:
+def cases(o: Any) -> list[Path]:
     """Return the tasks' files in a clone, or in its level3; ValueError where there are none."""
-    for place in (folder / "KernelBench" / "level3", folder / "level3", folder):
+    if o.folder is None:
+        raise ValueError("kernelbench: got no folder; expected a clone: bench kernelbench DIR")
+    for place in (o.folder / "KernelBench" / "level3", o.folder / "level3", o.folder):
         files = [path for n in TASKS for path in sorted(place.glob(f"{n}_*.py"))]
         if files:
             return files
-    raise ValueError(f"kernelbench: got {folder}; expected a clone of KernelBench")
+    raise ValueError(f"kernelbench: got {o.folder}; expected a clone of KernelBench")
 
 
 def load(path: Path) -> ModuleType:
@@ -55,89 +55,39 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-class Problem:
-    """A task's model with its inputs, and the gradient that comes back."""
+def setup(path: Path, o: Any) -> Work:
+    """Return a task's model with other kernels under its layers, or compiled.
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    Right is what torch's own layers answer: some tasks draw float32 states in their forward.
+    """
+    torch.manual_seed(0)
+    task = load(path)
+    model = task.Model(*task.get_init_inputs()).to(o.device)
+    inputs = [x.to(o.device) for x in task.get_inputs()]
+
+    def run(call: Any) -> list[Tensor]:
         torch.manual_seed(0)
-        module = load(path)
-        self.path, self.device = path, device
-        self.model = module.Model(*module.get_init_inputs()).to(device)
-        self.inputs = [x.to(device) for x in module.get_inputs()]
+        outputs = floats(call(*inputs))
+        return [mean_square(outputs), *outputs] if torch.is_grad_enabled() else outputs
 
-        self.right: dict[str, Tensor] = {}
+    named = dict(model.named_parameters())
+    grads = torch.autograd.grad(run(model)[0], list(named.values()), allow_unused=True)
+    reached = {n: w for (n, w), d in zip(named.items(), grads, strict=True) if d is not None}
+    infers = "inference" in o.modes
 
-    def expected(self) -> dict[str, Tensor]:
-        """Return what torch's own layers answer; computed once."""
-        self.right = self.right or Way(self, nullcontext).answer()
-        return self.right
+    def of(under: Callable[[], Any], compiled: bool = False) -> Call:
+        call = torch.compile(model) if compiled else model
+        made = differentiable(partial(run, call), reached, None, o.device, under=under)
+        if infers:
+            forward = made.modes["inference"]
+            made.answer = lambda: {f"output {n}": t.clone() for n, t in enumerate(forward())}
+        return made
 
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return the task's file."""
-        return {"task": self.path.stem}
-
-
-class Way(Runner):
-    """A problem's model with other kernels under its layers, or compiled."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        under: Callable[[], Any],
-        modes: tuple[str, ...] = BOTH,
-        compiled: bool = False,
-    ) -> None:
-        self.problem, self.under, self.device = problem, under, problem.device
-        self.modes = modes
-        self.call = torch.compile(problem.model) if compiled else problem.model
-
-    def outputs(self) -> list[Tensor]:
-        """Run the model; some tasks draw their first states."""
-        torch.manual_seed(0)
-        return floats(self.call(*self.problem.inputs))
-
-    def inference(self) -> list[Tensor]:
-        """Run a forward that keeps nothing."""
-        with torch.no_grad(), self.under():
-            return self.outputs()
-
-    def step(self) -> None:
-        """Run forward and backward, of a mean of squares."""
-        self.problem.model.zero_grad(set_to_none=True)
-        with self.under():
-            torch.stack([y.square().mean() for y in self.outputs()]).sum().backward()
-
-    def asks(self, right: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what it must give: no gradients where it only infers."""
-        return {n: t for n, t in right.items() if "step" in self.modes or not n.endswith(".grad")}
-
-    def answer(self) -> dict[str, Tensor]:
-        """Return outputs and gradients, outputs alone where it only infers."""
-        named = {f"output {n}": y for n, y in enumerate(self.inference())}
-        if "step" not in self.modes:
-            return named
-        self.step()
-        parameters = self.problem.model.named_parameters()
-        gradients = {f"{name}.grad": p.grad.clone() for name, p in parameters if p.grad is not None}
-        return named | gradients
-
-
-def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield each task; ValueError where the command line names no clone."""
-    if options.folder is None:
-        raise ValueError("kernelbench: got no folder; expected a clone: bench kernelbench DIR")
-    for path in found(options.folder):
-        problem = Problem(path, options.device)
-        way = partial(Way, problem)
-        compiled = partial(way, nullcontext, ("inference",), compiled=True)
-        forward = {
-            BASE: partial(way, nullcontext, ("inference",)),
-            OURS: partial(way, fused_lstm.install, ("inference",)),
-        } | ({COMPILED: compiled} if options.engines == "all" else {})
-        both = {
-            BASE: partial(way, nullcontext, ("step",)),
-            FLUSHED: partial(way, fused_lstm.flush_denormals, ("step",)),
-            OURS: partial(way, fused_lstm.install, ("step",)),
-        }
-        # Apart: a step may take a hundred forwards' time, and the pace is seconds.
-        yield from (Task(path.stem, problem, build) for build in (forward, both))
+    ways = {BASE: nullcontext, "install": fused_lstm.install}
+    ways |= {} if infers else {"flushed": fused_lstm.flush_denormals}
+    calls = {label: partial(of, under) for label, under in ways.items()}
+    if infers and o.engines == "all":
+        calls["compile"] = partial(of, nullcontext, compiled=True)
+    return Work(
+        calls, of(nullcontext).answer, {"task": path.stem}, name=path.stem.replace("_", " ", 1)
+    )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from fused_lstm import native
 
 from . import peers
 
@@ -48,6 +52,52 @@ def name(device: torch.device) -> str:
     if "cpu family" in facts:
         model += f" (family {facts['cpu family']}, model {facts.get('model', '?')})"
     return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+SYSTEM = {  # what decides a core's clock, and who shares the core
+    "governor": "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
+    "no_turbo": "/sys/devices/system/cpu/intel_pstate/no_turbo",
+    "boost": "/sys/devices/system/cpu/cpufreq/boost",
+    "smt": "/sys/devices/system/cpu/smt/control",
+}
+SWITCHES = "MALLOC_", "OMP_", "MKL_", "ONEDNN_", "ATEN_", "FUSED_LSTM_", "KMP_"
+
+
+def settings() -> dict[str, Any]:
+    """Return governor, turbo and SMT where the system tells them, switches, flags, our ISA."""
+    found: dict[str, Any] = {}
+    for name, path in SYSTEM.items():
+        try:
+            found[name] = Path(path).read_text(encoding="utf-8").strip()
+        except OSError:  # a virtual machine often has none
+            found[name] = "unknown"
+    found |= {name: value for name, value in os.environ.items() if name.startswith(SWITCHES)}
+    flags = re.search(r"CXX_FLAGS=(.*?),", torch.__config__.show())
+    words = flags[1].split() if flags else []
+    found["torch_flags"] = " ".join(word for word in words if word.startswith(("-O", "-m")))
+    found["float32"] = torch.get_float32_matmul_precision()
+    if native.load() is None:
+        found["native_isa"] = native.OPS.isa()
+    return found
+
+
+CARD = (
+    "driver_version", "clocks.sm", "clocks.mem", "clocks_throttle_reasons.active",
+    "temperature.gpu", "power.draw",
+)  # fmt: skip
+
+
+def card(device: torch.device) -> dict[str, str]:
+    """Return a GPU's driver, its clocks and why they are throttled, as nvidia-smi says; or {}."""
+    if device.type != "cuda":
+        return {}
+    command = ["nvidia-smi", f"--query-gpu={','.join(CARD)}", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    first, *_ = said.stdout.splitlines()
+    return dict(zip(CARD, map(str.strip, first.split(",")), strict=True))
 
 
 def commit() -> str:

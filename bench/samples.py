@@ -8,7 +8,6 @@ ordinary backward, which leaves their sum.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,108 +17,82 @@ from torch import Tensor
 import fused_lstm
 from fused_lstm import native
 
-from .cases import Shape
-from .core import Run, Runner, Task, require_right
+from .cases import Case
+from .core import Call, Work, require_right
 
 ORDINARY, OURS, THEIRS, FUNC = "one backward", "Opacus, ours", "Opacus, DPLSTM", "torch.func"
 SAMPLES = 32
 
 
-class Stack(Runner):
-    """A module, and what leaves gradients in it: by sample under Opacus, else their sum."""
+def of_module(module: Any, x: Tensor, dy: Tensor, sampled: bool) -> Call:
+    """Return a backward that leaves gradients in a module: by sample under Opacus, else the sum."""
+    outputs: list[Tensor] = []
 
-    modes = ("backward",)
-
-    def __init__(self, module: Any, x: Tensor, dy: Tensor, sampled: bool = False) -> None:
-        self.module, self.x, self.dy, self.sampled = module, x, dy, sampled
-
-    def forward(self) -> None:
-        """Run the module on cleared gradients."""
-        for parameter in self.module.parameters():
+    def forward() -> None:
+        for parameter in module.parameters():
             parameter.grad = parameter.grad_sample = None
-        self.y, _ = self.module(self.x)
+        outputs[:] = [module(x)[0]]
 
-    def backward(self) -> None:
-        """Leave gradients."""
-        self.y.backward(self.dy)
+    def backward() -> None:
+        outputs[0].backward(dy)
 
-    def answer(self) -> dict[str, Tensor]:
-        """Return the gradients of all weights."""
-        self.forward()
-        self.backward()
-        if not self.sampled:
-            return {name: p.grad for name, p in self.module.named_parameters()}
-        return {name: p.grad_sample for name, p in self.module._module.named_parameters()}
+    def answer() -> dict[str, Tensor]:
+        forward()
+        backward()
+        if not sampled:
+            return {name: p.grad for name, p in module.named_parameters()}
+        return {name: p.grad_sample for name, p in module._module.named_parameters()}
 
-    def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return nothing for a sum, which `Func.expected` compares."""
-        return right if self.sampled else {}
-
-    def work(self, mode: str) -> tuple[Run, Run | None]:
-        """Return a backward, and the forward before it."""
-        return self.backward, self.forward
+    # The sum's parts are compared with it in `by_func`.
+    return Call({"backward": backward}, answer, {"backward": forward}, gives=lambda _: sampled)
 
 
-class Func(Runner):
-    """By torch.func, a sample's loss differentiated under vmap; the work too."""
+def by_func(module: Any, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+    """Return the gradients of every sample, a sample's loss differentiated under vmap."""
+    weights = {name: p.detach() for name, p in module.named_parameters()}
 
-    modes = ("backward",)
+    def loss(weights: dict[str, Tensor], x: Tensor, dy: Tensor) -> Tensor:
+        y, _ = torch.func.functional_call(module, weights, (x[:, None],))
+        return (y[:, 0] * dy).sum()
 
-    def __init__(self, plain: Stack) -> None:
-        self.plain = plain
-
-    def backward(self) -> dict[str, Tensor]:
-        """Return the gradients of every sample; the forward is in it."""
-        module, x, dy = self.plain.module, self.plain.x.detach(), self.plain.dy
-        weights = {name: p.detach() for name, p in module.named_parameters()}
-
-        def loss(weights: dict[str, Tensor], x: Tensor, dy: Tensor) -> Tensor:
-            y, _ = torch.func.functional_call(module, weights, (x[:, None],))
-            return (y[:, 0] * dy).sum()
-
-        return torch.func.vmap(torch.func.grad(loss), (None, 1, 1))(weights, x, dy)
-
-    def answer(self) -> dict[str, Tensor]:
-        """Return the gradients of every sample."""
-        return self.backward()
-
-    def expected(self) -> dict[str, Tensor]:
-        """Return them; WrongAnswer where they are not the parts of the ordinary backward's sum."""
-        answer = self.answer()
-        sums = {name: each.sum(0) for name, each in answer.items()}
-        require_right(FUNC, sums, self.plain.answer())
-        return answer
-
-    def facts(self, mode: str, rounds: int = 0) -> dict[str, Any]:
-        """Return the shape."""
-        (T, B, I), H = self.plain.x.shape, self.plain.dy.shape[-1]
-        return {"shape": Shape(T, B, I, H, self.plain.module.num_layers)._asdict()}
+    return torch.func.vmap(torch.func.grad(loss), (None, 1, 1))(weights, x.detach(), dy)
 
 
-def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield the ways of each case; WrongAnswer where samples' gradients are not the sum's parts."""
-    if (why := native.missing(options.device)) is not None:
+def setup(case: Case, o: Any) -> Work:
+    """Return the ways of a case; WrongAnswer where samples' gradients are not the sum's parts."""
+    if (why := native.missing(o.device)) is not None:
         raise ValueError(f"samples: needs the engine 'native', which cannot run: {why}")
-    here = importlib.util.find_spec("opacus") is not None
-    for case in suite.cases:
-        T, _, I, H, L = case.shape
-        torch.manual_seed(0)
-        x, dy = torch.randn(T, SAMPLES, I, requires_grad=True), torch.randn(T, SAMPLES, H)
-        plain = Stack(fused_lstm.LSTM(I, H, L, engine="native"), x, dy)
-        func = Func(plain)
-        ways: dict[str, Runner] = {ORDINARY: plain, FUNC: func}
-        if here:
-            from opacus import GradSampleModule
-            from opacus.layers import DPLSTM
+    T, _, I, H, L = case.shape
+    torch.manual_seed(0)
+    x, dy = torch.randn(T, SAMPLES, I, requires_grad=True), torch.randn(T, SAMPLES, H)
+    plain = fused_lstm.LSTM(I, H, L, engine="native")
+    func = partial(by_func, plain, x, dy)
 
-            from fused_lstm import opacus
+    def expected() -> dict[str, Tensor]:
+        exact = fused_lstm.LSTM(I, H, L, engine="native", dtype=torch.float64)
+        exact.load_state_dict(plain.state_dict())
+        answer = by_func(exact, x.double(), dy.double())
+        sums = {name: each.sum(0) for name, each in answer.items()}
+        whole = of_module(exact, x.detach().double(), dy.double(), sampled=False)
+        require_right(FUNC, sums, whole.answer())
+        return {name: each.float() for name, each in answer.items()}
 
-            for label, kind in {OURS: opacus.LSTM, THEIRS: DPLSTM}.items():
-                module = kind(I, H, L)
-                module.load_state_dict(plain.module.state_dict())
-                sampled = GradSampleModule(module, batch_first=False, loss_reduction="sum")
-                ways[label] = Stack(sampled, x, dy, sampled=True)
+    calls = {
+        ORDINARY: partial(of_module, plain, x, dy, sampled=False),
+        FUNC: lambda: Call({"backward": func}, func),
+    }
+    facts = {"shape": case.shape._replace(B=SAMPLES)._asdict()}
+    if importlib.util.find_spec("opacus") is None:
         why = "opacus is not installed; pip install opacus"
-        whys = {} if here else dict.fromkeys((OURS, THEIRS), why)
-        build = {label: partial(lambda way: way, way) for label, way in ways.items()}
-        yield Task(case.name, func, build, whys)
+        return Work(calls, expected, facts, dict.fromkeys((OURS, THEIRS), why))
+    from opacus import GradSampleModule
+    from opacus.layers import DPLSTM
+
+    from fused_lstm import opacus
+
+    for label, kind in {OURS: opacus.LSTM, THEIRS: DPLSTM}.items():
+        module = kind(I, H, L)
+        module.load_state_dict(plain.state_dict())
+        private = GradSampleModule(module, batch_first=False, loss_reduction="sum")
+        calls[label] = partial(of_module, private, x, dy, sampled=True)
+    return Work(calls, expected, facts)

@@ -7,6 +7,7 @@ and its update around any engine.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,9 @@ from lm.model import LM_LSTM, repackage_hidden
 from lm.optimizer import Optimizer
 from lm.settings import PRESETS, Config
 
-from .cases import CASES, DTYPES, Shape
+from .cases import CASES, Case, Shape
 from .contenders import Contender, entered
-from .core import Runner, Task, rounded
+from .core import Call, Work, rounded
 from .peers.remote import Remote
 
 Hidden = tuple[Tensor, Tensor]
@@ -33,6 +34,7 @@ VOCABULARY = 10_000  # Penn Treebank's
 BATCHES = 8
 CHECKED = 3  # steps whose losses and whose updates are compared
 FEW = 10  # words of the last checked batch
+PEERS_MODES = "train", "rest"  # a step, and one without its LSTM
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,6 @@ class Lesson:
     targets: Tensor
     autocast: torch.dtype | None = None
 
-    modes = ("train", "rest")  # of a peer
-
     @property
     def device(self) -> torch.device:
         """Return where the tensors lie."""
@@ -62,10 +62,6 @@ class Lesson:
     def dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
         return self.weights["sm_fc.weight"].dtype
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return what a record says of it."""
-        return {"shape": self.shape._asdict(), "tokens": self.shape.tokens}
 
     @property
     def vocabulary(self) -> int:
@@ -94,7 +90,7 @@ class Lesson:
         wide = {name: w.double() for name, w in self.weights.items()}
         reference = Contender("reference", "cudnn", stock=True)
         exact = dataclasses.replace(self, weights=wide, autocast=None)
-        answer = Learner(reference, exact).answer()
+        answer = learner(reference, exact).answer()
         return {name: value.float() for name, value in answer.items()}
 
 
@@ -146,70 +142,62 @@ class Program(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), hidden
 
 
-class Learner(Runner):
-    """A contender learning a lesson, step by step, the state carried on.
+def learner(contender: Contender, lesson: Lesson) -> Call:
+    """Return a contender's call: a step of learning a lesson, the state carried on.
 
     A stock contender runs the post's program: F.cross_entropy, clip_grad_norm_, torch.optim.SGD.
-    Others run LM_LSTM and lm.train's step of it: our loss and our update around any engine.
+    Others run LM_LSTM and lm.train's step of it: our loss and our update around any engine. The
+    facts of a record are its LSTM's seconds inside each step.
     """
+    settings, dropout = lesson.settings, 1 - lesson.settings.keep_prob
+    engine, fuse, (T, B, I, H, L) = contender.engine, contender.fuse, lesson.shape
+    model: Any
+    if not contender.stock:
+        model = LM_LSTM(H, T, B, lesson.vocabulary, L, settings.keep_prob, engine, fuse)
+    elif engine == "cudnn":
+        model = Program(lesson, nn.LSTM(I, H, L, dropout=dropout))
+    else:
+        lstm = fused_lstm.LSTM(I, H, L, dropout=dropout, engine=engine, fuse=fuse)
+        model = Program(lesson, lstm)
+    model = model.to(lesson.device, lesson.dtype)
+    model.load_state_dict(lesson.weights)
+    ours = None if contender.stock else Optimizer(model, settings)
+    sgd: Any = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+    sgd = sgd if ours is None else ours.base
+    inside, count, hidden = Inside(model.lstm, lesson.device), itertools.count(), lesson.state
 
-    modes = ("train",)
-
-    def __init__(self, contender: Contender, lesson: Lesson) -> None:
-        self.lesson, self.device = lesson, lesson.device
-        settings, dropout = lesson.settings, 1 - lesson.settings.keep_prob
-        engine, fuse, (T, B, I, H, L) = contender.engine, contender.fuse, lesson.shape
-        model: Any
-        if not contender.stock:
-            model = LM_LSTM(H, T, B, lesson.vocabulary, L, settings.keep_prob, engine, fuse)
-        elif engine == "cudnn":
-            model = Program(lesson, nn.LSTM(I, H, L, dropout=dropout))
-        else:
-            lstm = fused_lstm.LSTM(I, H, L, dropout=dropout, engine=engine, fuse=fuse)
-            model = Program(lesson, lstm)
-        self.model = model.to(lesson.device, lesson.dtype)
-        self.model.load_state_dict(lesson.weights)
-        self.ours = None if contender.stock else Optimizer(self.model, settings)
-        stock = torch.optim.SGD(self.model.parameters(), lr=settings.learning_rate)
-        self.sgd = stock if self.ours is None else self.ours.base
-        self.count, self.hidden = 0, lesson.state
-        self._inside = Inside(self.model.lstm, lesson.device)
-
-    def step(self) -> Tensor:
-        """Take one training step; return the mean loss before it."""
-        lesson, at = self.lesson, self.count % BATCHES
-        inputs, targets, hidden = lesson.inputs[at], lesson.targets[at], self.hidden
-        self.count += 1
-        self.sgd.zero_grad()
+    def step() -> Tensor:
+        nonlocal hidden
+        at = next(count) % BATCHES
+        sgd.zero_grad()
         on = lesson.autocast is not None
         with torch.autocast(lesson.device.type, lesson.autocast, enabled=on):
-            loss, self.hidden = self.model.loss(inputs, targets, repackage_hidden(hidden))
-        if self.ours is None:
-            (loss * lesson.shape.T).backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), lesson.settings.max_grad_norm)
-            self.sgd.step()
+            state = repackage_hidden(hidden)
+            loss, hidden = model.loss(lesson.inputs[at], lesson.targets[at], state)
+        if ours is None:
+            (loss * T).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            sgd.step()
         else:
             loss.backward()
-            self.ours.step(lesson.shape.T)
+            ours.step(T)
         return loss.detach()
 
-    def answer(self) -> dict[str, Tensor]:
-        """Return losses and updates of the first steps, without dropout, whose masks differ."""
-        self.model.eval()
-        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        losses = torch.stack([self.step() for _ in range(CHECKED)])
-        after = dict(self.model.named_parameters())
-        self.model.train()
+    def answer() -> dict[str, Tensor]:
+        model.eval()  # without dropout, whose masks differ
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        losses = torch.stack([step() for _ in range(CHECKED)])
+        after = dict(model.named_parameters())
+        model.train()
         return {"losses": losses} | {
             f"update of {name.removeprefix('lstm.')}": after[name].detach() - start
             for name, start in before.items()
         }
 
-    train = step
+    def facts(mode: str, rounds: int) -> dict[str, Any]:
+        return {"lstm_seconds": rounded(inside.seconds()[-rounds:])}
 
-    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
-        """Return "lstm_seconds" of each of the last rounds: its LSTM's, inside the step."""
-        return {"lstm_seconds": rounded(self._inside.seconds()[-rounds:])}
+    return Call({"train": step}, answer, under=full_float32, facts=facts, device=lesson.device)
 
 
 class Inside:
@@ -267,14 +255,19 @@ def full_float32() -> Iterator[None]:
             matmul.allow_tf32 = before
 
 
-def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield whole training steps of each case and dtype."""
-    with full_float32():  # until the last of them has been measured
-        for case in suite.cases:
-            able, whys = entered(suite.contenders(), options, case.name)
-            for dtype in suite.dtypes:
-                autocast = None if dtype == "float32" else DTYPES[dtype]
-                lesson = make_lesson(case.name, options.device, autocast)
-                few = [c for c in able if autocast is None or not (c.peer or c.engine == "loop")]
-                build = {c.label: partial(Remote if c.peer else Learner, c, lesson) for c in few}
-                yield Task(case.name, lesson, build, whys, dtype, autocast)
+def setup(case: Case, o: Any) -> Work:
+    """Return whole training steps of a preset: under autocast in another dtype than float32."""
+    able, absent = entered(o.contenders(), o, case.name, "float32")
+    autocast = None if o.dtype == torch.float32 else o.dtype
+    lesson = make_lesson(case.name, o.device, autocast)
+
+    def make(contender: Contender) -> Call:
+        if not contender.peer:
+            return learner(contender, lesson)
+        with full_float32():
+            return Remote(contender.engine, lesson.named(), lesson.device).call(PEERS_MODES)
+
+    few = [c for c in able if autocast is None or not (c.peer or c.engine == "loop")]
+    facts = {"shape": lesson.shape._asdict(), "tokens": lesson.shape.tokens}
+    calls = {c.label: partial(make, c) for c in few}
+    return Work(calls, lesson.expected, facts, absent, autocast)

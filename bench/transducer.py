@@ -19,7 +19,7 @@ import importlib.util
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -30,8 +30,7 @@ from torch import Tensor, nn
 import fused_lstm
 
 from .contenders import BASE
-from .core import Runner, Task
-from .models import Nothing
+from .core import Call, Work
 from .models.case import without_cuda
 
 OURS, GREEDY, GREEDY_INT8 = "install", "greedy", "greedy-int8"
@@ -43,7 +42,7 @@ SIZES = {
     "0.6b": {},
     "110m": {"hidden_size": 512, "num_hidden_layers": 17, "intermediate_size": 2048},
 }
-CASES = [(size, kind, 10) for size in SIZES for kind in ("RNNT", "TDT")]  # seconds of sound
+SECONDS = 10  # of sound
 
 
 def parakeet(size: str, kind: str) -> Any:
@@ -77,7 +76,7 @@ def emit(model: Any, share: float) -> None:
 
 
 class Sound:
-    """A model, a sound that it transcribes, and what torch's own LSTM answers."""
+    """A model, and a sound that it transcribes."""
 
     def __init__(self, size: str, kind: str, seconds: int) -> None:
         torch.manual_seed(0)
@@ -85,70 +84,42 @@ class Sound:
         self.sound = torch.randn(1, FRAMES * seconds, MELS)
         emit(self.model, EMITTED[kind])
 
-    def expected(self) -> dict[str, Tensor]:
-        """Return the tokens, blanks among them."""
-        return Transcription(self).answer()
+    def decoder(self, how: str) -> Callable[..., Any]:
+        """Return what maps sound to tokens: transformers' own loop, or ours in a dtype."""
+        if how not in (GREEDY, GREEDY_INT8):
+            return self.model.generate
+        ours: Any = importlib.import_module("fused_lstm.integrations.parakeet")
+        return ours.Greedy(self.model, torch.int8 if how == GREEDY_INT8 else torch.float32)
 
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return the seconds of sound."""
-        return {"sound": self.seconds}
 
+def transcription(sound: Sound, how: str) -> Call:
+    """Return a transcription; its facts are the median seconds of its parts."""
+    decode, parts = sound.decoder(how), []  # of each call
+    model = sound.model
 
-class Transcription(Runner):
-    """A sound's transcription, and the seconds of its parts."""
-
-    modes = ("inference",)
-
-    def __init__(self, sound: Sound, under: Callable[[], Any] = nullcontext) -> None:
-        self.sound, self.under = sound, under
-        self.parts: list[dict[str, float]] = []  # of each call
-
-    def decode(self, **inputs: Tensor) -> Any:
-        """Return the tokens, by transformers' own loop."""
-        return self.sound.model.generate(**inputs)
-
-    def inference(self) -> Tensor:
-        """Return the tokens, and keep the seconds of each part."""
-        model, spent = self.sound.model, dict.fromkeys((*PARTS, "steps", "tokens"), 0.0)
+    def run() -> Tensor:
+        spent = dict.fromkeys((*PARTS, "steps", "tokens"), 0.0)
         modules = model.encoder, model.decoder, model.joint
-        with self.under(), warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             hooks = [h for p, m in zip(PARTS, modules, strict=True) for h in timed(m, p, spent)]
             begin = time.perf_counter()
-            tokens = self.decode(input_features=self.sound.sound).sequences
+            tokens = decode(input_features=sound.sound).sequences
             spent["whole"] = time.perf_counter() - begin
         for hook in hooks:
             hook.remove()
         spent["steps"] = tokens.shape[1] - 1
         spent["tokens"] = int((tokens[0, 1:] != model.config.blank_token_id).sum())
-        self.parts.append(spent)
+        parts.append(spent)
         return tokens
 
-    def answer(self) -> dict[str, Tensor]:
-        """Return the tokens as numbers."""
-        return {"tokens": self.inference().float()}
+    def facts(mode: str, rounds: int) -> dict[str, Any]:
+        return {n: statistics.median(call[n] for call in parts[-rounds:]) for n in parts[-1]}
 
-    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
-        """Return the median of each part over the last rounds."""
-        last = self.parts[-rounds:]
-        return {name: statistics.median(call[name] for call in last) for name in last[0]}
-
-
-class Greedy(Transcription):
-    """A transcription by our loop, which does not call the modules of the other parts."""
-
-    def __init__(self, sound: Sound, dtype: torch.dtype) -> None:
-        super().__init__(sound)
-        ours: Any = importlib.import_module("fused_lstm.integrations.parakeet")
-        self.ours, self.equal = ours.Greedy(sound.model, dtype), dtype == torch.float32
-
-    def decode(self, **inputs: Tensor) -> Any:
-        """Return the tokens, by our loop."""
-        return self.ours(**inputs)
-
-    def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the tokens; those of int8 may be others, and are compared by a test."""
-        return right if self.equal else {}
+    under = fused_lstm.install if how == OURS else nullcontext
+    # Tokens of int8 may be others, and are compared by a test.
+    return Call({"inference": run}, lambda: {"tokens": run().float()}, under=under, facts=facts,
+        gives=lambda _: how != GREEDY_INT8)  # fmt: skip
 
 
 def timed(module: nn.Module, name: str, spent: dict[str, float]) -> list[Any]:
@@ -164,19 +135,19 @@ def timed(module: nn.Module, name: str, spent: dict[str, float]) -> list[Any]:
     return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
 
 
-def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield the transcription of each model and sound."""
-    for size, kind, seconds in CASES:
-        label = f"Parakeet {kind} {size}, {seconds} s"
-        if importlib.util.find_spec("transformers") is None:
-            whys = dict.fromkeys((BASE, OURS), "transformers is not installed; make models")
-            yield Task(label, Nothing(), {}, whys)
-            continue
-        sound = Sound(size, kind, seconds)
-        build = {
-            BASE: partial(Transcription, sound),
-            OURS: partial(Transcription, sound, fused_lstm.install),
-            GREEDY: partial(Greedy, sound, torch.float32),
-            GREEDY_INT8: partial(Greedy, sound, torch.int8),
-        }
-        yield Task(label, sound, build)
+def cases(o: Any) -> list[str]:
+    """Return each model and sound."""
+    return [f"{kind} {size}, {SECONDS} s" for size in SIZES for kind in EMITTED]
+
+
+def setup(case: str, o: Any) -> Work:
+    """Return a sound's transcription by each loop."""
+    kind, size = case.partition(",")[0].split()
+    if importlib.util.find_spec("transformers") is None:
+        return Work(
+            {}, absent=dict.fromkeys((BASE, OURS), "transformers is not installed; make models")
+        )
+    sound = Sound(size, kind, SECONDS)
+    calls = {how: partial(transcription, sound, how) for how in (BASE, OURS, GREEDY, GREEDY_INT8)}
+    facts = {"sound": SECONDS}
+    return Work(calls, transcription(sound, BASE).answer, facts, name=f"Parakeet {case}")

@@ -7,6 +7,4 @@ testing.py     `pytest -m gpu`, test by test
 gsan.py        the barrier under Triton's GSan, which looks for races in global memory
 racing.py      the races
 watching.py    reads a process that tests or races: who is at work, who hung, who broke the GPU
-host.py        what the host does around a launch, on any machine
-tables.py      the tables of docs/gpu.md
 """

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import torch
@@ -27,23 +26,6 @@ def measured(deadline: float) -> dict[str, float] | str:
     if end.who is None:
         return found
     return f"the grid barrier {HUNG}" if end.why == HUNG else end.why
-
-
-STATE = (
-    "driver_version", "clocks.sm", "clocks.mem", "clocks_throttle_reasons.active",
-    "temperature.gpu", "power.draw",
-)  # fmt: skip
-
-
-def state() -> dict[str, str]:
-    """Return the driver, the clocks and why they are throttled, as nvidia-smi says; {} without."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(STATE)}", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    first, *_ = said.stdout.splitlines()
-    return dict(zip(STATE, map(str.strip, first.split(",")), strict=True))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core import Pace, Record
+from ..core import Record
 from . import card, compiling, gsan, racing, testing
 from .watching import ROOT
 
@@ -25,9 +25,11 @@ from .watching import ROOT
 COMPILING_TESTS, TESTING, COMPILING = 0.3, 0.85, 0.2
 # Polls of a barrier after which a launch traps, so that a hang costs seconds: 10^8 are 70 s.
 POLLS = "5000000"
+SECONDS = 1.5  # of timing, a race's mode
+LAST = 60.0  # seconds that are left for the post's table
 
 
-def run(name: str, pace: Pace, options: Any) -> Iterator[Record]:
+def run(name: str, options: Any) -> Iterator[Record]:
     """Run `gpu` or `gpu-race`; yield what the races measured.
 
     Raises SystemExit(1), at the end, where a test failed.
@@ -42,6 +44,7 @@ def run(name: str, pace: Pace, options: Any) -> Iterator[Record]:
     if name == "gpu":
         test(folder / "gpu.json", began, seconds, options.device)
         return
+    pace = options.seconds or SECONDS
     yield from race(folder, began, seconds, pace, options.device)
 
 
@@ -82,8 +85,8 @@ def test(file: Path, began: float, seconds: float, device: Any) -> None:
         raise SystemExit(1)
 
 
-def race(folder: Path, began: float, seconds: float, pace: Pace, device: Any) -> Iterator[Record]:
-    """Compile what races launch, show the post's table, race; yield the records."""
+def race(folder: Path, began: float, seconds: float, pace: float, device: Any) -> Iterator[Record]:
+    """Compile what races launch, race, show the post's table; yield the records."""
     from fused_lstm.triton.devices import current
 
     deadline, raced = began + seconds, folder / "gpu-races.jsonl"
@@ -91,16 +94,8 @@ def race(folder: Path, began: float, seconds: float, pace: Pace, device: Any) ->
     print(f"compiling what is raced: {COMPILING * seconds:.0f} s at most", flush=True)
     done = compiling.compile_in_time(current(device), racing.races(), began + COMPILING * seconds)
     say_compiled("races", done)
-    hung: dict[str, str] = {}
-    for number, races in enumerate(racing.turns(racing.races())):
-        if deadline - time.monotonic() < 15:
-            for one in races:
-                print(f"{one.title}: not raced: out of time")
-            continue
-        yield from racing.supervise(races, pace.seconds, deadline, hung, raced)
-        if number == 0:
-            limit = min(90.0, (deadline - time.monotonic()) / 3)
-            print(post(folder / "gpu-post.jsonl", limit), flush=True)
+    yield from racing.supervise(racing.races(), pace, deadline - LAST, raced)
+    print(post(folder / "gpu-post.jsonl", deadline - time.monotonic()), flush=True)
     print(f"raced: {raced}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,16 +23,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 import fused_lstm
 
-from ..core import Runner, Task, Turn, reason
+from .. import core as bench
 from .case import Case, floats
 
 MODES = "inference", "train", "layers-inference", "layers-train"
-NAMES = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in ("case", "table")]
+NAMES = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "case"]
 LABELS = {"torch": nullcontext, "install": fused_lstm.install}
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class LayerCall:
     """A recurrent layer and what it was called with in its model."""
 
     layer: nn.Module
@@ -82,14 +82,6 @@ class Model:
         flat = torch.cat([grad.flatten() for grad in grads.values()])
         return {"outputs": outputs, "loss": loss, "gradients": flat}
 
-    def expected(self) -> dict[str, Tensor]:
-        """Return what torch's own layers give."""
-        return self.answer()
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return how many calls of recurrent layers there are."""
-        return {"calls": len(self.calls["layers-train" if "train" in mode else "layers-inference"])}
-
     def layers(self, mode: str) -> None:
         """Run the recurrent layers alone, on the inputs that they get in the model."""
         trains = mode == "layers-train"
@@ -101,12 +93,12 @@ class Model:
                 if wanted:
                     torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
 
-    def _calls(self, run: Callable[[], Any]) -> list[Call]:
+    def _calls(self, run: Callable[[], Any]) -> list[LayerCall]:
         """Return the calls of recurrent layers in a run, in order."""
-        calls: list[Call] = []
+        calls: list[LayerCall] = []
 
         def note(layer: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
-            calls.append(Call(layer, kept(arguments), kept(options)))
+            calls.append(LayerCall(layer, kept(arguments), kept(options)))
 
         layers = [
             m for m in self.case.model.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)
@@ -129,59 +121,32 @@ def kept(value: Any) -> Any:
     return tuple(map(kept, value)) if isinstance(value, tuple | list) else value
 
 
-class Contender(Runner):
-    """torch's own layers, or ours in them or in their place."""
-
-    def __init__(self, label: str, model: Model) -> None:
-        self.context, self.model = LABELS.get(label, nullcontext), model
-        self.modes = MODES if label in LABELS else MODES[:2]
-
-    def answer(self) -> dict[str, Tensor]:
-        """Return outputs, loss and gradients."""
-        with self.context():
-            return self.model.answer()
-
-    def work(self, mode: str) -> tuple[Callable[[], Any], None]:
-        """Return what is timed in `mode`."""
-        runs = {"inference": self.model.infer, "train": self.model.train}
-        return runs.get(mode, partial(self.model.layers, mode)), None
-
-    def timed(self, mode: str) -> Turn:
-        """Return a turn under the contender's context, which is entered outside the clock."""
-        turn = super().timed(mode)
-
-        def run(calls: int = 1, seconds: float = 0.0) -> list[float]:
-            with self.context():
-                return turn(calls, seconds)
-
-        return run
+def call_of(label: str, model: Model) -> bench.Call:
+    """Return the call of torch's own layers, or of ours in them or in their place."""
+    modes: dict[str, Any] = {"inference": model.infer, "train": model.train}
+    if label in LABELS:
+        modes |= {mode: partial(model.layers, mode) for mode in MODES[2:]}
+    facts = lambda mode, rounds: {"calls": len(model.calls.get(mode, ()))}  # noqa: E731
+    return bench.Call(modes, model.answer, under=LABELS.get(label, nullcontext), facts=facts)
 
 
-def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield a task a package; one that is not there, or does not load here, says why."""
-    wanted = options.engines.split(",") if options.engines else NAMES
+def cases(o: Any) -> list[str]:
+    """Return the names of the packages, or those that --engines asks for."""
+    wanted = o.engines.split(",") if o.engines else NAMES
     for name in wanted:
         if name not in NAMES:
             raise ValueError(f"--engines: got {name!r}; expected of {', '.join(NAMES)}")
-        torch.manual_seed(0)
-        try:
-            model = Model(importlib.import_module(f"{__name__}.{name}").case())
-        except Exception as error:  # another's package: what it raises is its own affair
-            yield Task(name, Nothing(), {}, {"install": f"does not load: {reason(error)}"})
-            continue
-        build: dict[str, Any] = {label: partial(Contender, label, model) for label in LABELS}
-        if model.case.resets is not None:
-            build["resets"] = partial(Contender, "resets", Model(model.case.resets))
-        yield Task(name, model, build)
+    return wanted
 
 
-class Nothing:
-    """The work of a package that is missing: none."""
-
-    def expected(self) -> dict[str, Tensor]:
-        """Return no answer."""
-        return {}
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
+def setup(name: str, o: Any) -> bench.Work:
+    """Return a package's model; one that is not there, or does not load here, says why."""
+    torch.manual_seed(0)
+    try:
+        model = Model(importlib.import_module(f"{__name__}.{name}").case())
+    except Exception as error:  # another's package: what it raises is its own affair
+        return bench.Work({}, absent={"install": f"does not load: {bench.reason(error)}"})
+    calls = {label: partial(call_of, label, model) for label in LABELS}
+    if model.case.resets is not None:
+        calls["resets"] = partial(call_of, "resets", Model(model.case.resets))
+    return bench.Work(calls, model.answer)

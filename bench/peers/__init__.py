@@ -5,7 +5,7 @@ A peer is a module here with a function `build(problem, threads)`, which returns
 cannot train gives no gradients); `problem` is a dict of NumPy arrays in
 PyTorch's layout and gate order, and so is the answer. Both calls return when the work is done. A
 peer that trains has `build_learner(lesson, threads)` too, for an object with `answer()`, `train()`
-and `rest()`: a training step of the language model, and one without its LSTM (bench.training).
+and `rest()`: a training step of the language model, and one without its LSTM (bench/training.py).
 Weights go to the library's own gate order and gradients come back from it, so that an order
 mapped wrongly cannot pass the check.
 
@@ -38,6 +38,7 @@ class Peer(NamedTuple):
     trains: bool = False
     modes: tuple[str, ...] = ("inference", "step")  # of an LSTM alone
     cells: bool = False  # of cells that nn.LSTM does not have: bench/cells.py times it
+    own: bool = False  # of this project: `--before` times it
 
 
 TENSORFLOW = {"at_least": "2.16", "trains": True}
@@ -54,14 +55,13 @@ PEERS = {
         "keras_cells", "tensorflow", ("cpu",), at_least="2.16", modes=("step",), cells=True
     ),
     "jax": Peer("jax_scan", "jax", at_least=JAX, trains=True),  # lax.scan under jit (XLA)
-    "jax-cudnn": Peer("jax_cudnn", "jax", ("cuda",), at_least=JAX),  # jax.experimental.rnn
     "onnxruntime": Peer("onnx_runtime", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE),
     "onnxruntime-int8": Peer(
         "onnx_runtime_int8", "onnxruntime", ("cpu",), ("int8",), modes=INFERENCE
     ),
     "openvino": Peer("open_vino", "openvino", ("cpu",), ("float32", "bfloat16"), modes=INFERENCE),
     "flashrnn": Peer("flash_rnn", "flashrnn", *ON_GPU, "pip install flashrnn"),
-    "haste": Peer("haste", "haste_pytorch", ("cuda",), ("float32",), "github.com/lmnt-com/haste"),
+    "checkout": Peer("checkout", "torch", dtypes=(*ON_GPU[1], "float64"), modes=(), own=True),
     "torchrl": Peer("torch_rl", "torchrl", *ON_GPU, "pip install torchrl"),
 }
 

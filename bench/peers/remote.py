@@ -10,33 +10,24 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Turn
+from ..core import CPU, Call, forward_only
 from . import PEERS, PYTHON
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds for one answer: XLA compiles for minutes
 ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class Work(Protocol):
-    """The work that a peer is handed: an LSTM alone, a lesson, a cell's stack."""
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    def named(self) -> dict[str, Tensor]: ...
 
 
 class PeerFailed(RuntimeError):
@@ -48,30 +39,44 @@ class PeerFailed(RuntimeError):
 
 
 class Remote:
-    """A peer doing a work, in a process that the constructor starts; `answer` waits for it."""
+    """A peer's process, which the constructor starts; `answer` waits for it.
 
-    def __init__(self, contender: Any, work: Work) -> None:
-        self.name, self.device, self.dtype = contender.engine, work.device, work.dtype
-        # A lesson says how a peer is timed; an LSTM alone leaves it to the peer.
-        self.modes = getattr(work, "modes", PEERS[self.name].modes)
-        if (dtype := dtype_name(work)) not in PEERS[self.name].dtypes:
-            raise PeerFailed(self.name, f"does not run in {dtype} here")
+    dtype: the name of that of its products, which its tensors need not have.
+    library: a checkout whose fused_lstm it imports, in place of this one's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor | str],
+        device: torch.device = CPU,
+        dtype: str = "float32",
+        library: Path | None = None,
+    ) -> None:
+        self.name, self.device = name, device
+        if dtype not in PEERS[name].dtypes:
+            raise PeerFailed(name, f"does not run in {dtype} here")
+        self.dtype = getattr(torch, dtype) if dtype != "int8" else torch.float32
         self._folder = tempfile.TemporaryDirectory(prefix="bench-peer-")
         folder = Path(self._folder.name)
-        np.savez(folder / "work.npz", **to_arrays(work))
+        np.savez(folder / "work.npz", **to_arrays(tensors, device, dtype))
         self._log: IO[bytes] = (folder / "log").open("w+b")
         threads = torch.get_num_threads()
-        command = [PYTHON, "-m", "bench.peers.worker", self.name, folder, str(threads)]
+        python = PYTHON if library is None else sys.executable
+        command = [python, "-m", "bench.peers.worker", name, folder, str(threads)]
         self._process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=ROOT,
-            env=environment(threads, self.device),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
+            [str(part) for part in command], cwd=ROOT, env=environment(threads, device, library),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
         self.seconds_to_start: float | None = None
+
+    def call(self, modes: Sequence[str] | None = None, **more: Any) -> Call:
+        """Return the call of its modes; who only infers gives no gradients."""
+        modes = modes or PEERS[self.name].modes
+        infers = "inference" in modes and "step" not in modes
+        fields = {"gives": forward_only} if infers else {}
+        bursts = {mode: partial(self.burst, mode) for mode in modes}
+        return Call(bursts, self.answer, close=self.close, turns=True, **fields | more)
 
     def answer(self) -> dict[str, Tensor]:
         """Return its answer: minutes the first time, for it builds and compiles before."""
@@ -82,22 +87,11 @@ class Remote:
                 name: torch.from_numpy(a).to(self.device, self.dtype) for name, a in arrays.items()
             }
 
-    def asks(self, right: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what it must give of the right answer: no gradients, where it only infers."""
-        only_infers = "inference" in self.modes and "step" not in self.modes
-        return {n: t for n, t in right.items() if not (only_infers and n.endswith(".grad"))}
-
-    def timed(self, mode: str) -> Turn:
-        """Return what takes a turn there."""
-        return partial(self.burst, mode)
-
-    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
-        """Return nothing: its process says seconds."""
-        return {}
-
-    def burst(self, mode: str, calls: int = 1, seconds: float = 0.0) -> list[float]:
+    def burst(
+        self, mode: str, calls: int = 1, seconds: float = 0.0, pause: float = 0.0
+    ) -> list[float]:
         """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
-        return json.loads(self._ask(f"{mode} {calls} {seconds}"))
+        return json.loads(self._ask(f"{mode} {calls} {seconds} {pause}"))
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None
@@ -141,7 +135,7 @@ class Remote:
         self._folder.cleanup()
 
 
-def environment(threads: int, device: torch.device) -> dict[str, str]:
+def environment(threads: int, device: torch.device, library: Path | None = None) -> dict[str, str]:
     """Return the peer's environment: as many threads as PyTorch has, and little talk."""
     own = dict.fromkeys(ONE_DOMAIN, str(threads))
     own |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_MODULE_LOADING": "LAZY"}
@@ -149,24 +143,25 @@ def environment(threads: int, device: torch.device) -> dict[str, str]:
     own |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if device.type == "cpu":
         own |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    if library is not None:  # this bench, that library
+        own |= {"PYTHONPATH": os.pathsep.join([str(library / "kernels"), str(ROOT)])}
     return os.environ | own
 
 
-def to_arrays(work: Work) -> dict[str, np.ndarray]:
-    """Return what `work` names; floating-point numbers that are not float64 as float32.
+def to_arrays(
+    tensors: Mapping[str, Tensor | str], device: torch.device = CPU, dtype: str = "float32"
+) -> dict[str, np.ndarray]:
+    """Return tensors as arrays; floating-point numbers that are not float64 as float32.
 
-    Beside it `dtype`, the name of the work's own, and `tf32`, whether products may round their
-    float32 inputs to it, as they may in this process.
+    Beside them `dtype`, and `tf32`, whether products may round their float32 inputs to it, as they
+    may in this process.
     """
-    wide = torch.float64 if work.dtype == torch.float64 else torch.float32
+    wide = torch.float64 if dtype == "float64" else torch.float32
     found = {
-        name: (t.to(wide) if t.is_floating_point() else t).detach().cpu().numpy()
-        for name, t in work.named().items()
+        name: np.array(t)
+        if isinstance(t, str)
+        else (t.to(wide) if t.is_floating_point() else t).detach().cpu().numpy()
+        for name, t in tensors.items()
     }
-    tf32 = work.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    return found | {"dtype": np.array(dtype_name(work)), "tf32": np.array(tf32)}
-
-
-def dtype_name(work: Work) -> str:
-    """Return the dtype of a work's products, which its tensors need not have."""
-    return getattr(work, "products", str(work.dtype).removeprefix("torch."))
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return found | {"dtype": np.array(dtype), "tf32": np.array(tf32)}

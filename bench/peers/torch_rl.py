@@ -17,6 +17,8 @@ class TorchRL(TorchStack):
         T, B, _ = x.shape
         hidden, cell = (s[index].unsqueeze(1).expand(B, T, -1) for s in (self.h0, self.c0))
         resets = torch.zeros(B, T, dtype=torch.bool, device=x.device)
+        if self.resets is not None:
+            resets = self.resets.to(x.device).T.contiguous()
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         y, _, h, c = lstm_triton(
             x.transpose(0, 1).contiguous(), hidden.contiguous(), cell.contiguous(),

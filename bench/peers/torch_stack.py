@@ -23,6 +23,8 @@ class TorchStack(ABC):
 
         self.x = on_gpu("x").requires_grad_()
         self.h0, self.c0, self.dy = on_gpu("h0"), on_gpu("c0"), on_gpu("dy")
+        resets = problem.get("resets")  # [T, B]: where an episode begins
+        self.resets = None if resets is None else torch.from_numpy(resets)
         self.names = [f"{k}_l{l}" for l, layer in enumerate(layers(problem)) for k in layer]
         self.weights = {name: on_gpu(name).requires_grad_() for name in self.names}
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.benchmark import Timer
 
 from .adopt.explain import explain
 from .adopt.install import install
@@ -32,6 +33,7 @@ from .errors import first_line
 # By dtype: how far two right answers may be apart, as a part of the value's norm.
 ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 RESAMPLES = 1000  # of a bootstrap
+LEAST, FEWEST = 5, 10  # rounds; of a 95% interval, below which the range of the rounds is said
 
 
 class Refused(Exception):
@@ -52,8 +54,9 @@ class Times(NamedTuple):
     torch: float
     ours: float
     ratio: float
-    low: float  # of a 95% interval
+    low: float  # of a 95% interval, or of a few rounds' range
     high: float
+    rounds: int
 
 
 class Model:
@@ -183,36 +186,32 @@ def differences(model: Model) -> tuple[Difference, Difference | None]:
 
 def times(run: Callable[[], None], seconds: float) -> Times:
     """Time a run with torch's layers and with ours, which take turns in a random order."""
-    ways: list[Callable[[], float]] = [lambda: _timed(run), lambda: _installed(run)]
+    # It waits for a GPU, and collects no garbage meanwhile.
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+
+    def timed() -> float:
+        return timer.timeit(1).mean
+
+    def installed() -> float:
+        with install():
+            return timed()
+
+    ways = [timed, installed]
     for way in ways:
         way()  # what is compiled, packed or allocated at first
     taken: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(taken[0]) < 5:
+    while time.perf_counter() < end or len(taken[0]) < LEAST:
         for n in random.sample([0, 1], 2):
             taken[n].append(ways[n]())
-    middle = [statistics.median(of) for of in taken]
-    rounds, draw, ratios = list(zip(*taken, strict=True)), random.Random(0), []
-    for _ in range(RESAMPLES):
-        some = draw.choices(rounds, k=len(rounds))
-        torchs, ours = (statistics.median(of) for of in zip(*some, strict=True))
-        ratios.append(torchs / ours)
-    ratios.sort()
-    ends = ratios[int(0.025 * RESAMPLES)], ratios[int(0.975 * RESAMPLES) - 1]
-    return Times(middle[0], middle[1], middle[0] / middle[1], *ends)
-
-
-def _timed(run: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def _installed(run: Callable[[], None]) -> float:
-    with install():
-        return _timed(run)
+    torchs, ours = (statistics.median(of) for of in taken)
+    rounds, draw = list(zip(*taken, strict=True)), random.Random(0)
+    ratios = sorted(a / b for a, b in rounds)
+    if len(rounds) >= FEWEST:
+        some = (zip(*draw.choices(rounds, k=len(rounds)), strict=True) for _ in range(RESAMPLES))
+        medians = (map(statistics.median, of) for of in some)
+        ratios = sorted(a / b for a, b in medians)[int(0.025 * RESAMPLES) : -int(0.025 * RESAMPLES)]
+    return Times(torchs, ours, torchs / ours, ratios[0], ratios[-1], len(rounds))
 
 
 def report(model: Model, seconds: float) -> tuple[str, bool]:
@@ -257,7 +256,9 @@ def report(model: Model, seconds: float) -> tuple[str, bool]:
             lines.append(f"{name:16}not timed: {error}")
             continue
         each = f"{name:16}{1e3 * of.torch:10.3f}{1e3 * of.ours:13.3f}"
-        lines.append(f"{each}  {of.ratio:.2f}x ({of.low:.2f} to {of.high:.2f})")
+        what = "95%" if of.rounds >= FEWEST else "range"
+        ends = f"{of.low:.2f} to {of.high:.2f}, {what} of {of.rounds} rounds"
+        lines.append(f"{each}  {of.ratio:.2f}x ({ends})")
     model.model.train(was_training)
     return "\n".join(lines), agree
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -17,85 +18,62 @@ import torch
 from bench import core, machine, suites
 from bench.cases import CASES, Shape, choose
 from bench.contenders import engines
-from bench.core import Group, Pace, Record, Runner, Task, WrongAnswer
-from bench.lstm import Local, Problem, make_problem
+from bench.core import Call, Group, Pace, Record, Work, WrongAnswer
+from bench.layers import Problem, local, make_problem
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
 TINY = Shape(3, 2, 5, 7, 2)
 QUICK = Pace(seconds=0, least=2, most=2, warmup=0)
+ABOUT = {"suite": "s", "case": "c", "dtype": "float32"}
 
 
-class Fake(Runner):
-    """A runner whose answer and times are given, a list of seconds a turn."""
-
-    def __init__(self, answer: float = 1.0, turns: tuple = ([1.0], [2.0], [3.0])) -> None:
-        self.value, self.turns, self.closed = answer, iter(turns), False
-
-    def answer(self):
-        return {"y": torch.tensor([self.value])}
-
-    def timed(self, mode):
-        return lambda calls, seconds: next(self.turns)
-
-    def facts(self, mode, rounds):
-        return {"memory": 7, "words": 3}
-
-    def close(self):
-        self.closed = True
+def fake(answer: float = 1.0, turns: tuple = ([1.0], [2.0], [3.0]), *modes: str) -> Call:
+    """A call whose answer and times are given, a list of seconds a turn."""
+    times = iter(turns)
+    return Call(
+        dict.fromkeys(modes or ("step",), lambda *_: next(times)),
+        lambda: {"y": torch.tensor([answer])}, facts=lambda mode, rounds: {"words": 3}, turns=True,
+    )  # fmt: skip
 
 
-class Right:
-    """Work whose right answer is 1."""
-
-    def expected(self):
-        return {"y": torch.ones(1)}
-
-    def facts(self, mode):
-        return {}
-
-
-def group_of(work=None, **runners: Runner) -> Group:
-    """Runners, by name, on a work."""
-    build = {name: (lambda runner=runner: runner) for name, runner in runners.items()}
-    return Group(Task("case", work or Right(), build))
+def group_of(**calls: Call) -> Group:
+    """Calls, by name, in a case whose right answer is 1."""
+    make = {name: (lambda call=call: call) for name, call in calls.items()}
+    return Group(Work(make, lambda: {"y": torch.ones(1)}))
 
 
 # --- turns ---
 
 
-class Noted(Fake):
-    """A runner that notes each of its turns."""
-
-    def __init__(self, name: str, noted: list[str], seconds: float = 0.1) -> None:
-        super().__init__()
-        self.name, self.noted, self.seconds = name, noted, seconds
-
-    def timed(self, mode):
-        return lambda calls, seconds: (self.noted.append(self.name), [self.seconds])[1]
+def noted(name: str, order: list[str]) -> Call:
+    """A call that notes each of its turns."""
+    call = fake()
+    call.modes = {"step": lambda *_: (order.append(name), [0.1])[1]}
+    return call
 
 
 def test_every_round_times_everybody_and_the_order_changes():
-    noted: list[str] = []
-    group = group_of(**{name: Noted(name, noted) for name in "abc"})
+    order: list[str] = []
+    group = group_of(**{name: noted(name, order) for name in "abc"})
     turns = group.time(["step"], Pace(seconds=0, least=4, most=4, warmup=1))
     assert [len(of) for of in turns.values()] == [4, 4, 4]
-    rounds = ["".join(noted[i : i + 3]) for i in range(0, 15, 3)]
+    rounds = ["".join(order[i : i + 3]) for i in range(0, 15, 3)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len(set(rounds)) > 1
 
 
 def test_warm_up_rounds_do_not_count():
     pace = Pace(0, least=2, most=2, warmup=1)
-    turns = group_of(a=Fake(turns=([9.0], [1.0], [2.0]))).time(["step"], pace)
+    turns = group_of(a=fake(turns=([9.0], [1.0], [2.0]))).time(["step"], pace)
     assert turns["a", "step"] == [[1.0], [2.0]]
 
 
 def test_the_first_call_of_several_does_not_count(monkeypatch):
     """It meets a cache that another contender has left."""
     monkeypatch.setattr(core, "REST", 0.0)
-    group = group_of(a=Fake(turns=([9.0, 2.0, 4.0], [9.0, 2.0, 4.0])))
-    (record,) = core.measure("s", group, ["step"], Pace(0, least=2, most=2, warmup=0, calls=3))
+    group = group_of(a=fake(turns=([9.0, 2.0, 4.0], [9.0, 2.0, 4.0])))
+    (record,) = core.measure(group, ["step"], Pace(0, least=2, most=2, warmup=0, calls=3), **ABOUT)
     assert record.seconds == (3.0, 3.0)
     assert record.extra["calls"] == 4
     assert record.extra["p50"] == record.extra["worst"] == 4.0
@@ -105,28 +83,27 @@ def test_slow_work_stops_after_three_rounds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(core.time, "perf_counter", lambda: now[0])
 
-    class Slow(Fake):
-        def timed(self, mode):
-            def turn(calls, seconds):
-                now[0] += 15
-                return [15.0]
+    def turn(*_):
+        now[0] += 15
+        return [15.0]
 
-            return turn
-
+    slow = fake()
+    slow.modes = {"step": turn}
     pace = Pace(seconds=1, least=7, most=50, longest=20, warmup=1)
-    turns = group_of(a=Slow()).time(["step"], pace)
+    turns = group_of(a=slow).time(["step"], pace)
     assert len(turns["a", "step"]) == 3
 
 
 def test_who_fails_is_left_out_and_the_others_go_on():
     """In all modes, with the error that came first."""
-    failing = Fake(turns=([1.0], [1.0], [1.0]))  # and no more
-    failing.modes = ("step", "inference")
-    group = group_of(a=Fake(turns=[[1.0]] * 9), b=failing)
+    closed: list[str] = []
+    failing = fake(1.0, ([1.0], [1.0], [1.0]), "step", "inference")  # and no more
+    failing.close = lambda: closed.append("b")
+    group = group_of(a=fake(turns=[[1.0]] * 9), b=failing)
     turns = group.time(["step", "inference"], Pace(0, least=5, most=5, warmup=0))
     assert turns == {("a", "step"): [[1.0]] * 5}
     assert type(group.failed["b"]) is StopIteration
-    assert failing.closed
+    assert closed == ["b"]
 
 
 def test_timed_runs_the_setup_first_and_collects_no_garbage():
@@ -134,9 +111,44 @@ def test_timed_runs_the_setup_first_and_collects_no_garbage():
     once = core.timed(
         lambda: order.append(f"work {gc.isenabled()}"), CPU, lambda: order.append("setup")
     )
-    assert len(once(1, 0.0)) == 1
+    assert len(once(1, 0.0, 0.0)) == 1
     assert order == ["setup", "work False"]
     assert gc.isenabled()
+
+
+def test_a_pause_is_before_each_call_and_not_in_its_time():
+    began = time.perf_counter()
+    taken = core.timed(lambda: None, CPU)(3, 0.0, 0.02)
+    assert time.perf_counter() - began > 0.06
+    assert max(taken) < 0.02
+
+
+def test_a_call_runs_under_its_context_outside_of_the_clock():
+    inside: list[bool] = []
+
+    @contextlib.contextmanager
+    def under():
+        inside.append(True)
+        yield
+        inside.append(False)
+
+    call = core.differentiable(lambda: (x * 2, x), {"x": x}, torch.ones(1), under=under)
+    group = Group(Work({"a": lambda: call}, lambda: {"x.grad": torch.tensor([2.0])}))
+    assert group.errors == {"a": 0.0}
+    group.time(["step"], QUICK)
+    assert inside == [True, False] * 3
+
+
+x = torch.ones(1, requires_grad=True)
+
+
+def test_a_differentiable_call_has_every_mode_and_every_answer():
+    weight = torch.tensor([3.0], requires_grad=True)
+    call = core.differentiable(lambda: (x * weight, (x, x + 1)), {"x": x, "w": weight}, x.detach())
+    assert list(call.modes) == ["inference", "forward", "backward", "step"]
+    answer = {name: t.item() for name, t in call.answer().items()}
+    assert answer == {"inference": 3, "y": 3, "h_n": 1, "c_n": 2, "x.grad": 3, "w.grad": 1}
+    assert len(call.turn("backward")(2, 0.0, 0.0)) == 2  # a forward comes before each
 
 
 # --- ratios ---
@@ -218,35 +230,37 @@ def test_an_answer_of_rounded_factors_is_allowed_their_error():
 
 
 def test_a_group_goes_on_without_who_is_wrong_or_cannot_be_built():
-    good, wrong = Fake(), Fake(2.0)
+    good, wrong, closed = fake(), fake(2.0), []
+    good.close, wrong.close = lambda: closed.append("good"), lambda: closed.append("wrong")
 
     def broken():
         raise RuntimeError("no such engine")
 
-    build = {"good": lambda: good, "wrong": lambda: wrong, "broken": broken}
-    group = Group(Task("case", Right(), build))
+    make = {"good": lambda: good, "wrong": lambda: wrong, "broken": broken}
+    group = Group(Work(make, lambda: {"y": torch.ones(1)}))
     assert group.errors == {"good": 0.0}
     assert {name: type(error) for name, error in group.failed.items()} == {
         "wrong": WrongAnswer,
         "broken": RuntimeError,
     }
-    assert wrong.closed
+    assert closed == ["wrong"]
     assert group.time(["step", "inference"], QUICK) == {("good", "step"): [[1.0], [2.0]]}
     group.close()
-    assert good.closed
+    assert closed == ["wrong", "good"]
 
 
 def test_records_of_a_group():
     torch.set_num_threads(1)
-    group = group_of(a=Fake(turns=([2.0], [4.0])), b=Fake(), wrong=Fake(2.0))
-    a, b, wrong = core.measure("suite", group, ["step"], QUICK, conditions={"beside": 1})
+    group = group_of(a=fake(turns=([2.0], [4.0])), b=fake(), wrong=fake(2.0))
+    a, b, wrong = core.measure(group, ["step"], QUICK, **ABOUT, beside=1)
     facts = {"words": 3, "beside": 1}
-    assert (a.median, a.error, a.memory, a.extra, a.threads) == (3.0, 0.0, 7, facts, 1)
+    assert (a.median, a.error, a.memory, a.extra, a.threads) == (3.0, 0.0, None, facts, 1)
     assert core.speedup(a, b).value == 2.0
     assert wrong.seconds == ()
     assert wrong.why.startswith("y differs from the reference's")
     assert a.machine
     assert a.versions["torch"] == torch.__version__.partition("+")[0]
+    assert {"governor", "smt", "torch_flags"} <= a.settings.keys()
     assert 0 <= a.foreign <= 1
 
 
@@ -284,9 +298,9 @@ def test_rows_of_no_committed_tree_are_not_written_to_the_results(commit, monkey
 
 
 def test_cases_are_chosen_by_name():
-    assert [case.name for case in choose("rl, small")] == ["small", "rl"]
+    assert [case.name for case in choose(["rl, small"])] == ["rl", "small"]
     with pytest.raises(ValueError, match="cases: got 'huge'; expected of small, medium"):
-        choose("huge")
+        choose(["huge"])
 
 
 def test_a_shape_in_words_and_its_operations():
@@ -311,7 +325,7 @@ def test_every_form_has_one_answer(form):
         problem.resets[1] = True
     expected = problem.expected()
     loop = next(c for c in engines() if c.engine == "loop")
-    answer = Local(loop, problem).answer()
+    answer = local(loop, problem).answer()
     for name, value in expected.items():
         assert_close(answer[name], value, name)
 
@@ -380,16 +394,17 @@ def test_each_is_built_with_the_threads_that_its_records_name():
     """A peer has a process with so many threads from its start."""
     seen = []
 
-    def build() -> Fake:
+    def setup(case, o) -> Work:
         seen.append(torch.get_num_threads())
-        return Fake()
+        return Work({"one": fake}, lambda: {"y": torch.ones(1)})
 
-    suite = dataclasses.replace(
-        suites.SUITES["tail"], neighbours=(0,), modes=("inference",), pace=QUICK
+    part, threads = suites.Part(setup, ("case",), ("step",)), torch.get_num_threads()
+    options = suites.Options(
+        threads=[1, 2], neighbours=[0], pauses=[0.0], device=CPU, before=None, engines=None
     )
-    task, threads = Task("case", Right(), {"one": build}), torch.get_num_threads()
     try:
-        list(suites.race("tail", suite, task, (1, 2), CPU))
+        records = list(suites.race("s/p", part, "case", "float32", QUICK, options))
     finally:
         torch.set_num_threads(threads)
     assert seen == [1, 2]
+    assert [r.threads for r in records] == [1, 2]

@@ -6,19 +6,21 @@ import importlib
 import sys
 import textwrap
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench import peers
+from bench import peers, suites
 from bench.cases import Shape
 from bench.contenders import NN_LSTM, Contender, everyone, trainers, why_not
-from bench.core import Group, Pace, Task
-from bench.lstm import Local, make_problem
+from bench.core import Group, Pace, Work
+from bench.layers import make, make_problem, work_of
 from bench.peers import gates
 from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
-from bench.training import make_lesson
+from bench.suites import Options
+from bench.training import PEERS_MODES, make_lesson
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
@@ -27,10 +29,9 @@ PROBLEM = make_problem(SHAPE)
 QUICK = Pace(seconds=0, least=2, most=2, warmup=0)
 
 
-def group_of(work, *entered: Contender) -> Group:
-    """Peers, and nn.LSTM, on a work."""
-    build = {c.label: partial(Remote if c.peer else Local, c, work) for c in entered}
-    return Group(Task("tiny", work, build))
+def group_of(problem, *entered: Contender) -> Group:
+    """Peers, and nn.LSTM, on a problem."""
+    return Group(work_of(problem, {c.label: make(c, problem) for c in entered}))
 
 
 @pytest.mark.parametrize("order", [gates.PYTORCH, gates.TENSORFLOW, gates.KERAS])
@@ -46,7 +47,7 @@ def test_reordering_gates_moves_whole_blocks_and_back(order):
 
 
 def test_the_joint_kernel_computes_pytorchs_gates():
-    layer = gates.layers(to_arrays(PROBLEM))[0]
+    layer = gates.layers(to_arrays(PROBLEM.named()))[0]
     kernel, bias = gates.joint_kernel(layer, gates.TENSORFLOW)
     x, h = PROBLEM.x[0].numpy(), torch.randn(SHAPE.B, SHAPE.H).numpy()
     i, g, f, o = np.split(np.concatenate([x, h], 1) @ kernel + bias, 4, axis=1)
@@ -56,7 +57,7 @@ def test_the_joint_kernel_computes_pytorchs_gates():
 
 
 def test_from_joint_undoes_the_joint_kernel():
-    layer = gates.layers(to_arrays(PROBLEM))[0]
+    layer = gates.layers(to_arrays(PROBLEM.named()))[0]
     kernel, _ = gates.joint_kernel(layer, gates.TENSORFLOW)
     bias = gates.reorder(layer["bias_ih"], gates.PYTORCH, gates.TENSORFLOW)
     found = gates.from_joint(0, kernel, bias, gates.TENSORFLOW)
@@ -75,7 +76,7 @@ def test_a_peer_that_is_absent_is_skipped_with_the_reason(monkeypatch):
 def test_a_peer_is_not_run_in_another_precision_than_the_rest():
     half = make_problem(SHAPE, dtype=torch.bfloat16)
     with pytest.raises(PeerFailed, match="jax: does not run in bfloat16 here"):
-        Remote(Contender("jax", "jax", None, peer=True), half)
+        make(Contender("jax", "jax", None, peer=True), half)()
 
 
 def test_peers_of_gpus_say_so():
@@ -108,7 +109,9 @@ def test_an_installed_peer_computes_what_nn_lstm_does(contender):
 def test_an_installed_peer_learns_as_the_reference_does(contender):
     if why := why_not(contender, CPU):
         pytest.skip(f"{contender.label}: {why}")
-    group = group_of(make_lesson("small"), contender)
+    lesson = make_lesson("small")
+    call = partial(lambda: Remote(contender.engine, lesson.named()).call(PEERS_MODES))
+    group = Group(Work({contender.label: call}, lesson.expected))
     assert group.failed == {}
     assert group.time(["train", "rest"], QUICK).keys() == {
         (contender.label, "train"),
@@ -160,8 +163,9 @@ def test_a_peer_answers_and_is_timed_in_its_own_process(stand_in):
     assert group.errors == {"jax": 0.0}
     assert len(group.time(["step"], QUICK)["jax", "step"]) == 2
     assert group.time(["backward"], QUICK) == {}, "it has no such mode"
-    assert len(group.runners["jax"].burst("step", 5)) == 5
-    assert len(group.runners["jax"].burst("step", 1, seconds=0.05)) > 5
+    turn = group.calls["jax"].turn("step")
+    assert len(turn(5, 0.0, 0.0)) == 5
+    assert len(turn(1, 0.05, 0.0)) > 5
     group.close()
 
 
@@ -196,12 +200,13 @@ def test_a_race_goes_on_without_a_peer_that_dies(stand_in):
 
 
 def test_a_peer_that_hangs_is_ended(stand_in, monkeypatch):
-    group = group_of(PROBLEM, stand_in)
+    remote = Remote("jax", PROBLEM.named())
+    remote.answer()
     monkeypatch.setattr("bench.peers.remote.PATIENCE", 0.2)
-    monkeypatch.setattr(group.runners["jax"]._process.stdin, "flush", lambda: None)
+    monkeypatch.setattr(remote._process.stdin, "flush", lambda: None)
     with pytest.raises(PeerFailed, match="ended by SIGKILL"):
-        group.runners["jax"].timed("step")(1, 0.0)
-    group.close()
+        remote.burst("step")
+    remote.close()
 
 
 def test_a_library_that_is_too_old_is_one_line(monkeypatch):
@@ -221,7 +226,7 @@ def test_a_peer_that_cannot_start_says_why_in_its_last_words(tmp_path, monkeypat
         "import sys\nsys.modules['bench.peers.jax_scan'] = None\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    remote = Remote(Contender("jax", "jax", None, peer=True), PROBLEM)
+    remote = Remote("jax", PROBLEM.named())
     with pytest.raises(PeerFailed, match=r"jax: .*bench\.peers\.jax_scan"):
         remote.answer()
     remote.close()
@@ -232,3 +237,21 @@ def test_every_peer_has_its_module():
         name = f"bench.peers.{peer.module}"
         assert importlib.util.find_spec(name) is not None, name
     assert "tensorflow" not in sys.modules, "a peer's library was imported into this process"
+
+
+def test_another_checkouts_contender_takes_turns_with_this_ones():
+    """Here both are this one; each has a process of its own, and the same answer."""
+    torch.set_num_threads(1)
+    root = Path(__file__).parents[2]
+    options = Options(before=root, device=CPU, engines="cudnn", quick=False)
+    (part,) = suites.parts("layers/growing").values()
+    o = Options(
+        **vars(options) | {"dtype": torch.float32, "modes": ("step",)}, contenders=part.contenders
+    )
+    work = part.setup(part.cases[0], o)
+    both = suites.of_checkouts("layers/growing", part, part.cases[0], "float32", work, options)
+    assert list(both.calls) == ["cudnn, before", "cudnn"]
+    group = Group(both)
+    assert group.failed == {}
+    assert all(len(turns) == 2 for turns in group.time(["step"], QUICK).values())
+    group.close()

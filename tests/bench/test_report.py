@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import fnmatch
 import json
 import os
@@ -21,83 +20,59 @@ from bench.core import Record, save
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SVG = "{http://www.w3.org/2000/svg}"
-SHAPE = {"T": 35, "B": 20, "I": 650, "H": 650, "L": 2}
-MADE_UP = {"loop-none": 8.0, "native-pointwise": 7.0, "native-steps": 2.0, "native-layers": 1.9,
-    "cudnn": 4.0}  # fmt: skip
-
-
-def report():
-    """The module, which draws."""
-    pytest.importorskip("pandas", reason="tables need pandas: pip install '.[plot]'")
-    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
-    from bench import report
-
-    return report
 
 
 def record(suite: str, contender: str, mode: str, ms: float, **more) -> Record:
     seconds = tuple(1e-3 * ms * wobble for wobble in (0.99, 1.0, 1.0, 1.0, 1.02))
     fields = {"case": "medium", "machine": "A Processor", "versions": {"torch": "9"}, "error": 1e-6,
         "date": "2026-01-01", "group": suite, "threads": 2} | more  # fmt: skip
-    extra = {"shape": SHAPE, "tokens": 700, "flops": 10**9} | fields.pop("extra", {})
+    extra = {"tokens": 700} | fields.pop("extra", {})
     return Record(suite, contender=contender, mode=mode, seconds=seconds, extra=extra, **fields)
-
-
-def everything() -> list[Record]:
-    """A made-up run of every suite that the page shows."""
-    records = [record("lstm", label, mode, ms, memory=10**6)
-               for label, ms in MADE_UP.items() for mode in ("inference", "step")]  # fmt: skip
-    kinds = {f"{kind}_{way}": 10**8 for kind in ("weights", "gradients", "intermediates")
-        for way in ("read", "written")}  # fmt: skip
-    counts = {"launches": 7, "flop": 10**9, "isa": "avx2", "predicted": {"launches": 0.001}}
-    climbed = zip(("loop", "pointwise", "hoisted", "steps", "layers", "nn.LSTM"),
-        (8.0, 7.0, 4.0, 2.0, 1.9, 4.0), strict=True)  # fmt: skip
-    records += [record("ladder", label, "step", ms, extra=counts | kinds) for label, ms in climbed]
-    for label, ms in {"tensorflow": 300.0, "jax": 290.0}.items():
-        records.append(record("post", label, "train", ms))
-        records.append(record("post", label, "rest", 100.0))
-    inside = {"lstm_seconds": [0.08]}
-    for label, ms in (("stock-cudnn", 250.0), ("stock-loop-none", 500.0), ("native-layers", 130.0)):
-        records.append(record("post", label, "train", ms, extra=inside))
-    records += [record("peers", label, "step", ms) for label, ms in (("jax", 9.0), ("cudnn", 4.0))]
-    for label in ("cudnn", "native-layers"):
-        records.append(record("inference", label, "inference", 3.0))
-        for count in (0, 2):
-            about = {"neighbours": count, "p50": 1e-3, "worst": 2e-3, "calls": 50}
-            records.append(record("busy", label, "inference", 1.0, extra=about))
-        records += [record("scaling", label, "step", n, case=f"T={n}") for n in (5, 10)]
-    about = {"p50": 1e-5, "p99": 3e-5, "worst": 4e-5, "calls": 1000}
-    records.append(record("streaming", "streaming", "call", 0.01, extra=about))
-    return [*records, Record("post", "", "haste", "", why="runs on cuda, not on cpu")]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder that the report of such a run has written."""
-    main = report().main
+    """The folder that the report of a made-up run has written."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
+    from bench.report import main
 
+    records = [
+        record("layers/best", label, mode, ms)
+        for label, ms in {"native-layers": 1.9, "cudnn": 4.0, "jax": 9.0}.items()
+        for mode in ("inference", "step")
+    ]
+    for label, ms in {"tensorflow": 300.0, "jax": 290.0}.items():
+        records += [
+            record("post/train", label, "train", ms),
+            record("post/train", label, "rest", 100.0),
+        ]
+    inside = {"lstm_seconds": [0.08]}
+    records.append(record("post/train", "stock-cudnn", "train", 250.0, extra=inside, foreign=0.4))
+    calls = {"p50": 1e-5, "worst": 4e-5, "calls": 57}
+    records.append(record("serve/streams", "streaming", "call", 0.01, extra=calls))
+    records.append(Record("post/train", "", "flashrnn", "", why="runs on cuda, not on cpu"))
     folder = tmp_path_factory.mktemp("report")
-    save(folder / "run.jsonl", everything())
+    save(folder / "run.jsonl", records)
     assert main([str(folder / "run.jsonl"), "-o", str(folder)]) == 0
     return folder
 
 
-def test_the_page_opens_with_the_answer_and_a_figure_of_words_per_second(written):
-    title, sentence, figure, *_ = (written / "report.md").read_text().split("\n\n")
-    assert title == "# Why is a fused LSTM faster, and by how much here?"
-    assert "takes 1.9 ms forward and backward at medium" in sentence
-    assert "takes 8: 4.21x (" in sentence
-    assert "`pointwise` accounts for 1.14x, `hoisted` for 1.75x" in sentence
-    assert figure.endswith("(answer.svg)")
-
-
-def test_every_figure_has_a_caption_one_unit_and_both_modes(written):
+def test_the_page_has_each_suites_tables_and_who_is_missing(written):
     text = (written / "report.md").read_text()
-    shown = re.findall(r"!\[([^]]+)\]\(([^)]+)\)\n\n\*([^*]+)\*", text)
-    assert {file for _, file, _ in shown} == {path.name for path in written.glob("*.svg")}
-    assert len(shown) == 2
-    for alternative, file, caption in shown:
-        assert alternative == caption
+    assert text.splitlines()[2] == "**The machine was busy: other work took 40% of it.**"
+    assert "| PyTorch, nn.LSTM: oneDNN | 7,400 | 2,800 (1.20x) | 32% |" in text
+    assert "## post/train: the post's own table" in text
+    assert "| medium, float32, 2 threads | nn.LSTM (oneDNN) | 4 | 4 |" in text
+    assert "0.01 / 0.04 (worst of 57)" in text
+    assert "| post/train | FlashRNN | runs on cuda, not on cpu |" in text
+
+
+def test_a_figure_shrinks_on_a_phone_and_has_a_dark_mode(written):
+    text = (written / "report.md").read_text()
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert sorted(shown) == sorted(path.name for path in written.glob("*.svg"))
+    assert shown == ["layers-best.svg", "post-train.svg"]
+    for file in shown:
         svg = (written / file).read_text()
         root = ElementTree.fromstring(svg)
         assert root.tag == f"{SVG}svg"
@@ -110,67 +85,14 @@ def test_every_figure_has_a_caption_one_unit_and_both_modes(written):
         assert 'style="' not in drawn, "a style is stronger than the rules of the dark mode"
 
 
-def test_the_factor_is_taken_apart_and_who_is_missing_is_named(written):
-    text = (written / "report.md").read_text()
-    assert "nn.LSTM trains 1.20x as fast" in text
-    assert "LSTM takes 200 of its 300 ms per step, nn.LSTM 80 ms" in text
-    assert "| post | Haste | runs on cuda, not on cpu |" in text
-    assert "No GPU was measured." in text
+def test_a_report_of_a_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
+    from bench.report import main
 
-
-def frame(records: list[Record]):
-    from bench.tables import of_records
-
-    return of_records(records)
-
-
-def test_a_table_leaves_out_rows_and_figures_that_have_no_record():
-    from bench.tables import By, Table, column
-
-    records = [record("suite", "ours", "step", 2.0, case="a"),
-        record("suite", "ours", "step", 4.0, case="b", threads=1),
-        record("suite", "theirs", "step", 6.0, case="b", threads=1)]  # fmt: skip
-    rows = [By("case", "case"), By("threads", "threads")]
-    both = column("both", "ms → ms", "theirs", "ours", mode="step")
-    columns = [column("ours", "ms", "ours"), both]
-    lines = Table("", rows, columns).of(frame(records)).splitlines()
-    assert lines[0] == "| case | threads | ours | both |"
-    assert lines[2:] == ["| a | 2 | 2 | - |", "| b | 1 | 4 | 6 → 4, 1.50x |"]
-
-
-def test_a_table_shows_the_worst_of_few_calls():
-    from bench.tables import By, Table, column
-
-    few = {"p50": 1e-3, "worst": 4e-3, "calls": 57}
-    many = few | {"p99": 2e-3, "calls": 1000}
-    records = [record("suite", "ours", "call", 1.0, case=case, extra=extra)
-        for case, extra in (("few", few), ("many", many))]  # fmt: skip
-    table = Table("", [By("case", "case")], [column("ours", "p50 / p99", "ours")])
-    lines = table.of(frame(records)).splitlines()
-    assert lines[2:] == ["| few | 1 / 4 (worst of 57) |", "| many | 1 / 2 |"]
-
-
-def test_a_busy_machine_is_said_at_the_head():
-    page = report().tell(frame([dataclasses.replace(r, foreign=0.4) for r in everything()]))
-    assert page.blocks[1] == "**The machine was busy: other work took 40% of it.**"
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [(None, "No such file"), ("nonsense", "is no file of records"), ("[1]", "lacks case"),
-        ('{"suite": "s"}', "lacks case")],
-    ids=["none", "text", "list", "object"],
-)  # fmt: skip
-def test_a_file_that_cannot_be_read_is_one_line(text, says, tmp_path, capsys):
-    file = tmp_path / "run.jsonl"
-    if text:
-        file.write_text(text)
     with pytest.raises(SystemExit) as stopped:
-        report().main([str(file), "-o", str(tmp_path)])
+        main([str(tmp_path / "run.jsonl"), "-o", str(tmp_path)])
     assert stopped.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert f"{file}: " in last
-    assert says in last
+    assert "No such file" in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- links, and who imports whom ---
@@ -225,7 +147,7 @@ def imports(name: str, path: Path) -> set[str]:
 
 def test_no_circle_of_imports():
     graph = {name: imports(name, path) for name, path in MODULES.items()}
-    assert graph["bench.lstm"] >= {"bench.cases", "bench.core"}
+    assert graph["bench.layers"] >= {"bench.cases", "bench.core"}
     TopologicalSorter(graph).prepare()  # names a circle where there is one
     assert not {m for name in graph if name.startswith("lm") for m in graph[name] if m[:2] != "lm"}
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from bench import training
 from bench.contenders import Contender, trainers, why_not
 from bench.core import WrongAnswer, require_right
-from bench.training import Inside, Learner, make_lesson
+from bench.training import Inside, Program, learner, make_lesson
 
 CPU = torch.device("cpu")
 STOCK = Contender("stock-cudnn", "cudnn", stock=True)
@@ -30,7 +31,7 @@ def test_every_engine_learns_as_the_reference_does(contender, tiny):
     if why := why_not(contender, CPU):
         pytest.skip(f"{contender.label}: {why}")
     lesson = make_lesson("small")
-    answer = Learner(contender, lesson).answer()
+    answer = learner(contender, lesson).answer()
     assert require_right(contender.label, answer, lesson.expected()) < 1e-4
 
 
@@ -41,9 +42,9 @@ def test_at_its_real_size_too_small_has_a_gradient_that_is_clipped():
         lesson, settings=dataclasses.replace(lesson.settings, max_grad_norm=1e9)
     )
     right = lesson.expected()
-    require_right("right", Learner(STOCK, lesson).answer(), right)
+    require_right("right", learner(STOCK, lesson).answer(), right)
     with pytest.raises(WrongAnswer, match=r"update of .* differs"):
-        require_right("lazy", Learner(STOCK, lazy).answer(), right)
+        require_right("lazy", learner(STOCK, lazy).answer(), right)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +54,21 @@ def test_another_training_step_is_refused(change, tiny):
     lesson = make_lesson("small")
     other = dataclasses.replace(lesson, settings=dataclasses.replace(lesson.settings, **change))
     with pytest.raises(WrongAnswer, match=r"^spoilt: (losses differ|update of .* differs) from"):
-        require_right("spoilt", Learner(STOCK, other).answer(), lesson.expected())
+        require_right("spoilt", learner(STOCK, other).answer(), lesson.expected())
 
 
-def test_a_weight_that_does_not_learn_is_refused(tiny):
+def test_a_weight_that_does_not_learn_is_refused(tiny, monkeypatch):
     lesson = make_lesson("small")
-    spoilt = Learner(STOCK, lesson)
-    spoilt.model.sm_fc.bias.requires_grad_(False)
+    right = lesson.expected()
+
+    def frozen(contender, lesson):
+        made = Program(lesson, nn.LSTM(7, 7, 2, dropout=0.5))
+        made.sm_fc.bias.requires_grad_(False)
+        return made
+
+    monkeypatch.setattr(training, "Program", lambda lesson, lstm: frozen(STOCK, lesson))
     with pytest.raises(WrongAnswer, match="differ"):
-        require_right("spoilt", spoilt.answer(), lesson.expected())
+        require_right("spoilt", learner(STOCK, lesson).answer(), right)
 
 
 class Slow(nn.Module):

@@ -87,7 +87,6 @@ def test_shapes(function, case):
 def test_tirex_2_gives_what_it_gives(dtype):
     """The model's outputs, and each gradient: of its input, and of each weight by name."""
     pytest.importorskip("tirex2", reason="the package tirex-2 is not there")
-    pytest.importorskip("pandas", reason="bench needs pandas")
     from bench import adopted
     from bench.cases import Shape
 

@@ -320,13 +320,13 @@ def test_float32_is_as_precise_as_cudnns(allowed):
 
 def test_benchs_nn_lstm_has_its_weights_in_one_buffer():
     from bench.cases import Shape
-    from bench.contenders import BASE, engines
-    from bench.lstm import Local, make_problem
+    from bench.contenders import NN_LSTM
+    from bench.layers import local, make_problem, module_of
 
     problem = make_problem(Shape(2, 3, 64, 64, 2), "cuda", torch.float16)
-    local = Local(next(c for c in engines() if c.label == BASE), problem)
-    assert len({w.untyped_storage().data_ptr() for w in local.weights}) == 1
-    assert all(graph in local.modes for graph in ("forward graph", "step graph"))
+    weights = module_of(NN_LSTM, problem).parameters()
+    assert len({w.untyped_storage().data_ptr() for w in weights}) == 1
+    assert {"forward graph", "step graph"} <= local(NN_LSTM, problem).modes.keys()
 
 
 @pytest.mark.parametrize("fuse", ["steps", "layers"])

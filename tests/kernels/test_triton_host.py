@@ -40,8 +40,8 @@ def python(script: str) -> Any:
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, dict]:
-    """What bench.gpu.host says, which compiles for an H100 and launches nothing."""
-    return python("from bench.gpu import host; host.main(False)")
+    """What tests/host_calls.py says, which compiles for an H100 and launches nothing."""
+    return python("import host_calls; host_calls.main()")
 
 
 @pytest.mark.parametrize("fuse", ["layers", "steps"])
@@ -59,7 +59,8 @@ def test_rounding_is_one_launch(counted):
 
 SIZES = """
 import torch
-from bench.gpu import dry, host
+import host_calls as host
+from bench.gpu import dry
 from fused_lstm.triton import forward
 from fused_lstm.triton.devices import DEVICES
 
@@ -107,7 +108,8 @@ def test_lanes_whose_size_no_16_bytes_divide_have_one_kernel_at_any_length():
 
 PREPARED = """
 import torch
-from bench.gpu import dry, host
+import host_calls as host
+from bench.gpu import dry
 from fused_lstm.triton import backward, forward
 from fused_lstm.triton.devices import DEVICES
 

@@ -1,18 +1,18 @@
-"""The ladder: rungs that differ by fusion alone, right answers, factors where they are seen."""
+"""The fusions: rungs that differ by fusion alone, right answers, factors where they are seen."""
 
 from __future__ import annotations
 
 import itertools
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bench import core, ladder, suites
+from bench import core, fusions
 from bench.cases import Case, Shape
-from bench.core import Group, Record, Task
-from bench.lstm import make_problem
+from bench.core import Group, Record
+from bench.layers import make_problem, work_of
+from bench.suites import Options
 from fused_lstm import native
 from tolerance import assert_close
 
@@ -29,7 +29,7 @@ def test_our_product_is_pytorchs_with_its_derivatives(bias):
     b = torch.randn(32, requires_grad=True) if bias else None
     leaves = [t for t in (x, w, b) if t is not None]
     dy = torch.randn(5, 3, 32)
-    ours, theirs = ladder.Linear.apply(x, w, b), torch.nn.functional.linear(x, w, b)
+    ours, theirs = fusions.Linear.apply(x, w, b), torch.nn.functional.linear(x, w, b)
     assert_close(ours, theirs.detach(), "y")
     found, wanted = (torch.autograd.grad(y, leaves, dy) for y in (ours, theirs))
     for name, mine, right in zip("xwb", found, wanted, strict=False):
@@ -37,25 +37,24 @@ def test_our_product_is_pytorchs_with_its_derivatives(bias):
 
 
 def group_of(problem, rungs) -> Group:
-    return Group(
-        Task("tiny", problem, {r.label: partial(ladder.Climber, r, problem) for r in rungs})
-    )
+    calls = {r.label: partial(fusions.rung_call, r, problem) for r in rungs}
+    return Group(work_of(problem, calls))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_rung_gives_nn_lstms_answer(dtype):
     problem = make_problem(CASE, dtype=dtype)
-    rungs = ladder.rungs(CPU, dtype)
-    assert [rung.label for rung in rungs][:5] == ["loop", *ladder.LEVELS]
+    rungs = fusions.rungs(CPU, dtype)
+    assert [rung.label for rung in rungs][:5] == ["loop", *fusions.LEVELS]
     group = group_of(problem, rungs)
     assert not group.failed
     assert set(group.errors) == {rung.label for rung in rungs}
 
 
 def test_a_wrong_rung_is_not_timed(monkeypatch):
-    monkeypatch.setattr(ladder, "OURS", ladder.OURS._replace(step=lambda part, h, w: part))
+    monkeypatch.setattr(fusions, "OURS", fusions.OURS._replace(step=lambda part, h, w: part))
     problem = make_problem(CASE)
-    group = group_of(problem, ladder.rungs(CPU, torch.float32))
+    group = group_of(problem, fusions.rungs(CPU, torch.float32))
     assert "hoisted" in group.failed
     assert "loop" not in group.failed
 
@@ -63,17 +62,17 @@ def test_a_wrong_rung_is_not_timed(monkeypatch):
 def test_rungs_that_multiply_step_by_step_use_one_product(monkeypatch):
     """And no product of PyTorch's, so that the instruction set is everybody's."""
     kinds: list[str] = []
-    product = ladder._product
+    product = fusions._product
     monkeypatch.setattr(
-        ladder, "_product", lambda kind, *of: kinds.append(kind) or product(kind, *of)
+        fusions, "_product", lambda kind, *of: kinds.append(kind) or product(kind, *of)
     )
     for name in ("mm", "addmm"):
         monkeypatch.setattr(torch, name, None)
     problem = make_problem(CASE)
     T, L = CASE.shape.T, CASE.shape.L
-    for rung in ladder.on_cpu(native.OPS.isa(), ladder.OURS)[:2]:
+    for rung in fusions.on_cpu(native.OPS.isa(), fusions.OURS)[:2]:
         kinds.clear()
-        ladder.Climber(rung, problem).step()
+        fusions.rung_call(rung, problem).modes["step"]()
         assert sorted(kinds) == sorted(["input", "dx", "dW"] * T * L)
 
 
@@ -81,7 +80,7 @@ def test_layers_have_a_rung_only_where_they_are_a_wavefront():
     """plan.cpp: several threads, and weights of a layer of 384 KiB at most."""
 
     def wave(H: int, threads: int) -> bool:
-        return ladder.is_wavefront(Shape(35, 20, H, H, 2), threads)
+        return fusions.is_wavefront(Shape(35, 20, H, H, 2), threads)
 
     assert [wave(64, 1), wave(64, 2), wave(110, 2), wave(111, 2)] == [False, True, True, False]
 
@@ -89,13 +88,14 @@ def test_layers_have_a_rung_only_where_they_are_a_wavefront():
 @pytest.fixture(scope="module")
 def climbed() -> list[Record]:
     """The rungs of a tiny LSTM on one thread, where `layers` is no other code than `steps`."""
-    suite = suites.Suite("", [CASE], ladder.tasks, pace=core.Pace(0.2, 3, 4))
     torch.set_num_threads(1)
-    (task,) = ladder.tasks(suite, SimpleNamespace(device=CPU))
-    records = {r.contender: r for r in suites.race("ladder", suite, task, [1], CPU)}
-    assert {ladder.NN, ladder.TORCH_LOOP} <= records.keys()
+    work = fusions.setup(CASE, Options(device=CPU, dtype=torch.float32))
+    about = {"suite": "fusions/levels", "case": "tiny", "dtype": "float32"}
+    measured = core.measure(Group(work), ["step"], core.Pace(0.2, 3, 4), **about)
+    records = {r.contender: r for r in measured}
+    assert {fusions.NN, fusions.TORCH_LOOP} <= records.keys()
     assert "layers" not in records
-    return [records[label] for label in ("loop", *ladder.LEVELS[:-1])]
+    return [records[label] for label in ("loop", *fusions.LEVELS[:-1])]
 
 
 def test_the_factors_multiply_to_the_whole(climbed):
