@@ -35,6 +35,9 @@ import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where th
 from bench import kernels
 from fused_lstm import native
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests of threads say how many
+    torch.set_num_threads(1)
+
 # Loads it: AMX emulated is one of the instruction sets below. `make gpu` builds no C++.
 POISONS = "BENCH_EVENTS" not in os.environ and kernels.missing() is None
 

@@ -15,7 +15,7 @@ from drawn import drawn, drawn_case
 from fused_lstm import native
 
 WHY = native.missing(torch.device("cpu"))
-EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "12")), int(os.environ.get("SEED", "0"))
+EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "8")), int(os.environ.get("SEED", "0"))
 
 
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")

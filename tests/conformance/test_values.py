@@ -21,7 +21,7 @@ ZOO = [Case(f"zoo.{n}", B=5, H=20, rows="lengths") for n in zoo.ALL if f"zoo.{n}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     lists, first, one = (metafunc.config.getoption(name) for name in ("lists", "first", "case"))
-    every = [*LARGE, *EMPTY, *ZOO, *cases(lists, first), *interpreted(lists + 1, first)]
+    every = [*LARGE, *EMPTY, *ZOO, *cases(lists, first), *interpreted(lists, first)]
     if one is not None:
         every = [eval(one, {"Case": Case})]
     metafunc.parametrize("case", every, ids=[f"{c.engine}-{n}" for n, c in enumerate(every)])

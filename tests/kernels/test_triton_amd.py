@@ -12,12 +12,10 @@ from fused_lstm.triton.launch import specialized
 from test_inspect import run
 
 
-def test_they_compile_for_every_card(tmp_path, whole):
-    """Forward and backward, persistent: with a barrier, without PTX, on the matrix units.
-
-    Without --slow for one card.
-    """
-    path, cards = tmp_path / "kernels.json", [*AMD] if whole else ["MI300X"]
+@pytest.mark.slow  # `make inspect` runs it
+def test_they_compile_for_every_card(tmp_path):
+    """Forward and backward, persistent: with a barrier, without PTX, on the matrix units."""
+    path, cards = tmp_path / "kernels.json", [*AMD]
     of = ("--device", *cards, "--hidden", "200", "--fuse", "steps", "--json", str(path))
     said = run(*of)
     reports = json.loads(path.read_text())
