@@ -40,7 +40,7 @@ def python(script: str) -> Any:
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, dict]:
-    """What tests/host_calls.py says, which compiles for an H100 and launches nothing."""
+    """Return what tests/host_calls.py says, which compiles for an H100 and launches nothing."""
     return python("import host_calls; host_calls.main()")
 
 

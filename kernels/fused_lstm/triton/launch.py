@@ -105,7 +105,7 @@ class Weight:
     K_PART: int  # of a row, that one of K_PARTS sums over
     GATES: int  # matrices whose products are summed
     STRIDE_GATE: int  # from one of these to the next
-    # Of a product inside a step:
+    # Sizes of a product inside a step:
     ROWS: int = 0  # of a tile
     MADE: int = 0  # columns of a unit that it makes
     FIRST: int = 0  # of these among those of all products
@@ -265,7 +265,7 @@ def constants(
         "GATHERS": "gather" in phases,
         "FINISHES": "finish" in phases,
         "PROJECTS": "project" in phases,
-        # What begins, backwards ends, with each product inside a step.
+        # Phases that begin, backwards end, with each product inside a step.
         "RUNS": tuple([name in phases for name in inner_phases(len(plan.inner))]),
         "DROPOUT": dropout,  # between lanes
         "VARLEN": varlen,  # rows of batch end early
