@@ -15,7 +15,7 @@ from .cells import Cell
 from .choose import why_no_cell
 from .layout import State, check_input, data_of, with_data
 from .modules import RecurrentBase
-from .spec import Spec
+from .spec import OFF, Spec
 
 
 def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
@@ -91,6 +91,13 @@ class Recurrent(RecurrentBase):
             raise ValueError(
                 f"cell: got {type(cell).__name__}; expected what fused_lstm.cell makes"
             )
+        asked = {"layer_norm": layer_norm, "num_heads": num_heads > 1,
+            "zoneout": zoneout not in OFF, "recurrent_dropout": recurrent_dropout > 0}  # fmt: skip
+        for name, why in cell.refused().items():
+            if asked[name]:
+                raise ValueError(
+                    f"{name}: got it with cell {cell.__name__}, which has {why}; expected none"
+                )
         spec = Spec(
             cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
@@ -150,7 +157,7 @@ class Recurrent(RecurrentBase):
         steps = 1 if self.batch_first and x.dim() == 3 else 0  # where T is
         row = before[:steps] + before[steps + 1 :]
         for name in names:
-            got: Any = inputs[name]
+            got: Any = data_of(inputs[name])
             shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
             if x is input and shape in ([*row, 1], [*row, H]):  # the same at each step
                 got = got.unsqueeze(steps).expand(*before, -1)
@@ -255,6 +262,9 @@ class Recurrent(RecurrentBase):
                 else:
                     found.append(in_order(named[name + lane], rows.get(name[-2:]), H))
         return found
+
+    def extra_repr(self) -> str:
+        return f"{self.cell.__name__}, {super().extra_repr()}"
 
     # --- states ---
 

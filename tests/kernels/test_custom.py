@@ -207,6 +207,9 @@ def test_an_input_of_a_row_is_the_same_at_each_step(engine, batch_first, batched
     packed = torch.nn.utils.rnn.pack_sequence([torch.randn(5, 3), torch.randn(4, 3)])
     with pytest.raises(ValueError, match=r"s: got \[2, 4\]; expected \[9, 1\] or \[9, 4\]$"):
         module(packed, s=torch.randn(2, 4))
+    two = torch.randn(5, 4), torch.randn(4, 4)
+    of_steps = torch.nn.utils.rnn.pack_sequence(two)
+    assert torch.equal(module(packed, s=of_steps)[0][0], module(packed, s=of_steps.data)[0][0])
 
 
 def test_a_module_is_copied_and_pickled():
@@ -275,6 +278,14 @@ def test_errors_name_the_function_and_the_argument():
     )
     def another_name(a, *, d):
         return a, d
+
+    @told("products that are told: h, behind a *", states="h")
+    def no_keyword(a, h):
+        return a + h
+
+    @told("states: got 'c, n'; expected names in one text, separated by spaces", states="c, n")
+    def commas(a, *, c, n):
+        return a, c, n
 
     @told("gates: got 0 positional arguments; expected 1 to 8", states="h")
     def no_gates(*, h):
@@ -356,6 +367,18 @@ def test_errors_name_the_function_and_the_argument():
     def multiplies(a, *, h):
         return a + h @ matrix
 
+    @told(f"function: got a matrix product; {products}", states="h", products="u")
+    def multiplies_by_a_product(a, *, h, u):
+        return a + h @ u
+
+    @told("function: got tensors of two shapes (The size of tensor a (3) must match", states="h")
+    def of_another_shape(a, *, h):
+        return a + h * matrix[0, :5]
+
+    @told("without a derivative (derivative for aten::heaviside is not implemented", states="h")
+    def steps(a, *, h):
+        return torch.heaviside(a, torch.zeros_like(a)) + h
+
     @told(f"function: got torch's operator 'permute'; {products}", states="h")
     def multiplies_by_a_gate(a, *, h):
         return a + (h @ h.T) @ a
@@ -418,14 +441,30 @@ def test_errors_of_a_layer():
         ValueError, match=r"cell: got function; expected what fused_lstm\.cell makes"
     ):
         fused_lstm.Recurrent(lambda a: a, 3, 4)
-    with pytest.raises(ValueError, match="zoneout: got"):
+    with pytest.raises(ValueError, match="zoneout: got it with cell slstm, which has 3 states"):
         fused_lstm.Recurrent(zoo.slstm, 3, 4, zoneout=0.1)
+    why = "layer_norm: got it with cell cfc, which has inputs; expected none"
+    with pytest.raises(ValueError, match=why):
+        fused_lstm.Recurrent(zoo.cfc, 3, 4, layer_norm=True)
     with pytest.raises(ValueError, match=r"hx: got Tensor; expected a tuple \(h_0, c_0\)"):
         fused_lstm.Recurrent(zoo.rhn, 3, 4)(torch.randn(2, 2, 3), torch.randn(1, 2, 4))
     with pytest.raises(ValueError, match=r"constants: got 'scale'; expected dt"):
         zoo.liquid.with_(scale=1.0)
     with pytest.raises(ValueError, match="cell: got 'slstm_"):
         fused_lstm.Recurrent(zoo.slstm, 3, 4, engine="cudnn")
+
+
+def test_a_conversion_to_the_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        why = r"float64; expected .* write \(x > 0\)\.to\(x"
+        with pytest.raises(ValueError, match=why):
+            fused_lstm.cell(lambda a, *, h: a + h * ((a > 0) * 1.0), states="h")
+        with pytest.raises(ValueError, match=why):
+            fused_lstm.cell(lambda a, *, h: a + h * torch.where(a > 0, 1.0, 0.0), states="h")
+        fused_lstm.cell(lambda a, *, h: a + h * (a > 0).to(a.dtype), states="h")
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # --- what is printed ---

@@ -31,7 +31,7 @@ FUNCTIONS = [
     ("(x > 0.5).to(x.dtype) * x", -3, 3), ("(x > 0) * torch.abs(x) ** 0.5", -3, 3),
     ("torch.sigmoid(x) + (torch.where(x > 0, 1.0, 0.0) - torch.sigmoid(x)).detach()", -3, 3),
     ("x * torch.tensor(0.3)", -3, 3), ("F.celu(x)", -3, 3), ("F.softsign(x)", -3, 3),
-    ("torch.expm1(x)", -3, 3), ("F.mish(x)", -3, 3),
+    ("torch.expm1(x)", -3, 3), ("F.mish(x)", -3, 3), ("F.threshold(x, 0.5, -2.0)", -3, 3),
 ]  # fmt: skip
 GROUPS = [FUNCTIONS[n : n + 8] for n in range(0, len(FUNCTIONS), 8)]
 
@@ -106,3 +106,22 @@ def test_a_floor_of_what_has_no_fraction():
     _, (_, floors, *_) = layer(given.nan_to_num(0, math.inf, -math.inf))
     finite = x.isfinite()
     assert torch.equal(floors[0, finite, 0], torch.floor(x[finite]))
+
+
+SOFT = "3 * torch.tanh(x)", "x * torch.rsqrt(1 + x * x)", "torch.sigmoid(4 * x)", "torch.exp(x)"
+
+
+@pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_surrogate_gradient_leaves_the_value(dtype):
+    """A compiler that adds a product before it is rounded makes 4e-6 of a 0."""
+    group = [(f"{soft} + ((x > 0) * 1.0 - {soft}).detach()", -3, 3) for soft in SOFT]
+    layer = fused_lstm.Recurrent(cell_of(group), 1, 1, engine="native", dtype=dtype)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(1)
+        layer.bias_ih_l0.zero_()
+    x = torch.linspace(-3, 3, 4096, dtype=dtype)
+    _, (_, *found) = layer(x[None, :, None])
+    for soft, values in zip(SOFT, found, strict=True):
+        assert torch.equal(values[0, :, 0], (x > 0).to(dtype)), soft
+    assert " + 0.0\n" in layer.cell.source("triton")

@@ -223,7 +223,7 @@ class Cell:
         expected = "names in one text, separated by spaces"
         expected += "" if kinds is str else ", or name -> value"
         for argument, names in told.items():
-            if not isinstance(names, kinds):
+            if not isinstance(names, kinds) or (isinstance(names, str) and "," in names):
                 raise self._error(argument, repr(names), expected)
 
     def _read_signature(self, constants: dict[str, float]) -> tuple[str, ...]:
@@ -252,6 +252,7 @@ class Cell:
         if sorted(keywords) != sorted(told):
             got, names = ", ".join(keywords) or "none", ", ".join(told) or "none"
             expected = f"the states, weights, inputs and products that are told: {names}"
+            expected += ", behind a *" * any(name in gates for name in told)
             raise self._error("keywords", got, expected)
         return tuple(gates)
 
@@ -352,7 +353,8 @@ class Cell:
             for result in (h, *after):
                 if result.shape != parts[0].shape:
                     got = f"a tensor of {result.dim()} dimensions"
-                    raise self._error("results", got, "tensors of the gates' shape")
+                    expected = "tensors of the gates' shape: operations are elementwise"
+                    raise self._error("results", got, expected)
             return h, after
 
         try:
@@ -377,13 +379,8 @@ class Cell:
     def _register(self) -> None:
         """Make the engines know the cell by its name."""
         states = ("h", *self.states) if self.has_c else ("h",)
-        gates, options = self.gates, ()
-        if gates.by_h and not self.inputs and not self.products:  # inputs lie among W x there
-            options = *options, "layer_norm"
-        if gates.by_h and not self.vectors:
-            options = *options, "num_heads"
-        if len(self.states) == 1:
-            options = *options, "zoneout", "recurrent_dropout"
+        gates, every = self.gates, ("layer_norm", "num_heads", "zoneout", "recurrent_dropout")
+        options = tuple(name for name in every if name not in self.refused())
         CELLS[self.name] = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.vectors), custom=True,
@@ -392,6 +389,22 @@ class Cell:
             prepare=self.prepare, saved=self._columns,
         )  # fmt: skip
         pointwise.CELLS[self.name] = self.reference
+
+    def refused(self) -> dict[str, str]:
+        """Return the options that a layer of the cell cannot have: name -> why."""
+        why = {}
+        if self.weights:
+            why["num_heads"] = "weights of a unit"
+        if self.inputs:  # which lie among W x
+            why["layer_norm"] = "inputs"
+        if self.products:
+            why |= dict.fromkeys(("layer_norm", "num_heads"), "products inside the step")
+        if not self.gates.by_h:
+            why |= dict.fromkeys(("layer_norm", "num_heads"), "no gate of h")
+        if len(self.states) != 1:
+            many = f"{len(self.states) or 'no'} states"
+            why |= dict.fromkeys(("zoneout", "recurrent_dropout"), many)
+        return why
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
@@ -464,8 +477,20 @@ class Cell:
 def _why_not_traced(error: Exception) -> tuple[str, str]:
     """Return what an error of a function says that was traced, and what it should be."""
     text = str(error)
-    if "mat1 and mat2" in text or "must be same size" in text or "einsum" in text:
+    if any(said in text for said in ("mat1 and mat2", "must be same size", "einsum", "for @",
+                                     "size mismatch", "1D tensors expected")):  # fmt: skip
         return "a matrix product", INSTEAD["mm"]
+    if "must match the size" in text or "shape mismatch" in text:
+        return (
+            f"tensors of two shapes ({first_line(error)})",
+            "operations on the function's arguments, all of one shape: weights= for a vector that is"
+            " trained, inputs= for what a call is given for each step",
+        )
+    if text.startswith("derivative for"):
+        return (
+            f"an operator without a derivative ({first_line(error)})",
+            "one with a derivative; of a comparison torch.where(x > 0, 1.0, 0.0)",
+        )
     if "autograd.Function" in text:
         return (
             "a torch.autograd.Function",

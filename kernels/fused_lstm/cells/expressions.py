@@ -100,6 +100,30 @@ class Expressions:
         op, *rest = self.nodes[n]
         return rest[0] if op == "neg" else None
 
+    def rounded(self) -> set[int]:
+        """Return the products that are added to, or taken from, a sum that has them too.
+
+        Compilers add a product before it is rounded: they make one instruction of both. So
+        `soft + (hard - soft)` would not be `hard` where `soft` is a product: the inner `soft` would
+        be rounded and the outer one not.
+        """
+        found = set()
+        for op, *args in self.nodes:
+            if op in ("add", "sub"):
+                a, b = (self._terms(n) for n in args)
+                found |= {n for n in a & b if self.nodes[n][0] == "mul"}
+        return found
+
+    def _terms(self, n: int) -> set[int]:
+        """Return the terms of node n where it is a sum, else the node."""
+        seen, stack = set(), [n]
+        while stack:
+            n = stack.pop()
+            if n not in seen:
+                seen.add(n)
+                stack += self.operands(n) if self.nodes[n][0] in ("add", "sub", "neg") else ()
+        return seen
+
     def order(self, roots: Iterable[int], known: Iterable[int] = ()) -> list[int]:
         """Return the nodes that `roots` need, operands first; those of `known` need nothing."""
         needed, stack, known = set(), list(roots), set(known)

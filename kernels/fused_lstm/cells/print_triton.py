@@ -142,7 +142,8 @@ def statement(p: Program, n: int) -> str:
     op, *args = p.expressions.nodes[n]
     names = [variable(p, x) for x in args]
     if op in INFIX:
-        return f"v{n} = {names[0]} {INFIX[op]} {names[1]}"
+        rounded = " + 0.0" if n in p.expressions.rounded() else ""  # as in C++
+        return f"v{n} = {names[0]} {INFIX[op]} {names[1]}{rounded}"
     if op in ("neg", "not"):
         return f"v{n} = {'-' if op == 'neg' else '~'}{names[0]}"
     return f"v{n} = {CALLS.get(op, op)}({', '.join(names)})"

@@ -230,6 +230,7 @@ def aten(e: Expressions) -> dict[str, Callable]:
         "log_sigmoid_backward": lambda d, x, _: mul(d, make("sigmoid", make("neg", x))),
         "sigmoid_backward": lambda d, s: mul(d, mul(s, make("sub", one, s))),
         "tanh_backward": lambda d, t: mul(d, make("sub", one, mul(t, t))),
+        "threshold": lambda x, at, value: make("where", make("le", x, at), value, x),
         "threshold_backward": lambda d, r, at: make("where", make("le", r, at), zero, d),
     }  # fmt: skip
 
@@ -322,4 +323,10 @@ def _check(
     if value.shape not in (like.shape, ()):
         raise CannotExpress(f"torch's operator {name!r}, which changes a shape")
     if value.dtype not in (like.dtype, torch.bool) and not is_weak:
-        raise CannotExpress(f"a conversion to {value.dtype}")
+        usual = torch.get_default_dtype()
+        raise CannotExpress(
+            f"a conversion to {value.dtype}",
+            "one dtype in all operations"
+            + f"; {usual} is torch's default here, to which comparisons and numbers alone are"
+            " converted: write (x > 0).to(x.dtype)" * (value.dtype == usual != torch.float32),
+        )
