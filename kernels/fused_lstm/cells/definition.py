@@ -483,8 +483,8 @@ def _why_not_traced(error: Exception) -> tuple[str, str]:
     if "must match the size" in text or "shape mismatch" in text:
         return (
             f"tensors of two shapes ({first_line(error)})",
-            "operations on the function's arguments, all of one shape: weights= for a vector that is"
-            " trained, inputs= for what a call is given for each step",
+            "operations on the function's arguments, all of one shape: weights= for a vector that"
+            " is trained, inputs= for what a call is given for each step",
         )
     if text.startswith("derivative for"):
         return (
