@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ladder, recurrence, reference
+from . import ladder, recurrence, reference, transforms
 from .choose import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
-from .spec import Spec
+from .spec import CELLS, Spec
 
 # --- a stack of layers ---
 
@@ -53,7 +53,10 @@ def run(
             precision=spec.precision,
         )  # fmt: skip
     if is_transformed():
-        return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+        if states or not transforms.have_kernels():
+            return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+        constants = seed, batch_sizes, not_reset
+        return transforms.run(LSTM, ops, spec, constants, x, h0, c0, *weights)
     return operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
 
 
@@ -123,7 +126,15 @@ def plain_lstm(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
     return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
 
 
-LSTM = Forms(lstm_forward, lstm_backward, plain_lstm)
+def keeps_samples(ops: SimpleNamespace, spec: Spec) -> bool:
+    """Return whether an engine's backward has per-sample gradients of a cell."""
+    if spec.peephole or spec.layer_norm or CELLS[spec.cell].weights:
+        return False
+    plain = CELLS[spec.cell].is_lstm and not spec.coupled
+    return plain or ops.name == "fused_lstm_native"
+
+
+LSTM = Forms(lstm_forward, lstm_backward, plain_lstm, keeps_samples, rows=(1, 1, 1))
 
 
 # --- dropout ---

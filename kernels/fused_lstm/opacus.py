@@ -33,7 +33,7 @@ from .choose import STEP_BY_STEP
 from .layout import State, batch_of, data_of, with_data
 from .ops import NATIVE, TRITON
 from .rows import Rows
-from .spec import CELLS, Spec
+from .spec import Spec
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -207,19 +207,12 @@ class Gradients(torch.autograd.Function):
         scale = ctx.module.max_batch_len if ctx.mean else 1
         grads = [None if g is None else g * scale for g in grads]
         saved = seed, batch_sizes, not_reset, y, h, c, gates
-        by_sample = together if has_samples(ctx.ops, ctx.spec) else one_by_one
+        by_sample = together if autograd.keeps_samples(ctx.ops, ctx.spec) else one_by_one
         needs_dx = ctx.needs_input_grad[3]
         dx, dh0, dc0, *dweights = by_sample(ctx.ops, ctx.spec, needs_dx, saved, grads, inputs)
         ctx.module._keep(dweights, ctx.back)
         states = (None if d is None else d / scale for d in (dx, dh0, dc0))
         return *[None] * 3, *states, *[None] * (len(inputs) - 3)
-
-
-def has_samples(ops, spec: Spec) -> bool:
-    """Return whether an engine's backward has per-sample gradients of a cell."""
-    if spec.peephole or spec.layer_norm:
-        return False
-    return ops is NATIVE or (CELLS[spec.cell].is_lstm and not spec.coupled)
 
 
 def together(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:

@@ -1,7 +1,8 @@
 """Autograd functions of an operator: a kernel's derivatives, or those of a plain form.
 
-The first derivative is a kernel. Under torch.func, in forward mode, and where a backward is itself
-differentiated, the operator's plain form runs instead: the same values, at a step loop's speed.
+The first derivative is a kernel; fused_lstm.transforms has it under torch.func. In forward mode,
+and where a backward is itself differentiated, the operator's plain form runs instead: the same
+values, at a step loop's speed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .errors import meant
 
 
 def is_transformed() -> bool:
-    """Return whether torch.func or forward mode is active, whose derivatives no kernel has."""
+    """Return whether torch.func or forward mode is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
@@ -106,6 +107,9 @@ class Forms(NamedTuple):
     backward: Callable[..., Sequence[Tensor | None]]
     # (call, *constants, *inputs) -> y, h_n, c_n, and what is saved except the last, the gates
     plain: Callable[..., tuple[Tensor, ...]]
+    # (ops, call) -> whether `backward` takes samples=n, and returns weights' gradients of each
+    keeps_samples: Callable[..., bool]
+    rows: tuple[int, int, int]  # where rows of batch are in x, h0, c0, and in y, h_n, c_n
 
 
 class Forward(torch.autograd.Function):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference, stack
+from . import reference, stack, transforms
 from .choose import in_a_graph
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .reference import Layer, by_layer
@@ -145,7 +145,10 @@ def recur(
     """
     tensors = x_part, h0, c0, w_hh, bias_m
     if ops is None or (is_transformed() and not in_a_graph()):
-        return plain(cell, batch_sizes, not_reset, *tensors)
+        if ops is None or states or not transforms.have_kernels():
+            return plain(cell, batch_sizes, not_reset, *tensors)
+        constants = batch_sizes, not_reset
+        return *transforms.run(RECURRENCE, ops, cell, constants, *tensors), h0.new_empty(0)
     differentiated = is_differentiated(*tensors)
     if in_a_graph():
         save = states or differentiated or torch.jit.is_tracing()
@@ -200,4 +203,4 @@ def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
     return y, h[end], c_n, torch.stack(own)
 
 
-RECURRENCE = Forms(forward, backward, plain)
+RECURRENCE = Forms(forward, backward, plain, lambda *_: False, rows=(1, 0, 0))
