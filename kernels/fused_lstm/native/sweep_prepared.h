@@ -237,15 +237,33 @@ struct Ready {
       return;
     }
 #endif
+    const auto product_of = [&](long unit) {
+      const long block = unit / prepared::lanes, lane = unit % prepared::lanes;
+      const uint8_t* const panel =
+          weight->panels + block * panel_bytes + lane * prepared::word;
+      return Product{factor, rows.begin, words, panel, *weight,
+                     block * shape.gates * prepared::lanes + lane};
+    };
+    if (count == 1) {  // a cell finishes several blocks at once, which do not wait for each other
+      const long row = rows.begin, gates = shape.gates;
+      Vec<float> memory[one_row * most_gates];
+      const auto multiply = [&](long block, long n) {
+        const Sums<float> tile{memory + n * gates, 1, gates};
+        bring(tile, begin(tile, block * W<float>, row));
+        add_product(tile, product_of(block * W<float>), row);
+      };
+      for_groups(worker, blocks_of<float>(shape.units), one_row, backwards, multiply,
+                 [&](Range group) {
+        const long blocks = group.end - group.begin;
+        end(Sums<float>{memory, 1, blocks * gates, blocks}, group.begin * W<float>, row);
+      });
+      return;
+    }
     Vec<float> memory[F::tallest * most_gates];
     for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
                [&](const Share& share) {
       const long unit = share.first * W<float>;
-      const long block = unit / prepared::lanes, lane = unit % prepared::lanes;
-      const uint8_t* const panel =
-          weight->panels + block * panel_bytes + lane * prepared::word;
-      const Product product{factor, rows.begin, words, panel, *weight,
-                            block * shape.gates * prepared::lanes + lane};
+      const Product product = product_of(unit);
       if constexpr (by_parts) {
         if (share.blocks.end - share.blocks.begin > 1 && weight->ahead > 0) {
           return product_by_parts(share, rows, product, shape.gates, unit, begin, end);

@@ -147,21 +147,18 @@ struct CellRowBack {
   }
 };
 
-// Calls body(row) for each vector of a tile: a tile of one gate has several blocks of units.
+// Calls body(row) for each vector of a tile.
 template <class Cell, class T, class Body>
 FL_INLINE void for_rows(const CellStep<T>& step, long first, long row, long rows, long blocks,
                         Vec<T>* sums, Vec<T>* more, const Body& body) {
   constexpr long gates = Cell::sums, behind = Cell::crossing - gates;
-  const auto call = [&](long b, long unit, long r) {
-    body(CellRow<Cell, T>{step, *step.lane, sums + r * gates, more + r * max(behind, 0), b, unit,
-                          min(step.hidden - unit, W<T>), step.kept(b)});
-  };
-  if constexpr (gates == 1) {
-    for (long b = row, r = 0; b < row + rows; ++b) {
-      for (long block = 0; block < blocks; ++block, ++r) call(b, first + block * W<T>, r);
+  for (long block = 0; block < blocks; ++block) {
+    const long unit = first + block * W<T>, width = min(step.hidden - unit, W<T>);
+    for (long r = 0; r < rows; ++r) {
+      const long at = r * blocks + block;
+      body(CellRow<Cell, T>{step, *step.lane, sums + at * gates, more + at * max(behind, 0),
+                            row + r, unit, width, step.kept(row + r)});
     }
-  } else {
-    for (long r = 0; r < rows; ++r) call(row + r, first, r);
   }
 }
 

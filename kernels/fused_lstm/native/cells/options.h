@@ -145,19 +145,22 @@ FL_APART void keep_by_h(const CellStep<T>& step, long first, long row, long rows
 }
 
 template <int GATES, class T>
-FL_APART void finish_options(const CellStep<T>& step, long unit, long row, long rows, long,
+FL_APART void finish_options(const CellStep<T>& step, long first, long row, long rows, long blocks,
                            Vec<T>* sums) {
-  const long hidden = step.hidden, width = min(hidden - unit, W<T>);
-  for (long b = row; b < row + rows; ++b, sums += GATES) {
-    Vec<T> c = load(step.c + b * hidden + unit, width);
-    if (!step.kept(b)) {
-      const Sum<T>* const x = step.input_part + b * step.input_stride + unit;
-      for (int gate = 0; gate < GATES; ++gate) sums[gate] = load(x + gate * hidden, width);
-      c = Vec<T>{};
+  const long hidden = step.hidden;
+  for (long b = row; b < row + rows; ++b) {
+    for (long unit = first; unit < first + blocks * W<T>; unit += W<T>, sums += GATES) {
+      const long width = min(hidden - unit, W<T>);
+      Vec<T> c = load(step.c + b * hidden + unit, width);
+      if (!step.kept(b)) {
+        const Sum<T>* const x = step.input_part + b * step.input_stride + unit;
+        for (int gate = 0; gate < GATES; ++gate) sums[gate] = load(x + gate * hidden, width);
+        c = Vec<T>{};
+      }
+      Gates<Sum<T>> a = {sums[0], sums[1], sums[GATES - 2], sums[GATES - 1]};
+      const Vec<T> made = step_cell<GATES, T>(step, b, unit, a, c);
+      leave_made<T>(step, b, unit, a.o * tanh<Sum<T>>(made));
     }
-    Gates<Sum<T>> a = {sums[0], sums[1], sums[GATES - 2], sums[GATES - 1]};
-    const Vec<T> made = step_cell<GATES, T>(step, b, unit, a, c);
-    leave_made<T>(step, b, unit, a.o * tanh<Sum<T>>(made));
   }
 }
 

@@ -11,13 +11,16 @@ namespace fused_lstm::FL_ISA {
 
 // EXPONENTIAL: whether the forget gate is exp, not sigmoid.
 template <bool EXPONENTIAL, class T>
-FL_APART void finish_slstm(const CellStep<T>& step, long unit, long row, long rows, long,
+FL_APART void finish_slstm(const CellStep<T>& step, long first, long row, long rows, long blocks,
                            Vec<T>* sums) {
   using S = Sum<T>;
-  const long hidden = step.hidden, width = min(hidden - unit, W<T>);
+  const long hidden = step.hidden, vectors = rows * blocks;
+  // Of one row several blocks of units, or of several rows one.
+  const auto row_of = [&](long r) { return rows > 1 ? row + r : row; };
+  const auto unit_of = [&](long r) { return rows > 1 ? first : first + r * W<T>; };
   // Two loops, as printed cells have: rows do not wait for each other.
-  for (long r = 0; r < rows; ++r) {
-    const long b = row + r;
+  for (long r = 0; r < vectors; ++r) {
+    const long b = row_of(r), unit = unit_of(r), width = min(hidden - unit, W<T>);
     Vec<T>* const sum = sums + r * 4;
     const S* const before = step.c + b * 3 * hidden + unit;
     Vec<T> c = load(before, width), n = load(before + hidden, width);
@@ -45,13 +48,14 @@ FL_APART void finish_slstm(const CellStep<T>& step, long unit, long row, long ro
     sum[2] = m;
     sum[3] = o;
   }
-  for (long r = 0; r < rows; ++r) {
+  for (long r = 0; r < vectors; ++r) {
+    const long b = row_of(r), unit = unit_of(r), width = min(hidden - unit, W<T>);
     const Vec<T>* const made = sums + r * 4;
-    S* const after = step.c_next + (row + r) * 3 * hidden + unit;
+    S* const after = step.c_next + b * 3 * hidden + unit;
     store(after, made[0], width);
     store(after + hidden, made[1], width);
     store(after + 2 * hidden, made[2], width);
-    store(step.h + (row + r) * step.stride + unit, made[3] * made[0] / made[1], width);
+    store(step.h + b * step.stride + unit, made[3] * made[0] / made[1], width);
   }
 }
 

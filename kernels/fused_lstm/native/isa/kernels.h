@@ -255,7 +255,7 @@ template <class T, class W>
 struct PhasedSweep {
   long (*phases)(const Lane<T>&, const W&);
   void (*run)(const Worker&, const Lane<T>&, const W&, long phase);
-  // Of the library's cells, where the sweep's vectors are not those of the lane's functions; or null.
+  // One of the library's cells, where this sweep has other vectors than the lane's functions; or null.
   OwnCell (*own_cell)(long number);
 };
 

@@ -64,6 +64,8 @@ constexpr Shape transposed_tile = {transposed_rows<T>,
                                    min(registers / (transposed_rows<T> + 1), max_vectors)};
 #endif
 
+// Blocks of units of a single row that a cell finishes at once.
+constexpr long one_row = 8;
 #if defined(FL_UNIT)
 constexpr long largest_tile = 128;  // vectors
 #else

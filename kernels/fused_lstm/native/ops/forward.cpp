@@ -177,7 +177,7 @@ struct Stack {
         const auto& cells = call.isa->cells;
         const long number = call.cell - cells.data();
         CHECK_VALUE(number >= 0 && number < static_cast<long>(cells.size()), "weights: got ",
-                    call.cell->name, "'s in int8 or bfloat16, whose functions have longer vectors than"
+                    call.cell->name, "'s in int8 or bfloat16, whose functions have other vectors than"
                     " these products here; expected float32 or weight_only");
         lanes.back().functions = sweep.own_cell(number).functions;
       }

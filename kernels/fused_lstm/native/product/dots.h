@@ -122,7 +122,23 @@ struct Dots {
   static void gates(const Worker& worker, Rows<T> left, Range rows,
                     const WeightShape& shape, const E* weight, bool backwards,
                     const Begin& begin, const End& end) {
-    const long units = shape.units, depth = shape.depth;
+    const long units = shape.units, depth = shape.depth, gates = shape.gates;
+    if (rows.end - rows.begin == 1) {  // see Ready::gates
+      const long row = rows.begin;
+      Vec<T> memory[one_row * most_gates];
+      const auto multiply = [&](long block, long n) {
+        const Sums<T> tile{memory + n * gates, 1, gates};
+        const long unit = block * W<T>;
+        bring(tile, begin(tile, unit, row));
+        columns_of(tile, from(left, row), depth, weight + unit * depth, units - unit,
+                   units * depth);
+      };
+      for_groups(worker, blocks_of<T>(units), one_row, backwards, multiply, [&](Range group) {
+        const long blocks = group.end - group.begin;
+        end(Sums<T>{memory, 1, blocks * gates, blocks}, group.begin * W<T>, row);
+      });
+      return;
+    }
     Vec<T> memory[tallest * most_gates];
     for_blocks(worker, rows, units, backwards, [&](long height, long unit, long row) {
       const Sums<T> tile{memory, height, shape.gates};

@@ -32,10 +32,10 @@ template <class T>
 struct Sums {
   Vec<T>* data;
   long rows, vectors;
+  long abreast = 1;  // blocks of units, where there are more gates than one
 
   FL_INLINE Vec<T>* operator[](long r) const { return data + r * vectors; }
-  // A tile of more gates than one has a single block of units: no division.
-  FL_INLINE long blocks(long gates) const { return gates > 1 ? 1 : vectors; }
+  FL_INLINE long blocks(long gates) const { return gates > 1 ? abreast : vectors; }
 };
 
 // The place where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
