@@ -62,7 +62,7 @@ def python(script: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "binding",
     [
-        pytest.param(name, marks=[] if name in ("true", "GOMP") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name == "GOMP" else pytest.mark.slow)
         for name in BINDINGS
     ],
 )
