@@ -92,6 +92,8 @@ def _seed_and_poison():
     if "torch._dynamo" in sys.modules:  # it compiles one function eight times, then is an error
         torch._dynamo.reset()
     torch.set_num_threads(threads)  # which --threads changes for the whole process
+    # A default device that a test has left would look at each call of all the tests after it.
+    assert torch.overrides._len_torch_function_stack() == 0
 
 
 def isa_names(dtype: torch.dtype | None = None) -> list[str]:
