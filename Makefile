@@ -35,7 +35,7 @@ train: setup     ## train the demo model through the Triton kernels (on a CPU in
 	$(RUN) -m lm.train --lstm triton $(ARGS)
 
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
-test: setup      ## run all tests; six minutes
+test: setup      ## run all tests; five minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: setup     ## compare every engine that runs here with nn.LSTM; twenty minutes, longer with peers

@@ -77,20 +77,18 @@ def exported(model: Layers, names: Sequence[str]) -> torch.export.ExportedProgra
     return torch.export.export(model, (torch.randn(4, 3, I),), extra, dynamic_shapes=shapes)
 
 
-def operators(name: str) -> list[str]:
-    """Return the calls of operators in a layer's graph."""
-    graph = exported(Layers([name]).eval(), [name]).graph
-    calls = (str(node.target) for node in graph.nodes if node.op == "call_function")
+def operators(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the calls of operators in a graph."""
+    calls = (str(node.target) for node in program.graph.nodes if node.op == "call_function")
     return [call for call in calls if "." in call]
 
 
 @torch.no_grad()
-def check(names: Sequence[str]) -> None:
+def check(names: Sequence[str], model: Layers, program: torch.export.ExportedProgram) -> None:
     """Compile layers into one package, and compare it with the layers at other sizes."""
-    model = Layers(names).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = torch._inductor.aoti_compile_and_package(
-            exported(model, names), package_path=f"{folder}/layers.pt2",
+            program, package_path=f"{folder}/layers.pt2",
             inductor_configs={  # headers made ready for later packages take longer than one
                 "aot_inductor.compile_wrapper_opt_level": "O0",
                 "aot_inductor.precompile_headers": False,
@@ -104,9 +102,19 @@ def check(names: Sequence[str]) -> None:
                 assert_close(found, expected, f"output {n} at T={T}, B={B}")
 
 
-if __name__ == "__main__":
+def main(names: Sequence[str]) -> None:
+    """Print the operators of each layer, and check the package of all."""
     torch.manual_seed(0)
-    asked = sys.argv[1:] or list(CASES)
-    for name in asked:
-        print(name, *operators(name), flush=True)
-    check(asked)
+    torch.set_num_threads(1)
+    for name in names:
+        model = Layers([name]).eval()
+        program = exported(model, [name])
+        print(name, *operators(program), flush=True)
+    if len(names) > 1:
+        model = Layers(names).eval()
+        program = exported(model, names)
+    check(names, model, program)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(CASES))

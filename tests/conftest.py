@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import gc
 import logging
 import os
 import sys
@@ -34,6 +34,7 @@ import torch
 import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
 from bench import kernels
 from fused_lstm import native
+from quick_interpreter import quicken
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests of threads say how many
     torch.set_num_threads(1)
@@ -42,7 +43,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests of threads say how many
 POISONS = "BENCH_EVENTS" not in os.environ and kernels.missing() is None
 
 # torch.manual_seed keeps a stack of calls, a millisecond's work, for each kind of device it lacks.
-SEED = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+if not torch.cuda.is_available():
+    torch.manual_seed = torch.default_generator.manual_seed
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 
@@ -63,46 +65,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Make Triton's interpreter faster: no sum is checked, as on a GPU, and a table is kept."""
+    """Make what runs faster."""
+    gc.freeze()  # what is there stays: the garbage collector need not look at it again
     # pytest hangs its handlers on each of torch's loggers that keep what they are told, for each
     # phase of each test.
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
         if name.startswith("torch.") and isinstance(logger, logging.Logger):
             logger.propagate = True
-    if (interpreter := sys.modules.get("triton.runtime.interpreter")) is None:
-        return
-    _keep_shapes()
-    object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
-    of_scalar = functools.cache(interpreter._get_np_dtype)
-    pointer = interpreter.np.dtype("uint64")
-    interpreter._get_np_dtype = lambda t: pointer if t.scalar.is_ptr() else of_scalar(t.scalar)
+    quicken()
 
 
-def _keep_shapes() -> None:
-    """Make a shape once for all tensors of a type, and broadcast none to a shape that it has."""
-    from triton.language.core import tensor
-    from triton.language.semantic import TritonSemantic
-
-    init, broadcast = tensor.__init__, TritonSemantic.broadcast_impl_value
-    shapes, of_type = {}, {}
-
-    def with_kept_shape(self, handle, of):
-        if of.name not in of_type:
-            init(self, handle, of)
-            of_type[of.name] = shapes.setdefault(str(self.shape), (self.shape, self.numel))
-        self.handle, self.type, self.dtype = handle, of, of.scalar
-        self.shape, self.numel = of_type[of.name]
-
-    def unless_equal(self, one, other):
-        return (one, other) if one.shape is other.shape else broadcast(self, one, other)
-
-    tensor.__init__, TritonSemantic.broadcast_impl_value = with_kept_shape, unless_equal
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or Triton's library tells at the end what is not freed
 
 
 @pytest.fixture(autouse=True)
 def _seed_and_poison():
     """Seed 0; and fresh memory is NaN, so that an element nobody wrote cannot pass for a 0."""
-    SEED(0)
+    torch.manual_seed(0)
     if POISONS:
         kernels.ops().poison_memory(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -112,6 +92,8 @@ def _seed_and_poison():
     if "torch._dynamo" in sys.modules:  # it compiles one function eight times, then is an error
         torch._dynamo.reset()
     torch.set_num_threads(threads)  # which --threads changes for the whole process
+    # A default device that a test has left would look at each call of all the tests after it.
+    assert torch.overrides._len_torch_function_stack() == 0
 
 
 def isa_names(dtype: torch.dtype | None = None) -> list[str]:

@@ -39,6 +39,29 @@ def watch(code: str, take=lambda event: None, **options) -> watching.End:
     return watching.watch(program, take, soon(), **options)
 
 
+@pytest.fixture
+def leap(monkeypatch):
+    """Return a function: so many seconds pass at once where a test begins that hangs."""
+    plain, passed = watching.watch, []
+
+    def after(seconds: float) -> None:
+        def watch(command, take, *limits, **environment):
+            def taken(event: dict) -> None:
+                take(event)
+                if event["event"] == "starts" and "hangs" in event["who"]:
+                    passed.append(seconds)
+
+            return plain(command, taken, *limits, **environment)
+
+        monkeypatch.setattr(watching, "watch", watch)
+
+    def now() -> float:
+        return time.monotonic() + sum(passed)
+
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
+    return after
+
+
 # --- a process that is watched ---
 
 
@@ -62,9 +85,10 @@ def test_who_broke_the_context_is_named_and_not_who_comes_next():
     assert end.why == f"{watching.BROKE}: misaligned address"
 
 
-def test_who_hangs_is_named():
-    code = "say('cudnn', 'starts'); say('stuck', 'starts'); time.sleep(100)"
-    assert watch(code, silence=4.0) == ("stuck", watching.HUNG)
+def test_who_hangs_is_named(leap):
+    leap(40.0)
+    code = "say('cudnn', 'starts'); say('it hangs', 'starts'); time.sleep(100)"
+    assert watch(code, silence=30.0) == ("it hangs", watching.HUNG)
 
 
 # --- races ---
@@ -246,11 +270,12 @@ def test_after(): pass
 """
 
 
-def test_each_test_answers_for_itself(tmp_path, capsys):
+def test_each_test_answers_for_itself(tmp_path, capsys, leap):
+    leap(40.0)
     path = tmp_path / "test_program.py"
     path.write_text(PROGRAM)
     file = tmp_path / "outcomes.jsonl"
-    found = testing.run(soon(), file, ["-p", "no:cacheprovider", str(path)], limit=4.0)
+    found = testing.run(soon(), file, ["-p", "no:cacheprovider", str(path)], limit=24.0)
     written = [json.loads(line)["event"] for line in file.read_text().splitlines()]
     assert sorted(set(written)) == ["failed", "passed", "skipped"]
     assert found["passed"] == 3 + 1  # who breaks the context has passed by itself
@@ -263,11 +288,12 @@ def test_each_test_answers_for_itself(tmp_path, capsys):
     assert said.index("test_wrong: failed: AssertionError: one is two") < said.index("test_after")
 
 
-def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys):
+def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys, leap):
+    leap(1000.0)
     path = tmp_path / "test_program.py"
     path.write_text(PROGRAM)
     words = ["-p", "no:cacheprovider", str(path), "-k", "good or hangs or after"]
-    found = testing.run(time.monotonic() + 10, tmp_path / "outcomes.jsonl", words)
+    found = testing.run(soon(), tmp_path / "outcomes.jsonl", words)
     assert found["failed"] == {}
     names = [name.split("::")[1] for name in found["not run"]]
     assert names == ["test_hangs", "test_after", "test_good[1]"]  # one of each family first
@@ -292,35 +318,33 @@ def test_tests_of_a_gpu_come_by_their_worth():
         assert word in first
 
 
-def test_tests_of_a_gpu_keep_tritons_cache():
-    """What was compiled beforehand serves them, and they build no C++, which takes minutes."""
-    code = (
-        "import os, sys; os.environ['TRITON_CACHE_DIR'] = 'kept'; sys.path.insert(0, 'tests');"
-        "import conftest; from fused_lstm import native;"
-        "say(os.environ['TRITON_CACHE_DIR'], str(conftest.POISONS))"
-    )
-    events = []
-    assert watch(code, events.append).who is None
-    assert events == [{"who": "kept", "event": "False"}]
-
-
 def test_a_checkout_in_a_folder_named_gpu_runs_its_tests(tmp_path):
-    """A folder's name is a keyword of its tests, as a mark is."""
+    """A folder's name is a keyword of its tests, as a mark is.
+
+    They keep Triton's cache, with what was compiled beforehand, and build no C++.
+    """
     (folder := tmp_path / "gpu").mkdir()
     tests = Path(__file__).parents[1]
     (folder / "conftest.py").write_text(
         f"import importlib.util, sys\nsys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n"
         f"spec = importlib.util.spec_from_file_location('whole', {str(tests / 'conftest.py')!r})\n"
         "module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\n"
+        "sys.modules['whole'] = module\n"
         "pytest_addoption = module.pytest_addoption\n"
         "pytest_collection_modifyitems = module.pytest_collection_modifyitems\n"
     )
     (folder / "test_one.py").write_text(
-        "import pytest\ndef test_one(): pass\n@pytest.mark.gpu\ndef test_two(): pass\n"
+        "import os, sys, pytest\n"
+        "def test_one():\n"
+        "    assert os.environ['TRITON_CACHE_DIR'] == 'kept'\n"
+        "    assert sys.modules['whole'].POISONS is False\n"
+        "@pytest.mark.gpu\n"
+        "def test_two(): pass\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
-        capture_output=True, text=True, env=os.environ | {"BENCH_EVENTS": os.devnull}, cwd=folder,
+        capture_output=True, text=True, cwd=folder,
+        env=os.environ | {"BENCH_EVENTS": os.devnull, "TRITON_CACHE_DIR": "kept"},
     )  # fmt: skip
     outcome = "2 passed" if torch.cuda.is_available() else "1 passed, 1 skipped"
     assert outcome in done.stdout, done.stdout + done.stderr

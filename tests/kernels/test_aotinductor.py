@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import aot
-import fused_lstm
+import fresh
 from fused_lstm import native
 
 MISSING = native.missing(torch.device("cpu"))
@@ -36,14 +32,9 @@ ADDED = {
 
 def check(*names: str) -> None:
     """Compile layers in a fresh process; check that a graph calls the layer's operator once."""
-    where = os.pathsep.join([str(Path(fused_lstm.__file__).parents[1]), *sys.path])
-    done = subprocess.run(
-        [sys.executable, aot.__file__, *names], capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": where},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    graphs = {name: calls for name, *calls in map(str.split, done.stdout.splitlines())}
+    said = fresh.python(f"import aot; aot.main({names})", fresh.CELLS)
+    print(said)
+    graphs = {name: calls for name, *calls in map(str.split, said.splitlines())}
     assert set(graphs) == set(names)
     for name, calls in graphs.items():
         _, options, arguments = aot.CASES[name]

@@ -301,7 +301,7 @@ def assert_nothing_streamed_is_rounded(report: dict, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "fuse", ["pointwise", pytest.param("steps", marks=SLOW), pytest.param("layers", marks=SLOW)]
+    "fuse", [pytest.param(fuse, marks=SLOW) for fuse in ("pointwise", "steps", "layers")]
 )
 def test_every_level_and_the_machine_code(fuse):
     said = run("--fuse", fuse, "--hidden", "64", "--sass", "--dtype", "fp32", "--no-tf32")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
+import fresh
 from fused_lstm import native, ops
 
 CPU = torch.device("cpu")
@@ -26,7 +23,8 @@ def test_schemas_are_parsed_alike(name):
 
 ALONE = """
 import sys, torch
-torch.ops.load_library(sys.argv[1])
+torch.set_num_threads(1)
+torch.ops.load_library({library!r})
 lstm, x, zeros = torch.nn.LSTM(3, 4), torch.randn(5, 2, 3), torch.zeros(1, 2, 4)
 weights = [p.detach() for p in lstm.parameters()]
 y = torch.ops.fused_lstm_native.lstm(x, zeros, zeros, weights, 0.0, None, "layers", False)[0]
@@ -35,15 +33,11 @@ assert "fused_lstm" not in sys.modules
 
 import fused_lstm
 program = torch.export.export(fused_lstm.LSTM(3, 4, engine="native"), (x,))
-print(*{str(node.target) for node in program.graph.nodes if "fused" in str(node.target)})
+print(*set(str(node.target) for node in program.graph.nodes if "fused" in str(node.target)))
 """
 
 
 def test_a_fresh_process():
     """Operators are there without the package; the first trace has the layer's alone."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(native.LIBRARY)],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["fused_lstm_native.lstm.default"]
+    said = fresh.python(ALONE.format(library=str(native.LIBRARY)))
+    assert said.split() == ["fused_lstm_native.lstm.default"]

@@ -116,6 +116,7 @@ def test_varying_lengths_and_batches_hold_little():
     assert 0 < varying <= 1.6 * alone
 
 
+@pytest.mark.slow  # five seconds of sleep
 def test_what_is_unused_for_five_seconds_is_given_back():
     held = take(4 * MIB), take(MIB)
     del held

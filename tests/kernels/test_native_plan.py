@@ -213,8 +213,10 @@ def test_buffers_have_the_gates_that_there_are():
 
 @pytest.mark.parametrize("hidden", [256, 128], ids=["in-turns", "wavefront"])
 @pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
-def test_so_does_one_of_bfloat16(bf16_isa, save, hidden):
+def test_so_does_one_of_bfloat16(bf16_isa, save, hidden, whole):
     """But for the states, which are float32 inside and converted."""
+    if bf16_isa == "emulated" and not save and not whole:
+        pytest.skip("seconds where a matrix unit is emulated, and other sets run it: --slow")
     found, planned = allocated(Shape(40, 32, hidden, hidden, 2), torch.bfloat16, save)
     assert found == pytest.approx(planned, rel=0.06)
 

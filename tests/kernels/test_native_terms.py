@@ -24,6 +24,8 @@ PRODUCT_ERROR = {2: 2e-5, 1: 4e-3}
 @pytest.mark.parametrize(("shape", "classes"), SIZES)
 def test_each_product_has_so_many_bits(terms, unit, shape, classes, whole):
     skip_what_takes_seconds(unit, shape, whole)
+    if unit == "emulated" and terms == 1 and shape.tokens * shape.H > 30_000 and not whole:
+        pytest.skip("two terms are the same product three times: --slow")
     torch.set_num_threads(3)  # that one gives the same bits: test_native_terms_lstm.py
     for product in products_of(shape, classes):
         found, _ = product.run(rounds=2)

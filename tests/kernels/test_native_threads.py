@@ -61,10 +61,7 @@ def python(script: str, **environment: str) -> str:
 @two_cores
 @pytest.mark.parametrize(
     "binding",
-    [
-        pytest.param(name, marks=[] if name in ("true", "GOMP") else pytest.mark.slow)
-        for name in BINDINGS
-    ],
+    [pytest.param(name, marks=[] if name == "GOMP" else pytest.mark.slow) for name in BINDINGS],
 )
 def test_bound_threads_are_as_fast(binding):
     """A bound thread may use one core, but its team has two: it took three times one thread's time.

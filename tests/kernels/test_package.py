@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 import fused_lstm
 import lm.model
@@ -97,14 +98,9 @@ def test_the_source_distribution_has_all_that_a_build_needs(tmp_path):
 
 def test_compiled_code_of_earlier_runs_is_out_of_sight():
     """A cache file that a killed compile had cut short once made a test fail."""
-    pytest.importorskip("triton")
-    code = (
-        "import triton; from torch._inductor.runtime.cache_dir_utils import cache_dir;"
-        "print(cache_dir(), triton.knobs.cache.dir)"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    folders = [Path(name) for name in ran.stdout.split()]
-    assert [folder.name for folder in folders] == ["inductor", "triton"], ran.stderr
+    triton = pytest.importorskip("triton")
+    folders = Path(cache_dir()), Path(triton.knobs.cache.dir)
+    assert [folder.name for folder in folders] == ["inductor", "triton"]
     for folder in folders:
         assert folder.parent.name.startswith("fused-lstm-tests-")
 

@@ -468,8 +468,7 @@ def test_a_cell_of_ones_own_is_pickled_and_streamed(tmp_path):
         f"import torch; layer, x, y = torch.load({file!r}, weights_only=False)\n"
         "assert torch.equal(layer(x)[0], y)"
     )
-    (done,) = fresh.run(code)
-    assert done.returncode == 0, done.stderr
+    fresh.python(code, fresh.CELLS)
 
 
 @pytest.mark.parametrize(

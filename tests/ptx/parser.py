@@ -27,6 +27,10 @@ class Statement:
     scope: tuple[int, ...]  # of the braces around it
 
 
+# A row that is one statement, and begins with neither a brace nor a label.
+WHOLE = re.compile(r"\s*(?![$\w]+:)([^\s{};][^;]*);\s*")
+
+
 def statements(body: str, line: int, files: dict[int, str]) -> Iterator[Statement]:
     """Of a function's body, which begins in `line`; labels end in a colon."""
     text, source, scope, scopes, start = "", "", [], 0, line
@@ -36,6 +40,10 @@ def statements(body: str, line: int, files: dict[int, str]) -> Iterator[Statemen
         if place and not text.strip():
             pairs = [(place[1], place[2]), (place[3], place[4])]
             source = " < ".join(f"{files.get(int(f), f)}:{at}" for f, at in pairs if f)
+            line += 1
+            continue
+        if (whole := WHOLE.fullmatch(row)) and not text.strip():
+            yield Statement(whole[1].replace("\t", " ").strip(), line, source, tuple(scope))
             line += 1
             continue
         for char in row + "\n":
@@ -90,15 +98,18 @@ class Program:
         self._read_parameters(entry[2])
         self._registers: dict[tuple[tuple[int, ...], str], tuple[int, int]] = {}
         self.counts = {REGISTER_32: len(binding.SPECIAL), REGISTER_64: 0, PREDICATE: 0}
-        self.local_bytes, self._locals = 0, {}
+        self.local_bytes = 0
+        # What a name of memory stands for: parameters, the program's shared memory, locals.
+        self._offsets = {name: at for name, _, at in self.parameters}
+        self._offsets["global_smem"] = SHARED_BASE
         self._constants: dict[int, int] = {}  # value -> index
-        depth, end = 1, entry.end()
+        depth, braces = 1, re.compile("[{}]").finditer(ptx, entry.end())
         while depth:
-            depth += {"{": 1, "}": -1}.get(ptx[end], 0)
-            end += 1
+            brace = next(braces)
+            depth += {"{": 1, "}": -1}[brace[0]]
         line = ptx.count("\n", 0, entry.end()) + 1
         names = {int(number): Path(path).name for number, path in files}
-        self._assemble(statements(ptx[entry.end() : end - 1], line, names))
+        self._assemble(statements(ptx[entry.end() : brace.start()], line, names))
 
     def __len__(self) -> int:
         return len(self.places)
@@ -131,7 +142,7 @@ class Program:
         if local:
             align = int(local[1])
             self.local_bytes = -(-self.local_bytes // align) * align
-            self._locals[local[2]] = self.local_bytes
+            self._offsets[local[2]] = self.local_bytes
             self.local_bytes += -(-int(local[3]) // 16) * 16
         elif registers:
             word = registers[1]
@@ -152,17 +163,13 @@ class Program:
         """(kind, index), of the innermost declaration."""
         if name in binding.SPECIAL:
             return REGISTER_32, binding.SPECIAL.index(name)
-        scopes = (scope[:depth] for depth in range(len(scope), -1, -1))
-        return next(
-            (self._registers[s, name] for s in scopes if (s, name) in self._registers), None
-        )
+        while scope and (scope, name) not in self._registers:
+            scope = scope[:-1]
+        return self._registers.get((scope, name))
 
     def _value(self, text: str) -> int | None:
         """A literal, or what a name of memory stands for."""
-        if text == "global_smem":
-            return SHARED_BASE
-        offsets = {name: at for name, _, at in self.parameters} | self._locals
-        return offsets[text] if text in offsets else integer(text)
+        return self._offsets[text] if text in self._offsets else integer(text)
 
     def _operand(self, text: str, scope: tuple[int, ...]) -> Operand | str:
         """A label is returned as its name."""
@@ -238,10 +245,9 @@ class Program:
 
     def _immediates(self, name: str, modifiers: list[int], groups: list) -> list:
         """Operands that are really modifiers move to them; the other groups are returned."""
-        values = list(self._constants)
 
         def value(group: list) -> int:
-            return values[group[0][2]]
+            return list(self._constants)[group[0][2]]
 
         if re.match(r"cp\.async\.c[ag]", name):
             modifiers[0] = value(groups[2])

@@ -31,7 +31,7 @@ def test_kernels_under_weak_schedules(case, outcome_of):
     assert outcome.stats["instructions"] > 0
 
 
-@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("arch", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_what_is_not_a_number_stays_in_its_unit(arch):
     """Layer 0 has nothing below it. Once it added 0 times what its peers write in the same wave.
 
