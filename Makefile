@@ -35,6 +35,8 @@ train: setup     ## train the demo model through the Triton kernels (on a CPU in
 	$(RUN) -m lm.train --lstm triton $(ARGS)
 
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
+# Compiled Python is kept, for the processes that tests start, where an environment forbids it too.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup      ## run all tests; five minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 

@@ -26,6 +26,8 @@ ADDED = {
     "heads": {
         "aten.linear.default", "aten.select.int", "aten.stack.default", "aten.chunk.default",
         "aten.add.Tensor", "aten.zeros_like.default", "aten.cat.default", "aten.unsqueeze.default",
+        "aten.split_with_sizes.default", "aten.pad.default",  # of a GRU's biases
+        "aten._assert_tensor_metadata.default", "aten.to.dtype",  # a last state, to its own dtype
     },
 }  # fmt: skip
 
