@@ -139,6 +139,7 @@ def environment(threads: int, device: torch.device, library: Path | None = None)
     """Return the peer's environment: as many threads as PyTorch has, and little talk."""
     own = dict.fromkeys(ONE_DOMAIN, str(threads))
     own |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_MODULE_LOADING": "LAZY"}
+    own |= {"KERAS_BACKEND": "tensorflow"}  # in this process it may be another
     # Two frameworks on one GPU: neither may take all of its memory.
     own |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if device.type == "cpu":
