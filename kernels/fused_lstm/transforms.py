@@ -109,11 +109,10 @@ class Backward(torch.autograd.Function):
     def backward(ctx, *by_gradients):
         needs_dx, samples = ctx.needs_dx, ctx.samples
 
-        def of_one(*tensors: Any) -> tuple[Tensor, ...]:
-            *constants, grads, inputs = *tensors[0], tensors[1:4], tensors[4:]
+        def of_one(constants: tuple, *tensors: Any) -> tuple[Tensor, ...]:
             plain = partial(ctx.forms.plain, ctx.call, *constants)
-            dx, *found = pulled_back(plain, inputs, grads)
-            return tuple(g for g in ([dx] * needs_dx + found) if g is not None)
+            found = pulled_back(plain, tensors[3:], tensors[:3])
+            return tuple(g for g in found[not needs_dx :] if g is not None)
 
         def gradients(*tensors: Any) -> tuple[Tensor, ...]:
             if not samples:
@@ -204,26 +203,21 @@ def one_by_one(S: int, apply: Callable, given: Sequence, dims: Sequence) -> tupl
 def by_sample(
     of_one: Callable, S: int, places: tuple[int, ...], needs_dx: bool, constants: tuple, *tensors
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of `of_one` for each of S samples of folded tensors, folded again."""
+    """Return the gradients of `of_one` for each of S samples of folded tensors, folded again.
+
+    of_one: (constants, grads by y, h_n and c_n, x, h0, c0, weights) -> gradients.
+    """
     *others, not_reset = constants
-    rows = [
-        None if t is None else t.unflatten(at, (S, -1))
-        for t, at in zip(tensors[:6], (*places, *places), strict=True)
-    ]
     if not_reset is not None:
         not_reset = not_reset.unflatten(-1, (S, -1))
-    in_dims = (
-        (*[None] * len(others), None if not_reset is None else -2),
-        *(None if t is None else at for t, at in zip(rows, (*places, *places), strict=True)),
-        *[None] * len(tensors[6:]),
-    )
-    of_rows = places[not needs_dx :]
-
-    def whole(*arguments: Any) -> tuple[Tensor, ...]:
-        return of_one(*arguments)
-
-    found = torch.vmap(whole, in_dims, 0)((*others, not_reset), *rows, *tensors[6:])
-    return (
-        *(g.movedim(0, at).flatten(at, at + 1) for g, at in zip(found, of_rows, strict=False)),
-        *found[len(of_rows) :],
-    )
+    of_mask = None if not_reset is None else -2
+    rows, of_rows = [], []
+    for t, at in zip(tensors[:6], (*places, *places), strict=True):
+        rows.append(None if t is None else t.unflatten(at, (S, -1)))
+        of_rows.append(None if t is None else at)
+    weights = tensors[6:]
+    in_dims = (*[None] * len(others), of_mask), *of_rows, *[None] * len(weights)
+    found = torch.vmap(of_one, in_dims)((*others, not_reset), *rows, *weights)
+    kept = places[not needs_dx :]  # of the gradients that have rows
+    folded_again = [g.movedim(0, at).flatten(at, at + 1) for g, at in zip(found, kept, strict=False)]
+    return *folded_again, *found[len(kept) :]
