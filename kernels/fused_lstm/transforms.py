@@ -219,5 +219,5 @@ def by_sample(
     in_dims = (*[None] * len(others), of_mask), *of_rows, *[None] * len(weights)
     found = torch.vmap(of_one, in_dims)((*others, not_reset), *rows, *weights)
     kept = places[not needs_dx :]  # of the gradients that have rows
-    folded_again = [g.movedim(0, at).flatten(at, at + 1) for g, at in zip(found, kept, strict=False)]
-    return *folded_again, *found[len(kept) :]
+    again = [g.movedim(0, at).flatten(at, at + 1) for g, at in zip(found, kept, strict=False)]
+    return *again, *found[len(kept) :]
