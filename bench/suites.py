@@ -216,7 +216,7 @@ SUITES = {
         "cpu",
     ),
     "packages": Suite(
-        "other packages' models and functions, on their own code and on our kernels", 20,
+        "other packages' models and functions, on their own code and on our kernels", 80,
         {
             "models": Part(models.setup, models.cases, models.MODES, pace=Pace(2.5, longest=60)),
             "adopted": Part(adopted.setup, adopted.CASES, pace=Pace(1.5, longest=60)),
