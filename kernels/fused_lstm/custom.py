@@ -91,10 +91,10 @@ class Recurrent(RecurrentBase):
             raise ValueError(
                 f"cell: got {type(cell).__name__}; expected what fused_lstm.cell makes"
             )
-        asked = {"layer_norm": layer_norm, "num_heads": num_heads > 1,
-            "zoneout": zoneout not in OFF, "recurrent_dropout": recurrent_dropout > 0}  # fmt: skip
+        options = {"layer_norm": layer_norm, "num_heads": None if num_heads == 1 else num_heads,
+            "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}  # fmt: skip
         for name, why in cell.refused().items():
-            if asked[name]:
+            if options[name] not in OFF:
                 raise ValueError(
                     f"{name}: got it with cell {cell.__name__}, which has {why}; expected none"
                 )

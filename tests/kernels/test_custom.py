@@ -446,6 +446,8 @@ def test_errors_of_a_layer():
     why = "layer_norm: got it with cell cfc, which has inputs; expected none"
     with pytest.raises(ValueError, match=why):
         fused_lstm.Recurrent(zoo.cfc, 3, 4, layer_norm=True)
+    with pytest.raises(ValueError, match="num_heads: got '2'; expected a divisor of hidden_size"):
+        fused_lstm.Recurrent(zoo.lltm, 3, 4, num_heads="2")
     with pytest.raises(ValueError, match=r"hx: got Tensor; expected a tuple \(h_0, c_0\)"):
         fused_lstm.Recurrent(zoo.rhn, 3, 4)(torch.randn(2, 2, 3), torch.randn(1, 2, 4))
     with pytest.raises(ValueError, match=r"constants: got 'scale'; expected dt"):
