@@ -23,18 +23,19 @@ from torch.autograd import forward_ad
 from .pullback import Forms, pulled_back
 
 
+def active() -> set[TransformType]:
+    """Return the kinds of torch.func's transforms that are active."""
+    return {level.key() for level in get_interpreter_stack() or ()}
+
+
 def have_kernels() -> bool:
     """Return whether the active transforms are all such that a kernel has their derivatives."""
-    kinds = TransformType.Grad, TransformType.Vmap
-    levels = get_interpreter_stack() or ()
-    return forward_ad._current_level < 0 and all(level.key() in kinds for level in levels)
+    return forward_ad._current_level < 0 and active() <= {TransformType.Grad, TransformType.Vmap}
 
 
 def run(forms: Forms, ops: Any, call: Any, constants: tuple, *inputs: Tensor | None) -> tuple:
     """Return y, h_n and c_n of an operator under torch.func; arguments as those of Forward."""
-    levels = get_interpreter_stack() or ()
-    differentiates = any(level.key() == TransformType.Grad for level in levels)
-    folds = not differentiates or forms.keeps_samples(ops, call)
+    folds = TransformType.Grad not in active() or forms.keeps_samples(ops, call)
     return Forward.apply(forms, ops, call, folds, constants, *inputs)[:3]
 
 

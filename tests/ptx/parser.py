@@ -99,7 +99,7 @@ class Program:
         self._registers: dict[tuple[tuple[int, ...], str], tuple[int, int]] = {}
         self.counts = {REGISTER_32: len(binding.SPECIAL), REGISTER_64: 0, PREDICATE: 0}
         self.local_bytes = 0
-        # What a name of memory stands for: parameters, the program's shared memory, locals.
+        # Names of memory and where each lies: parameters, the program's shared memory, locals.
         self._offsets = {name: at for name, _, at in self.parameters}
         self._offsets["global_smem"] = SHARED_BASE
         self._constants: dict[int, int] = {}  # value -> index

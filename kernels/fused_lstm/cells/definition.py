@@ -380,7 +380,8 @@ class Cell:
         """Make the engines know the cell by its name."""
         states = ("h", *self.states) if self.has_c else ("h",)
         gates, every = self.gates, ("layer_norm", "num_heads", "zoneout", "recurrent_dropout")
-        options = tuple(name for name in every if name not in self.refused())
+        refused = self.refused()
+        options = tuple(name for name in every if name not in refused)
         CELLS[self.name] = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.vectors), custom=True,

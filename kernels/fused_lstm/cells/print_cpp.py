@@ -268,7 +268,7 @@ def statement(p: Program, n: int) -> str:
     names, vectors = [var(p, x) for x in args], [vector(p, x) for x in args]
     if op in INFIX:
         text = f"{names[0]} {INFIX[op]} {names[1]}"
-        text += " + S(0)" if n in e.rounded() else ""  # this sum takes the product unrounded
+        text += " + S(0)" if n in p.rounded else ""  # this sum takes the product unrounded
     elif op in ("neg", "not"):
         text = ("-" if op == "neg" else "~") + names[0]
     elif op == "where":

@@ -142,7 +142,7 @@ def statement(p: Program, n: int) -> str:
     op, *args = p.expressions.nodes[n]
     names = [variable(p, x) for x in args]
     if op in INFIX:
-        rounded = " + 0.0" if n in p.expressions.rounded() else ""  # as in C++
+        rounded = " + 0.0" if n in p.rounded else ""  # as in C++
         return f"v{n} = {names[0]} {INFIX[op]} {names[1]}{rounded}"
     if op in ("neg", "not"):
         return f"v{n} = {'-' if op == 'neg' else '~'}{names[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,6 +64,11 @@ class Program:
     def known(self) -> set[int]:
         """Return the nodes that a backward finds in memory."""
         return {*self.saved, *self.after, *([] if self.states else [self.h])}
+
+    @cached_property
+    def rounded(self) -> set[int]:
+        """Return the products that printed code has to round: see `Expressions.rounded`."""
+        return self.expressions.rounded()
 
     def digest(self) -> str:
         """Return a hash of what is computed: equal programs have the same."""

@@ -15,7 +15,7 @@ FL_APART void finish_slstm(const CellStep<T>& step, long first, long row, long r
                            Vec<T>* sums) {
   using S = Sum<T>;
   const long hidden = step.hidden, vectors = rows * blocks;
-  // Of one row several blocks of units, or of several rows one.
+  // A single row has several blocks of units; several rows have one.
   const auto row_of = [&](long r) { return rows > 1 ? row + r : row; };
   const auto unit_of = [&](long r) { return rows > 1 ? first : first + r * W<T>; };
   // Two loops, as printed cells have: rows do not wait for each other.
