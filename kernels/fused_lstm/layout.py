@@ -149,14 +149,16 @@ def states_of(spec: Spec, hx: Any, batched: bool) -> State:
         raise ValueError(f"hx: got {type(hx).__name__}; expected {many} ({named})")
     if not spec.has_c and not isinstance(hx, Tensor):
         raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
-    for name, part in zip(spec.states, parts, strict=True):
-        check_dense(f"{name}_0", part)
-        if not batched and part.dim() != 2:
-            raise ValueError(f"{name}_0: got shape {list(part.shape)}; expected [L * D, H]")
+    if not all(map(is_dense, parts)):
+        for name, part in zip(spec.states, parts, strict=True):
+            check_dense(f"{name}_0", part)
+    if not batched:
+        for name, part in zip(spec.states, parts, strict=True):
+            if part.dim() != 2:
+                raise ValueError(f"{name}_0: got shape {list(part.shape)}; expected [L * D, H]")
+        parts = [part.unsqueeze(1) for part in parts]
     if len(parts) > 2:
         parts = [parts[0], _side_by_side(spec, parts)]
-    if not batched:
-        parts = [part.unsqueeze(1) for part in parts]
     return parts[0], parts[-1]
 
 
@@ -175,17 +177,24 @@ def _side_by_side(spec: Spec, parts: Sequence[Tensor]) -> Tensor:
 # --- checks: each raises a ValueError that names the wrong argument ---
 
 
+def is_dense(tensor: object) -> bool:
+    """Return whether an argument is a dense, strided tensor."""
+    return (
+        isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_nested
+    )
+
+
 def check_dense(name: str, tensor: Tensor) -> None:
     """Check that a tensor is dense and strided."""
     check_is_tensor(name, tensor)
-    if tensor.layout is not torch.strided or tensor.is_nested:
+    if not is_dense(tensor):
         kind = "nested" if tensor.is_nested else str(tensor.layout)
         raise ValueError(f"{name}: got a {kind} tensor; expected a dense, strided one")
 
 
 def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> None:
     """Check that a module's input is dense, of one of these ranks, and I wide."""
-    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
+    if not is_dense(x):
         check_dense("input", x)
     # torch.jit.trace makes sizes tensors, and warns when they are compared.
     if x.dim() not in ranks or not (torch._C._is_tracing() or x.shape[-1] == I):

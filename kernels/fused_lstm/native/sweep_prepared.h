@@ -244,20 +244,11 @@ struct Ready {
       return Product{factor, rows.begin, words, panel, *weight,
                      block * shape.gates * prepared::lanes + lane};
     };
-    if (count == 1) {  // a cell finishes several blocks at once, which do not wait for each other
-      const long row = rows.begin, gates = shape.gates;
-      Vec<float> memory[one_row * most_gates];
-      const auto multiply = [&](long block, long n) {
-        const Sums<float> tile{memory + n * gates, 1, gates};
-        bring(tile, begin(tile, block * W<float>, row));
-        add_product(tile, product_of(block * W<float>), row);
+    if (count == 1) {
+      const auto add = [&](const Sums<float>& tile, long block) {
+        add_product(tile, product_of(block * W<float>), rows.begin);
       };
-      for_groups(worker, blocks_of<float>(shape.units), one_row, backwards, multiply,
-                 [&](Range group) {
-        const long blocks = group.end - group.begin;
-        end(Sums<float>{memory, 1, blocks * gates, blocks}, group.begin * W<float>, row);
-      });
-      return;
+      return gates_of_a_row<float>(worker, rows.begin, shape, backwards, begin, add, end);
     }
     Vec<float> memory[F::tallest * most_gates];
     for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,

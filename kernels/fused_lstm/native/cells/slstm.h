@@ -14,14 +14,18 @@ template <bool EXPONENTIAL, class T>
 FL_APART void finish_slstm(const CellStep<T>& step, long first, long row, long rows, long blocks,
                            Vec<T>* sums) {
   using S = Sum<T>;
-  const long hidden = step.hidden, vectors = rows * blocks;
-  // A single row has several blocks of units; several rows have one.
-  const auto row_of = [&](long r) { return rows > 1 ? row + r : row; };
-  const auto unit_of = [&](long r) { return rows > 1 ? first : first + r * W<T>; };
-  // Two loops, as printed cells have: rows do not wait for each other.
-  for (long r = 0; r < vectors; ++r) {
-    const long b = row_of(r), unit = unit_of(r), width = min(hidden - unit, W<T>);
-    Vec<T>* const sum = sums + r * 4;
+  const long hidden = step.hidden;
+  // body(row, unit, sums) for each vector of a tile.
+  const auto for_vectors = [&](const auto& body) {
+    for (long block = 0; block < blocks; ++block) {
+      for (long r = 0; r < rows; ++r) {
+        body(row + r, first + block * W<T>, sums + (r * blocks + block) * 4);
+      }
+    }
+  };
+  // Twice, as printed cells have two loops: rows do not wait for each other.
+  for_vectors([&](long b, long unit, Vec<T>* sum) {
+    const long width = min(hidden - unit, W<T>);
     const S* const before = step.c + b * 3 * hidden + unit;
     Vec<T> c = load(before, width), n = load(before + hidden, width);
     Vec<T> m = load(before + 2 * hidden, width);
@@ -47,16 +51,15 @@ FL_APART void finish_slstm(const CellStep<T>& step, long first, long row, long r
     sum[1] = f * n + i;
     sum[2] = m;
     sum[3] = o;
-  }
-  for (long r = 0; r < vectors; ++r) {
-    const long b = row_of(r), unit = unit_of(r), width = min(hidden - unit, W<T>);
-    const Vec<T>* const made = sums + r * 4;
+  });
+  for_vectors([&](long b, long unit, const Vec<T>* made) {
+    const long width = min(hidden - unit, W<T>);
     S* const after = step.c_next + b * 3 * hidden + unit;
     store(after, made[0], width);
     store(after + hidden, made[1], width);
     store(after + 2 * hidden, made[2], width);
     store(step.h + b * step.stride + unit, made[3] * made[0] / made[1], width);
-  }
+  });
 }
 
 // The gradient by m is not summed up from those by i and f, which cancel: h does not depend on m, so

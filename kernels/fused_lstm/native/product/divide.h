@@ -63,24 +63,6 @@ FL_INLINE void for_shares(const Worker& worker, long rows, long vectors, long wi
   }
 }
 
-// Divides the blocks of units of a single row among the workers, and this worker's into groups of at
-// most `most`: body(block, n) for each block of a group, the n-th, then end(group). In order or backwards.
-template <class Body, class End>
-FL_INLINE void for_groups(const Worker& worker, long blocks, long most, bool backwards,
-                          const Body& body, const End& end) {
-  const Range mine = part(blocks, worker.id, worker.count);
-  const long groups = divide_up(mine.end - mine.begin, most);
-  for (long i = 0; i < groups; ++i) {
-    const long begin = mine.begin + (backwards ? groups - 1 - i : i) * most;
-    const long count = min(mine.end - begin, most);
-    for (long n = 0; n < count; ++n) {
-      const long of_group = backwards ? count - 1 - n : n;
-      body(begin + of_group, of_group);
-    }
-    end(Range{begin, begin + count});
-  }
-}
-
 // Calls body(height, row) for the tiles that a share has in the rows `rows`: a tile has `height`
 // rows, `tallest` at most, from `row` on.
 template <class Body>

@@ -122,22 +122,14 @@ struct Dots {
   static void gates(const Worker& worker, Rows<T> left, Range rows,
                     const WeightShape& shape, const E* weight, bool backwards,
                     const Begin& begin, const End& end) {
-    const long units = shape.units, depth = shape.depth, gates = shape.gates;
-    if (rows.end - rows.begin == 1) {  // see Ready::gates
+    const long units = shape.units, depth = shape.depth;
+    if (rows.end - rows.begin == 1) {
       const long row = rows.begin;
-      Vec<T> memory[one_row * most_gates];
-      const auto multiply = [&](long block, long n) {
-        const Sums<T> tile{memory + n * gates, 1, gates};
+      const auto add = [&](const Sums<T>& tile, long block) {
         const long unit = block * W<T>;
-        bring(tile, begin(tile, unit, row));
-        columns_of(tile, from(left, row), depth, weight + unit * depth, units - unit,
-                   units * depth);
+        columns_of(tile, from(left, row), depth, weight + unit * depth, units - unit, units * depth);
       };
-      for_groups(worker, blocks_of<T>(units), one_row, backwards, multiply, [&](Range group) {
-        const long blocks = group.end - group.begin;
-        end(Sums<T>{memory, 1, blocks * gates, blocks}, group.begin * W<T>, row);
-      });
-      return;
+      return gates_of_a_row<T>(worker, row, shape, backwards, begin, add, end);
     }
     Vec<T> memory[tallest * most_gates];
     for_blocks(worker, rows, units, backwards, [&](long height, long unit, long row) {

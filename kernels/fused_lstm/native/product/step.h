@@ -65,6 +65,29 @@ FL_INLINE void store_gates(const Sums<T>& tile, long count, Sum<T>* gates, long 
   }
 }
 
+// Multiplies a single row: gates = begin + what add(tile, block) adds for a block of units. A cell
+// finishes several blocks at once, since these do not wait for each other.
+template <class T, class Begin, class Add, class End>
+FL_INLINE void gates_of_a_row(const Worker& worker, long row, const WeightShape& shape, bool backwards,
+                              const Begin& begin, const Add& add, const End& end) {
+  constexpr long most_gates = 4;
+  Vec<T> memory[one_row * most_gates];
+  const long gates = shape.gates;
+  const Range mine = part(blocks_of<T>(shape.units), worker.id, worker.count);
+  const long groups = divide_up(mine.end - mine.begin, one_row);
+  for (long i = 0; i < groups; ++i) {
+    const long first = mine.begin + (backwards ? groups - 1 - i : i) * one_row;
+    const long count = min(mine.end - first, one_row);
+    for (long n = 0; n < count; ++n) {
+      const long at = backwards ? count - 1 - n : n, block = first + at;
+      const Sums<T> tile{memory + at * gates, 1, gates};
+      bring(tile, begin(tile, block * W<T>, row));
+      add(tile, block);
+    }
+    end(Sums<T>{memory, 1, count * gates, count}, first * W<T>, row);
+  }
+}
+
 // Multiply-adds of vectors, in tiles of registers.
 template <class T>
 struct Fma {
