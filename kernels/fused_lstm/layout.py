@@ -179,9 +179,7 @@ def _side_by_side(spec: Spec, parts: Sequence[Tensor]) -> Tensor:
 
 def is_dense(tensor: object) -> bool:
     """Return whether an argument is a dense, strided tensor."""
-    return (
-        isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_nested
-    )
+    return isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_nested
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
