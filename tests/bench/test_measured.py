@@ -28,14 +28,14 @@ def ran(monkeypatch) -> list[list[str]]:
 
     monkeypatch.setattr(tables, "definitions", lambda: {"measured": ROWS})
     monkeypatch.setattr(machine, "settings", lambda: {"native_isa": "avx2"})
+    monkeypatch.setattr(machine, "commit", lambda: "abc")
     monkeypatch.setattr(measured.subprocess, "run", run)
     return commands
 
 
 def test_all_files_of_this_cpu_are_measured_and_what_failed_is_said_at_the_end(
-    ran, monkeypatch, tmp_path, capsys
+    ran, tmp_path, capsys
 ):
-    monkeypatch.setattr(machine, "commit", lambda: "abc")
     assert measured.main([str(tmp_path)]) == 1
     assert [command[2:-2] for command in ran] == [
         ["bench", "layers", "--cases", "a b"], ["bench", "samples"],
@@ -52,7 +52,7 @@ def test_all_files_of_this_cpu_are_measured_and_what_failed_is_said_at_the_end(
     ]
 
 
-def test_a_file_that_is_there_is_left(ran, monkeypatch, tmp_path):
+def test_a_file_that_is_there_is_left(ran, tmp_path):
     (tmp_path / "quick.jsonl").write_text("")
     assert measured.main([str(tmp_path), "--only=quick"]) == 0
     assert not ran

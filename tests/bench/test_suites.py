@@ -99,17 +99,16 @@ def test_a_default_run_is_of_suites_that_are_there():
 
 
 @needs_native
-def test_busy_neighbours_and_pauses_are_there_while_it_is_timed(tiny, tmp_path, capsys):
-    records = run(tmp_path, "serve/steps", "--neighbours=0,2", "--pauses=0,0.001")
+def test_busy_neighbours_are_there_while_it_is_timed(tiny, tmp_path, capsys):
+    records = run(tmp_path, "serve/steps", "--neighbours=0,2")
     ours = [r for r in records if r.contender == suites.OURS and r.dtype == "float32"]
-    found = [(r.extra["neighbours"], r.extra.get("pause", 0)) for r in ours]
-    assert found == [(0, 0), (0, 0.001), (2, 0), (2, 0.001)]
-    assert len({r.group for r in ours}) == 4
+    assert [r.extra["neighbours"] for r in ours] == [0, 2]
+    assert len({r.group for r in ours}) == 2
     for r in ours:
         assert r.extra["calls"] == 10 * len(r.seconds)
         assert r.extra["p50"] <= r.extra["worst"]
     printed = capsys.readouterr().out
-    assert "2 busy processes, 1 ms before each call" in printed
+    assert "2 busy processes" in printed
     assert re.search(r"p50 [\d,]+ us, worst of \d+ calls [\d,]+ us", printed)
     assert "p99" not in printed, "of fewer than 1,000 calls"
 
@@ -304,13 +303,6 @@ def test_kernelbench_runs_a_clones_tasks_as_their_files_are(tmp_path):
         for contender in ("cudnn", "install")
         for mode in ("inference", "step")
     } | {("40 GRUHidden", "flushed", "step")}
-
-
-@needs_native
-def test_kernelbench_times_a_compiled_forward_where_asked(tmp_path):
-    (tmp_path / "40_GRUHidden.py").write_text(KERNELBENCH)
-    records = run(tmp_path, "kernelbench", str(tmp_path), "--engines=all", cases=())
-    assert {r.mode for r in records if r.contender == "compile" and r.seconds} == {"inference"}
 
 
 @pytest.mark.parametrize(
