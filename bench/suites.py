@@ -201,7 +201,7 @@ SUITES = {
         },
     ),
     "samples": Suite(
-        "gradients of each sample, compared with Opacus's DPLSTM", 2,
+        "gradients of each sample, compared with Opacus's DPLSTM", 3,
         {"gradients": Part(samples.setup, named("small", "medium"), ("backward",),
             pace=Pace(10, longest=120))},
         "cpu",
