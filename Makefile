@@ -13,7 +13,7 @@ OUT  ?= out
 # The index that PyTorch is installed from; empty is pip's own.
 INDEX ?=
 
-.PHONY: help setup train test bench ladder post report docs site gpu gpu-race ptx fuzz soak inspect peers models sanitize emulator arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu gpu-race ptx fuzz soak inspect peers models results sanitize emulator arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,7 +46,7 @@ bench: setup     ## compare every engine that runs here with nn.LSTM; twenty min
 ladder: setup    ## the post's three fusions, measured as four levels: what each gains
 	OUT=$(OUT) $(RUN) -m bench fusions $(ARGS)
 
-post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes
+post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 3 minutes
 	OUT=$(OUT) $(RUN) -m bench post $(ARGS)
 
 docs: setup      ## the tables and figures of README and docs from results files; lists results older than their code
@@ -84,6 +84,10 @@ models: setup    ## packages that people run: install them, test them, time them
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/models-no-deps.txt
 	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ADOPTED:%=tests/kernels/test_%.py) $(ARGS)
 	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench packages/models
+
+# After make peers, make models, and a clone of KernelBench in build/.
+results:         ## measure every results file of README and docs anew, into OUT/results; 80 minutes on two cores
+	PYTHONPATH=kernels $(MODELS)/bin/python -m bench.measured $(OUT)/results $(ARGS)
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: compile and test all kernels; under 9 minutes

@@ -32,15 +32,6 @@ from .suites import DEFAULT, SUITES, parts, start
 FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
 # Suite -> the tables of README and docs that are printed of it.
 TABLES = {"fusions": ("levels", "beside", "medium", "tiny"), "post": ("training", "training_parts")}
-# Instruction set -> what keeps everyone to it, in the environment of a process when it starts.
-ISAS = {
-    "avx2": {
-        "FUSED_LSTM_ISA": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        "ATEN_CPU_CAPABILITY": "avx2",
-    }
-}
 
 
 def listed(name: str) -> str:
@@ -88,9 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=POSITIVE, help="seconds of timing per group [the suite's]")
     add("--threads", type=several(THREADS), default=[every], help="of each contender [%(default)s]")
     add("--neighbours", type=several(int), default=[0], help="busy processes beside it [0]")
-    add("--pauses", type=several(float), default=[0.0], help="seconds before each call [0]")
     add("--before", type=Path, metavar="CHECKOUT", help="whose layers take turns with these")
-    add("--isa", choices=ISAS, help="limit all contenders to this instruction set")
     add("--keep-memory", action="store_true", help="let glibc keep freed memory in the process")
     add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
     add("--append", action="store_true", help="add to --json's file, which is made anew without")
@@ -154,9 +143,8 @@ def device(text: str) -> torch.device:
 def place(record: Record) -> str:
     """Return what a record belongs to."""
     words = f"{record.case}, {record.dtype}, {record.threads} thread{'s' * (record.threads != 1)}"
-    beside, pause = record.extra.get("neighbours"), record.extra.get("pause")
-    words += f", {beside} busy process{'es' * (beside > 1)}" if beside else ""
-    return words + (f", {1e3 * pause:g} ms before each call" if pause else "")
+    beside = record.extra.get("neighbours")
+    return words + (f", {beside} busy process{'es' * (beside > 1)}" if beside else "")
 
 
 def show(record: Record, before: Sequence[Record]) -> None:
@@ -220,9 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.names:
         print(TEXT)
         return 0
-    wanted = (machine.KEEP if options.keep_memory else {}) | (
-        ISAS[options.isa] if options.isa else {}
-    )
+    wanted = machine.KEEP if options.keep_memory else {}
     own = [*(sys.argv[1:] if argv is None else argv)]
     if wanted.items() - os.environ.items():  # they are read when a process starts
         again = [sys.executable, "-m", "bench", *own]

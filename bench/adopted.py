@@ -1,9 +1,11 @@
 """Recurrent code of other packages beside ours under it: Keras's layers, FlashRNN's function.
 
 TiRex-2, a forecasting model whose sLSTM layers call that function, is there as a whole and as one
-of these layers. Each runs as its users call it on a CPU: "theirs", eager; under torch.compile, as
-the owners of FlashRNN and TiRex-2 run it; and with `install()` of the package's module in
-fused_lstm.integrations, "ours". A package that is not there says so.
+of these layers. Each runs as its users call it on a CPU: "theirs", eager; and with `install()` of
+the package's module in fused_lstm.integrations, "ours". Loops of few steps also run under
+torch.compile, as the owners of FlashRNN and TiRex-2 run them; it unrolls the steps and compiles
+long ones for minutes, so those run where `--engines all` asks for it. A package that is not there
+says so.
 """
 
 from __future__ import annotations
@@ -158,7 +160,8 @@ def setup(case: Case, o: Any) -> Work:
         return importlib.import_module(f"fused_lstm.integrations.{adopted.ours}").install()
 
     calls = {THEIRS: partial(of, nullcontext), OURS: partial(of, installed)}
-    if package != "keras":  # whose owners compile it on a CPU too
+    few = case.shape.T <= 50 and case.cell != "TiRex-2"  # which has several layers
+    if package != "keras" and (few or o.engines == "all"):
         calls[COMPILED] = lambda: of(nullcontext, torch.compile(call))
     facts = {"shape": case.shape._asdict()}
     return Work(calls, of(nullcontext).answer, facts, rounded_to=adopted.rounded_to)

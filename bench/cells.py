@@ -32,9 +32,9 @@ import fused_lstm
 from fused_lstm import reference
 from fused_lstm.autograd import draw_seed
 
-from .cases import Case
+from .cases import Case, Shape
 from .contenders import Contender, why_not
-from .core import Call, Work, differentiable, forward_only
+from .core import Call, Work, differentiable
 from .peers.remote import Remote
 
 # --- options ---
@@ -158,11 +158,8 @@ def options(case: Case, o: Any) -> Work:
 
 # --- functions ---
 
-FUNCTIONS = (
-    "lltm", "mgu", "li_gru", "janet", "ind_rnn", "ugrnn", "liquid", "gru", "lstm", "slstm", "sru",
-    "qrnn", "min_gru", "min_lstm", "nbrc", "ran", "mi_rnn", "nas",
-)  # fmt: skip
-COMPILED = ("lltm", "mgu", "li_gru", "janet", "sru", "min_gru", "ind_rnn")
+FUNCTIONS = ("lltm", "gru", "lstm", "slstm", "sru", "min_gru")
+COMPILED = ("lltm", "sru", "min_gru")
 
 
 def python_loop(module: Any, x: Tensor) -> Tensor:
@@ -240,7 +237,6 @@ def functions(case: Case, o: Any) -> Work:
 
 # --- the sLSTM of other packages ---
 
-HEADS = (1, 4)  # both packages have 4
 PACKAGES = {"xlstm": "xlstm", "tirex": "tirex-ts"}  # module -> what pip calls it
 
 
@@ -279,9 +275,7 @@ def compiled(package: str, cell: Any) -> Callable[[Tensor], Any]:
 def slstm(case: Case, o: Any) -> Work:
     """Return a package's cell in N heads: eager, compiled, and on our kernels.
 
-    The packages' backward writes a gradient of all T gates at each step, and xLSTM's one of R for
-    each row: with many rows it takes minutes, and the forward is timed alone. TiRex's cell rounds
-    its states to bfloat16 at each step, so its answers are as exact as that.
+    TiRex's cell rounds its states to bfloat16 at each step, so its answers are as exact as that.
     """
     package, N, (T, B, _, H, _) = case.cell, case.heads, case.shape
     if importlib.util.find_spec(package) is None:
@@ -291,7 +285,6 @@ def slstm(case: Case, o: Any) -> Work:
     torch.manual_seed(0)
     cell = package_cell(package, H, N)
     gates, dy = torch.randn(B, T, 4 * H), torch.randn(B, N, T, H // N)
-    long = B > 1 and (T > 1000 or N == 1)
 
     def of(how: str, dtype: torch.dtype = torch.float32) -> Call:
         own = copy.deepcopy(cell).to(dtype)
@@ -303,11 +296,7 @@ def slstm(case: Case, o: Any) -> Work:
             convert(own, engine="native")
         leaf = gates.to(dtype).requires_grad_()
         leaves = {"gates": leaf} | dict(own.named_parameters())
-        call = differentiable(lambda: run(leaf)[0], leaves, dy.to(dtype))
-        if long:
-            call.modes, call.gives = {"inference": call.modes["inference"]}, forward_only
-            call.answer = lambda: {"inference": call.modes["inference"]()}
-        return call
+        return differentiable(lambda: run(leaf)[0], leaves, dy.to(dtype))
 
     def expected() -> dict[str, Tensor]:
         exact = torch.float32 if package == "tirex" else torch.float64
@@ -320,13 +309,12 @@ def slstm(case: Case, o: Any) -> Work:
     return Work(ways, expected, facts, rounded_to=torch.bfloat16)
 
 
-def slstm_cases(shapes: Sequence[Any]) -> list[Case]:
-    """Return each package's cell at each shape in each number of heads."""
+def slstm_cases(calls: Sequence[tuple[int, Shape]]) -> list[Case]:
+    """Return each package's cell in so many heads at a shape."""
     return [
         Case(f"{package}, {call}", shape, cell=package, heads=N, call=call)
         for package in PACKAGES
-        for shape in shapes
-        for N in HEADS
+        for N, shape in calls
         for call in [f"T={shape.T}, B={shape.B}, H={shape.H}, N={N}"]
     ]
 

@@ -1,15 +1,14 @@
 """KernelBench's recurrent tasks (level 3, tasks 35 to 42) as their files are, with ours under them.
 
-    git clone https://github.com/ScalingIntelligence/KernelBench
-    python -m bench kernelbench KernelBench
+    git clone https://github.com/ScalingIntelligence/KernelBench build/KernelBench
+    python -m bench kernelbench build/KernelBench
 
 A task is a file: a Model, its get_init_inputs() and get_inputs(). The model runs as it is: torch's
 layers run torch's kernels, or ours under `fused_lstm.install()`. "inference" is what KernelBench
 times, a forward without gradients; "step" is a forward and a backward of the outputs' mean square.
 Where a task returns the last step alone, its gradients become denormal numbers on the way back,
 which an Intel CPU is slow at: so the step is also timed with torch's layers and
-`fused_lstm.flush_denormals()`. torch.compile breaks its graph at nn.LSTM, so it is timed only where
-`--engines all` asks for it, and only forward.
+`fused_lstm.flush_denormals()`.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def load(path: Path) -> ModuleType:
 
 
 def setup(path: Path, o: Any) -> Work:
-    """Return a task's model with other kernels under its layers, or compiled.
+    """Return a task's model with torch's kernels under its layers, and with others.
 
     Right is what torch's own layers answer: some tasks draw float32 states in their forward.
     """
@@ -65,19 +64,18 @@ def setup(path: Path, o: Any) -> Work:
     model = task.Model(*task.get_init_inputs()).to(o.device)
     inputs = [x.to(o.device) for x in task.get_inputs()]
 
-    def run(call: Any) -> list[Tensor]:
+    def run() -> list[Tensor]:
         torch.manual_seed(0)
-        outputs = floats(call(*inputs))
+        outputs = floats(model(*inputs))
         return [mean_square(outputs), *outputs] if torch.is_grad_enabled() else outputs
 
     named = dict(model.named_parameters())
-    grads = torch.autograd.grad(run(model)[0], list(named.values()), allow_unused=True)
+    grads = torch.autograd.grad(run()[0], list(named.values()), allow_unused=True)
     reached = {n: w for (n, w), d in zip(named.items(), grads, strict=True) if d is not None}
     infers = "inference" in o.modes
 
-    def of(under: Callable[[], Any], compiled: bool = False) -> Call:
-        call = torch.compile(model) if compiled else model
-        made = differentiable(partial(run, call), reached, None, o.device, under=under)
+    def of(under: Callable[[], Any]) -> Call:
+        made = differentiable(run, reached, None, o.device, under=under)
         if infers:
             forward = made.modes["inference"]
             made.answer = lambda: {f"output {n}": t.clone() for n, t in enumerate(forward())}
@@ -86,8 +84,6 @@ def setup(path: Path, o: Any) -> Work:
     ways = {BASE: nullcontext, "install": fused_lstm.install}
     ways |= {} if infers else {"flushed": fused_lstm.flush_denormals}
     calls = {label: partial(of, under) for label, under in ways.items()}
-    if infers and o.engines == "all":
-        calls["compile"] = partial(of, nullcontext, compiled=True)
     return Work(
         calls, of(nullcontext).answer, {"task": path.stem}, name=path.stem.replace("_", " ", 1)
     )

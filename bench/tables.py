@@ -34,7 +34,7 @@ def flat(line: Mapping[str, Any]) -> Record:
     """Return a line's fields, those of its shape among them, and its cores in words."""
     shape, threads = line.get("shape") or {}, line.get("threads", 1)
     cores = f"{threads} core{'s' * (threads > 1)}" if line.get("device", "cpu") == "cpu" else "GPU"
-    return {"why": "", "group": "", "pause": 0, "cores": cores, **line, **shape}
+    return {"why": "", "group": "", "cores": cores, **line, **shape}
 
 
 @cache
@@ -306,9 +306,7 @@ FORMATS: dict[str, Callable[[Sequence[Pick]], str]] = {
     "p50 / worst": tail("p50", "worst"),
     "p50 / p99": tail("p50", "p99"),
     "calls": calls_of,
-    "GF/s": number(lambda v: f"{v / 1e9:.0f}", lambda r: r["flops"] / r["median"]),
     "words/s": number("{:,.0f}".format, lambda *r: r[-1]["tokens"] / r[-1]["median"]),
-    "MB": number("{:,.1f}".format, lambda r: r["memory"] and r["memory"] / 1e6),
     "name": lambda picks: NAMES.get(_engine(picks[0][0]), _engine(picks[0][0])),
     "machine": lambda picks: machine(picks[0][0]),
     "CPU": lambda picks: cpu(picks[0][0].get("machine") or picks[0][0]["processor"]),

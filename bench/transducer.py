@@ -8,8 +8,7 @@ goes on by two frames. Which token it is, the model says.
 
 A transcription is timed whole, and in it the encoder, the prediction network (an embedding, the
 LSTM, a projection) and the joint network. What is left is the loop's own work, transformers'
-`generate`. "install" has this library's kernels under the LSTM; "greedy" and "greedy-int8" decode
-by fused_lstm.integrations.parakeet.
+`generate`. "greedy" and "greedy-int8" decode by fused_lstm.integrations.parakeet.
 """
 
 from __future__ import annotations
@@ -20,20 +19,17 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fused_lstm
-
 from .contenders import BASE
 from .core import Call, Work
 from .models.case import without_cuda
 
-OURS, GREEDY, GREEDY_INT8 = "install", "greedy", "greedy-int8"
+GREEDY, GREEDY_INT8 = "greedy", "greedy-int8"
 PARTS = "encoder", "prediction", "joint"
 EMITTED = {"RNNT": 0.24, "TDT": 0.6}  # of the frames: a TDT model leaves frames out
 FAR = 500.0  # between the blank's logit and any other
@@ -116,9 +112,8 @@ def transcription(sound: Sound, how: str) -> Call:
     def facts(mode: str, rounds: int) -> dict[str, Any]:
         return {n: statistics.median(call[n] for call in parts[-rounds:]) for n in parts[-1]}
 
-    under = fused_lstm.install if how == OURS else nullcontext
     # Tokens of int8 may be others, and are compared by a test.
-    return Call({"inference": run}, lambda: {"tokens": run().float()}, under=under, facts=facts,
+    return Call({"inference": run}, lambda: {"tokens": run().float()}, facts=facts,
         gives=lambda _: how != GREEDY_INT8)  # fmt: skip
 
 
@@ -144,10 +139,8 @@ def setup(case: str, o: Any) -> Work:
     """Return a sound's transcription by each loop."""
     kind, size = case.partition(",")[0].split()
     if importlib.util.find_spec("transformers") is None:
-        return Work(
-            {}, absent=dict.fromkeys((BASE, OURS), "transformers is not installed; make models")
-        )
+        return Work({}, absent={BASE: "transformers is not installed; make models"})
     sound = Sound(size, kind, SECONDS)
-    calls = {how: partial(transcription, sound, how) for how in (BASE, OURS, GREEDY, GREEDY_INT8)}
+    calls = {how: partial(transcription, sound, how) for how in (BASE, GREEDY, GREEDY_INT8)}
     facts = {"sound": SECONDS}
     return Work(calls, transcription(sound, BASE).answer, facts, name=f"Parakeet {case}")

@@ -1,10 +1,10 @@
 """Models of other packages, with torch's own recurrent layers and with this library's.
 
 A file is a package: its `case()` makes a model with random weights and a call of it. Both
-contenders run that one model, `torch` as it is and `install` under `fused_lstm.install()`, and both
-modes are timed of the whole model and of its recurrent layers alone, on the inputs which they get
-in it. A third, `resets`, is the same model with a module of fused_lstm.integrations, where a case
-has one. `make models` installs the packages, each of which may be missing.
+contenders run that one model, `torch` as it is and `install` under `fused_lstm.install()`. Torch's
+recurrent layers are timed alone too, on the inputs which they get in it. A third, `resets`, is the
+same model with a module of fused_lstm.integrations, where a case has one. `make models` installs
+the packages, each of which may be missing.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def kept(value: Any) -> Any:
 def call_of(label: str, model: Model) -> bench.Call:
     """Return the call of torch's own layers, or of ours in them or in their place."""
     modes: dict[str, Any] = {"inference": model.infer, "train": model.train}
-    if label in LABELS:
+    if label == "torch":
         modes |= {mode: partial(model.layers, mode) for mode in MODES[2:]}
     facts = lambda mode, rounds: {"calls": len(model.calls.get(mode, ()))}  # noqa: E731
     return bench.Call(modes, model.answer, under=LABELS.get(label, nullcontext), facts=facts)

@@ -99,17 +99,16 @@ def test_a_default_run_is_of_suites_that_are_there():
 
 
 @needs_native
-def test_busy_neighbours_and_pauses_are_there_while_it_is_timed(tiny, tmp_path, capsys):
-    records = run(tmp_path, "serve/steps", "--neighbours=0,2", "--pauses=0,0.001")
+def test_busy_neighbours_are_there_while_it_is_timed(tiny, tmp_path, capsys):
+    records = run(tmp_path, "serve/steps", "--neighbours=0,2")
     ours = [r for r in records if r.contender == suites.OURS and r.dtype == "float32"]
-    found = [(r.extra["neighbours"], r.extra.get("pause", 0)) for r in ours]
-    assert found == [(0, 0), (0, 0.001), (2, 0), (2, 0.001)]
-    assert len({r.group for r in ours}) == 4
+    assert [r.extra["neighbours"] for r in ours] == [0, 2]
+    assert len({r.group for r in ours}) == 2
     for r in ours:
         assert r.extra["calls"] == 10 * len(r.seconds)
         assert r.extra["p50"] <= r.extra["worst"]
     printed = capsys.readouterr().out
-    assert "2 busy processes, 1 ms before each call" in printed
+    assert "2 busy processes" in printed
     assert re.search(r"p50 [\d,]+ us, worst of \d+ calls [\d,]+ us", printed)
     assert "p99" not in printed, "of fewer than 1,000 calls"
 
@@ -248,42 +247,19 @@ def test_processes_run_one_after_another_into_one_file(monkeypatch, tmp_path):
     assert {tuple(command[-2:]) for command in ran} == {("--processes=1", "--append")}
 
 
-def test_an_instruction_set_is_in_the_environment_of_a_process(monkeypatch):
-    """Everybody reads it when it starts."""
+def test_memory_that_is_kept_is_in_the_environment_of_a_process(monkeypatch):
+    """The allocator reads it when it starts."""
     ran = []
     monkeypatch.setattr(
         __main__.subprocess,
         "run",
         lambda *a, **k: ran.append((a, k)) or SimpleNamespace(returncode=0),
     )
-    words = ["layers", "--isa=avx2", "--keep-memory", "--device=cpu"]
+    words = ["layers", "--keep-memory", "--device=cpu"]
     assert main(words) == 0
     (((command,), how),) = ran
     assert command[1:] == ["-m", "bench", *words]
-    wanted = __main__.ISAS["avx2"] | __main__.machine.KEEP
-    assert wanted.items() <= how["env"].items()
-
-
-@pytest.mark.slow  # two starts of Python
-def test_the_whole_command_keeps_to_an_instruction_set(tmp_path):
-    import subprocess
-    import sys
-
-    file = tmp_path / "r.jsonl"
-    words = ["--cases=time-series", "--engines=loop", "--seconds=0.01", "--isa=avx2"]
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "layers/best",
-        *words,
-        "--device=cpu",
-        f"--json={file}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode in (0, BUSY_MACHINE), done.stderr
-    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
-        assert all(r.machine.endswith("AVX2") for r in load(file))
+    assert __main__.machine.KEEP.items() <= how["env"].items()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("opacus") is None, reason="opacus is not installed")
@@ -304,13 +280,6 @@ def test_kernelbench_runs_a_clones_tasks_as_their_files_are(tmp_path):
         for contender in ("cudnn", "install")
         for mode in ("inference", "step")
     } | {("40 GRUHidden", "flushed", "step")}
-
-
-@needs_native
-def test_kernelbench_times_a_compiled_forward_where_asked(tmp_path):
-    (tmp_path / "40_GRUHidden.py").write_text(KERNELBENCH)
-    records = run(tmp_path, "kernelbench", str(tmp_path), "--engines=all", cases=())
-    assert {r.mode for r in records if r.contender == "compile" and r.seconds} == {"inference"}
 
 
 @pytest.mark.parametrize(

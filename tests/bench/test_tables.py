@@ -216,8 +216,7 @@ def test_results_that_are_older_than_their_code_are_listed_with_their_command(
     line = '{"suite": "post/train", "case": "c", "contender": "a", "mode": "m", "commit": "0"}\n'
     (tmp_path / "post.jsonl").write_text(line)
     assert docs.older() == [
-        "post: 0, changes of its code: unknown\n"
-        "    python -m bench post --json post.jsonl  # 12 min"
+        "post: 0, changes of its code: unknown\n    python -m bench post --json post.jsonl  # 3 min"
     ]
 
 
