@@ -79,6 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=POSITIVE, help="seconds of timing per group [the suite's]")
     add("--threads", type=several(THREADS), default=[every], help="of each contender [%(default)s]")
     add("--neighbours", type=several(int), default=[0], help="busy processes beside it [0]")
+    add("--pauses", type=several(float), default=[0.0], help="seconds before each call [0]")
     add("--before", type=Path, metavar="CHECKOUT", help="whose layers take turns with these")
     add("--keep-memory", action="store_true", help="let glibc keep freed memory in the process")
     add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
@@ -143,8 +144,9 @@ def device(text: str) -> torch.device:
 def place(record: Record) -> str:
     """Return what a record belongs to."""
     words = f"{record.case}, {record.dtype}, {record.threads} thread{'s' * (record.threads != 1)}"
-    beside = record.extra.get("neighbours")
-    return words + (f", {beside} busy process{'es' * (beside > 1)}" if beside else "")
+    beside, pause = record.extra.get("neighbours"), record.extra.get("pause")
+    words += f", {beside} busy process{'es' * (beside > 1)}" if beside else ""
+    return words + (f", {1e3 * pause:g} ms before each call" if pause else "")
 
 
 def show(record: Record, before: Sequence[Record]) -> None:

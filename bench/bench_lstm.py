@@ -33,7 +33,7 @@ def problem_of(case: str) -> tuple[Problem, dict[str, torch.Tensor]]:
 @functools.cache
 def base_seconds(case: str, mode: str) -> float:
     """Return nn.LSTM's median of a few rounds."""
-    return statistics.median(local(NN_LSTM, problem_of(case)[0]).turn(mode)(6, 0.0)[1:])
+    return statistics.median(local(NN_LSTM, problem_of(case)[0]).turn(mode)(6, 0.0, 0.0)[1:])
 
 
 @pytest.mark.parametrize("mode", ["inference", "step"])

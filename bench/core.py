@@ -31,8 +31,9 @@ from torch.utils import _pytree as pytree
 from . import machine
 
 Run = Callable[[], object]  # the work to time
-# At least so many calls, and more until so many seconds have passed: the seconds of each call.
-Turn = Callable[[int, float], list[float]]
+# At least so many calls, more until so many seconds have passed, a pause of so many before each:
+# the seconds of each call.
+Turn = Callable[[int, float, float], list[float]]
 CPU = torch.device("cpu")
 BUSY = 0.1  # of all cores' time: above it the machine had other work
 FEWEST = 10  # rounds of a 95% interval
@@ -193,18 +194,20 @@ def speedup(base: Any, other: Any) -> Ratio:
 
 
 def timed(work: Run, device: torch.device, before: Run | None = None, cold: bool = True) -> Turn:
-    """Return what takes a turn of `work`, each call after an untimed `before`.
+    """Return what takes a turn of `work`, each call after a pause and an untimed `before`.
 
     On an NVIDIA or AMD GPU by device events, where `cold` after the L2 cache has been overwritten.
     Elsewhere by the wall clock, which stops when the device has done the work.
     """
     clock = _events(device, cold) if device.type == "cuda" else _wall(device)
 
-    def turn(calls: int = 1, seconds: float = 0.0) -> list[float]:
+    def turn(calls: int = 1, seconds: float = 0.0, pause: float = 0.0) -> list[float]:
         taken, end = [], time.perf_counter() + seconds
         gc.disable()
         try:
             while len(taken) < calls or time.perf_counter() < end:
+                if pause:
+                    time.sleep(pause)
                 if before is not None:
                     before()
                 taken.append(clock(work))
@@ -506,7 +509,7 @@ class Group:
         self.calls = {}
 
     def time(
-        self, modes: Iterable[str], pace: Pace = PACE
+        self, modes: Iterable[str], pace: Pace = PACE, pause: float = 0.0
     ) -> dict[tuple[str, str], list[list[float]]]:
         """Time everyone in all modes that they have, in every round, in an order drawn anew.
 
@@ -528,7 +531,7 @@ class Group:
                 if label in self.calls:  # else it failed in another mode just now
                     time.sleep(REST * several)
                     with self.going_on(label), self.calls[label].under():
-                        taken = cases[label, mode](pace.calls, pace.turn)
+                        taken = cases[label, mode](pace.calls, pace.turn, pause)
                         turns[label, mode].append(taken[several:])
 
         done = 0
@@ -570,6 +573,7 @@ def measure(
     modes: Sequence[str],
     pace: Pace = PACE,
     device: torch.device = CPU,
+    pause: float = 0.0,
     **about: Any,
 ) -> list[Record]:
     """Time a group in some modes; return a record for each, and one with `why` for who failed.
@@ -579,12 +583,13 @@ def measure(
     """
     common = surroundings(device) | {"threads": torch.get_num_threads()} | about
     conditions = {k: common.pop(k) for k in about if k not in Record.__dataclass_fields__}
+    conditions |= {"pause": pause} if pause else {}
     words = [common["suite"], common["case"], common["dtype"], f"{common['threads']} threads"]
     words += [f"{name} {value}" for name, value in conditions.items()]
     words.append(common["date"])  # two runs in one file took no turns with each other
     common["group"] = ", ".join(words)
     clock = machine.ForeignTime()
-    turns = group.time(modes, pace)
+    turns = group.time(modes, pace, pause)
     common["foreign"] = round(clock.share(), 4)
     conditions |= {"card": card} if (card := machine.card(device)) else {}  # as it was left: warm
     records = []

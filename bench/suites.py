@@ -318,6 +318,9 @@ def race(
         group = Group(work)
         for beside in options.neighbours:
             with machine.neighbours(beside):
-                busy = {"neighbours": beside} if options.neighbours != [0] else {}
-                yield from measure(group, part.modes, pace, options.device, **about, **busy)
+                for pause in options.pauses:
+                    busy = {"neighbours": beside} if options.neighbours != [0] else {}
+                    yield from measure(
+                        group, part.modes, pace, options.device, pause, **about, **busy
+                    )
         group.close()

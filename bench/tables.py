@@ -34,7 +34,7 @@ def flat(line: Mapping[str, Any]) -> Record:
     """Return a line's fields, those of its shape among them, and its cores in words."""
     shape, threads = line.get("shape") or {}, line.get("threads", 1)
     cores = f"{threads} core{'s' * (threads > 1)}" if line.get("device", "cpu") == "cpu" else "GPU"
-    return {"why": "", "group": "", "cores": cores, **line, **shape}
+    return {"why": "", "group": "", "pause": 0, "cores": cores, **line, **shape}
 
 
 @cache

@@ -87,9 +87,11 @@ class Remote:
                 name: torch.from_numpy(a).to(self.device, self.dtype) for name, a in arrays.items()
             }
 
-    def burst(self, mode: str, calls: int = 1, seconds: float = 0.0) -> list[float]:
+    def burst(
+        self, mode: str, calls: int = 1, seconds: float = 0.0, pause: float = 0.0
+    ) -> list[float]:
         """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
-        return json.loads(self._ask(f"{mode} {calls} {seconds}"))
+        return json.loads(self._ask(f"{mode} {calls} {seconds} {pause}"))
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None

@@ -1,8 +1,9 @@
 """`python -m bench.peers.worker PEER FOLDER THREADS`: the process of a peer (see remote.py).
 
 Reads FOLDER/work.npz (an LSTM alone, or a lesson to train on), writes FOLDER/answer.npz, says that
-it is ready, and then does at least as many calls as a line of its input says, "MODE CALLS SECONDS",
-and more until so many seconds have passed, and answers with the seconds of each.
+it is ready, and then does at least as many calls as a line of its input says, "MODE CALLS SECONDS
+PAUSE", and more until so many seconds have passed, with a pause of so many before each, and answers
+with the seconds of each.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ def main(name: str, folder: Path, threads: int) -> None:
     np.savez(folder / "answer.npz", **{k: np.asarray(v) for k, v in peer.answer().items()})
     print(json.dumps({"seconds_to_start": time.perf_counter() - begin}), file=answers)
     for line in sys.stdin:
-        mode, calls, seconds = line.split()
+        mode, calls, seconds, pause = line.split()
         if hasattr(peer, "turn"):  # a contender of bench's own
-            taken = peer.turn(mode, int(calls), float(seconds))
+            taken = peer.turn(mode, int(calls), float(seconds), float(pause))
             print(json.dumps(taken), file=answers)
             continue
         run, taken = getattr(peer, mode), []
         gc.disable()
         end = time.perf_counter() + float(seconds)
         while len(taken) < int(calls) or time.perf_counter() < end:
+            if float(pause):
+                time.sleep(float(pause))
             begin = time.perf_counter()
             run()
             taken.append(time.perf_counter() - begin)

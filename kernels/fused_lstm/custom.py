@@ -176,8 +176,9 @@ class Recurrent(RecurrentBase):
         per_lane = len(weights) // self.spec.directions
         for n, weight in enumerate(weights):
             if n % per_lane == 0:  # weight_ih
-                ones = [weight.new_ones(H, 1) if w == 1 else torch.eye(H) for w in widths]
-                rows = F.pad(torch.block_diag(*ones).to(weight), (self.input_size, 0))
+                one, unit = weight.new_ones(H, 1), torch.eye(H).to(weight)
+                ones = [one if width == 1 else unit for width in widths]
+                rows = F.pad(torch.block_diag(*ones), (self.input_size, 0))
                 joined.append(torch.cat([F.pad(weight, (0, sum(widths))), rows]))
             elif n % per_lane == 2 and self.bias:  # bias_ih
                 joined.append(F.pad(weight, (0, added)))

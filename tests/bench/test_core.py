@@ -111,9 +111,16 @@ def test_timed_runs_the_setup_first_and_collects_no_garbage():
     once = core.timed(
         lambda: order.append(f"work {gc.isenabled()}"), CPU, lambda: order.append("setup")
     )
-    assert len(once(1, 0.0)) == 1
+    assert len(once(1, 0.0, 0.0)) == 1
     assert order == ["setup", "work False"]
     assert gc.isenabled()
+
+
+def test_a_pause_is_before_each_call_and_not_in_its_time():
+    began = time.perf_counter()
+    taken = core.timed(lambda: None, CPU)(3, 0.0, 0.02)
+    assert time.perf_counter() - began > 0.06
+    assert max(taken) < 0.02
 
 
 def test_a_call_runs_under_its_context_outside_of_the_clock():
@@ -141,7 +148,7 @@ def test_a_differentiable_call_has_every_mode_and_every_answer():
     assert list(call.modes) == ["inference", "forward", "backward", "step"]
     answer = {name: t.item() for name, t in call.answer().items()}
     assert answer == {"inference": 3, "y": 3, "h_n": 1, "c_n": 2, "x.grad": 3, "w.grad": 1}
-    assert len(call.turn("backward")(2, 0.0)) == 2  # a forward comes before each
+    assert len(call.turn("backward")(2, 0.0, 0.0)) == 2  # a forward comes before each
 
 
 # --- ratios ---
@@ -392,7 +399,9 @@ def test_each_is_built_with_the_threads_that_its_records_name():
         return Work({"one": fake}, lambda: {"y": torch.ones(1)})
 
     part, threads = suites.Part(setup, ("case",), ("step",)), torch.get_num_threads()
-    options = suites.Options(threads=[1, 2], neighbours=[0], device=CPU, before=None, engines=None)
+    options = suites.Options(
+        threads=[1, 2], neighbours=[0], pauses=[0.0], device=CPU, before=None, engines=None
+    )
     try:
         records = list(suites.race("s/p", part, "case", "float32", QUICK, options))
     finally:

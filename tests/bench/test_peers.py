@@ -164,8 +164,8 @@ def test_a_peer_answers_and_is_timed_in_its_own_process(stand_in):
     assert len(group.time(["step"], QUICK)["jax", "step"]) == 2
     assert group.time(["backward"], QUICK) == {}, "it has no such mode"
     turn = group.calls["jax"].turn("step")
-    assert len(turn(5, 0.0)) == 5
-    assert len(turn(1, 0.05)) > 5
+    assert len(turn(5, 0.0, 0.0)) == 5
+    assert len(turn(1, 0.05, 0.0)) > 5
     group.close()
 
 

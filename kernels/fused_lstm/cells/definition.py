@@ -481,6 +481,11 @@ def _why_not_traced(error: Exception) -> tuple[str, str]:
     if any(said in text for said in ("mat1 and mat2", "must be same size", "einsum", "for @",
                                      "size mismatch", "1D tensors expected")):  # fmt: skip
         return "a matrix product", INSTEAD["mm"]
+    if "in-place operation" in text:
+        return (
+            f"an operation in place on an argument ({first_line(error)})",
+            "x = torch.relu(x), not x.relu_()",
+        )
     if "must match the size" in text or "shape mismatch" in text:
         return (
             f"tensors of two shapes ({first_line(error)})",

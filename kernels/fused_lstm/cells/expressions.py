@@ -19,7 +19,9 @@ HEAVY = {
 MASKS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 FOLD: dict[str, Callable[..., float]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
-    "neg": operator.neg, "max": max, "min": min,
+    "neg": operator.neg, "max": max, "min": min, "lt": operator.lt, "le": operator.le,
+    "gt": operator.gt, "ge": operator.ge, "eq": operator.eq, "ne": operator.ne,
+    "not": operator.not_,
 }  # fmt: skip
 
 
@@ -91,8 +93,11 @@ class Expressions:
             return self.make("sub" if op == "add" else "add", a, right)
         if op == "add" and left is not None:
             return self.make("sub", b, left)
-        if op == "where" and args[1] == args[2]:
-            return args[1]
+        if op == "where" and (args[1] == args[2] or values[0] is not None):
+            return args[1] if values[0] != 0 else args[2]
+        if op in ("and", "or") and (values[0] is not None or values[-1] is not None):
+            decided, other = (values[0], b) if values[0] is not None else (values[-1], a)
+            return other if bool(decided) == (op == "and") else self.const(decided)
         return self.node(op, *args)
 
     def _negated(self, n: int) -> int | None:

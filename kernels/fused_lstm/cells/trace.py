@@ -31,7 +31,7 @@ INSTEAD |= dict.fromkeys(
 # Operators that take what is true or false as it is; for others it is 1 or 0.
 OF_MASKS = {
     "where", "masked_fill", "detach", "alias", "clone", "expand", "view", "lift_fresh_copy",
-    *(f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "not")),
+    *(f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "not", "xor")),
 }  # fmt: skip
 # Arguments that say where a result lies and how.
 PLACES = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
@@ -50,6 +50,14 @@ class CannotExpress(Exception):
         self.expected = expected
 
 
+def as_mask(e: Expressions, n: int) -> int:
+    """Return what is true where node n is not 0; of a constant that is a constant, 1 or 0."""
+    if e.is_mask(n):
+        return n
+    value = e.value(n)
+    return e.make("ne", n, e.const(0)) if value is None else e.const(value != 0)
+
+
 def aten(e: Expressions) -> dict[str, Callable]:
     """Return ATen's operators that a cell may use: name -> what makes the result in `e`."""
     make, const = e.make, e.const
@@ -62,9 +70,11 @@ def aten(e: Expressions) -> dict[str, Callable]:
         return make("where", make("gt", x, zero), make("mul", x, scale), low)
 
     def elu_backward(d, alpha, scale, input_scale, is_result, x):
-        if {alpha, scale, input_scale} == {one}:
-            result = make("elu", x)  # which a step has computed
-            return make("where", make("gt", result, zero), d, mul(d, make("add", result, one)))
+        plain = {alpha, scale, input_scale} == {one}
+        if plain or is_result == one:  # of an operator in place, x is the result
+            result = x if is_result == one else make("elu", x)  # which a step has computed
+            low = mul(mul(d, input_scale), make("add", result, mul(scale, alpha)))
+            return make("where", make("gt", result, zero), mul(d, scale), low)
         factor = mul(mul(scale, alpha), input_scale)
         low = mul(mul(d, factor), make("exp", mul(x, input_scale)))
         return make("where", make("gt", x, zero), mul(d, scale), low)
@@ -114,6 +124,15 @@ def aten(e: Expressions) -> dict[str, Callable]:
 
     def number(x, *_, **__):
         return make("where", x, one, zero) if e.is_mask(x) else x
+
+    def where(mask, a, b):
+        return make("where", mask, number(a), number(b))
+
+    def logical(op):
+        return lambda *masks: make(op, *(as_mask(e, x) for x in masks))
+
+    def xor(a, b):
+        return make("ne", number(as_mask(e, a)), number(as_mask(e, b)))
 
     def floor(x):
         return make("floor", x)
@@ -169,17 +188,18 @@ def aten(e: Expressions) -> dict[str, Callable]:
         return mul(d, make("add", below, mul(x, density)))
 
     same = {"maximum": "max", "minimum": "min", "clamp_min": "max", "clamp_max": "min"}
-    for name in ("and", "or", "not"):
-        same |= {f"logical_{name}": name, f"bitwise_{name}": name}
-    plain = HEAVY | MASKS | {"mul", "neg", "abs", "relu", "where"}
+    plain = HEAVY | MASKS | {"mul", "neg", "abs", "relu"}
     table: dict[str, Callable] = {
         name: partial(make, op) for name, op in (same | {n: n for n in plain}).items()
     }
+    for name in ("and", "or", "not"):
+        table |= dict.fromkeys((f"logical_{name}", f"bitwise_{name}"), logical(name))
     for name in ("detach", "alias", "clone", "expand", "view", "lift_fresh_copy"):
         table[name] = lambda x, *_, **__: x
     sixth = const(torch.tensor(1 / 6, dtype=torch.float32).item())  # ATen's, in float64 too
     return table | {
-        "_to_copy": number,
+        "_to_copy": number, "where": where, "logical_xor": xor, "bitwise_xor": xor,
+        "isnan": lambda x: make("ne", x, x),
         "div": divided, "floor": floor, "ceil": ceil, "trunc": trunc, "round": rounded,
         "frac": lambda x: make("sub", x, trunc(x)),
         "remainder": lambda a, b: make("sub", a, mul(b, floor(make("div", a, b)))),
@@ -224,7 +244,7 @@ def aten(e: Expressions) -> dict[str, Callable]:
         "empty_like": lambda *_, **__: const(float("nan")),  # which is filled
         "celu": lambda x, alpha=one: elu(x, alpha, one, make("div", one, alpha)),
         "mish": lambda x: mul(x, make("tanh", make("log1p", make("exp", x)))),
-        "masked_fill": lambda x, mask, value: make("where", mask, value, x),
+        "masked_fill": lambda x, mask, value: where(mask, value, x),
         "silu": lambda x: mul(x, make("sigmoid", x)),
         "log_sigmoid_forward": lambda x: (make("log_sigmoid", x), None),
         "log_sigmoid_backward": lambda d, x, _: mul(d, make("sigmoid", make("neg", x))),
@@ -258,7 +278,7 @@ def traced(
     def number(x: Any, dtype: torch.dtype | None = None) -> Any:
         if isinstance(x, torch.fx.Node):
             return env[x]
-        if not isinstance(x, int | float) or isinstance(x, bool):
+        if not isinstance(x, int | float):
             return x
         return e.const(x if dtype is None else torch.tensor(x, dtype=dtype).item())
 
@@ -286,7 +306,10 @@ def traced(
                 args = [number(x, dtype) for x in node.args]
                 if name not in OF_MASKS:
                     args = [table["_to_copy"](x) if type(x) is int else x for x in args]
-                env[node] = table[name](*args, **kwargs)
+                made = table[name](*args, **kwargs)
+                value = node.meta.get("val")
+                is_true_or_false = isinstance(value, Tensor) and value.dtype == torch.bool
+                env[node] = as_mask(e, made) if is_true_or_false else made
             except (TypeError, KeyError):
                 told = ", ".join(f"{k}={v!r}" for k, v in node.kwargs.items()) or "these arguments"
                 raise CannotExpress(f"torch's operator {name!r} with {told}") from None
@@ -320,6 +343,8 @@ def _check(
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return
+    if name.startswith("bitwise_") and value.dtype != torch.bool:
+        raise CannotExpress(f"torch's operator {name!r} of whole numbers")
     if value.shape not in (like.shape, ()):
         raise CannotExpress(f"torch's operator {name!r}, which changes a shape")
     if value.dtype not in (like.dtype, torch.bool) and not is_weak:
