@@ -226,7 +226,8 @@ def aten(e: Expressions) -> dict[str, Callable]:
         "reciprocal": lambda x: make("div", one, x),
         "rsqrt": lambda x: make("div", one, make("sqrt", x)),
         "square": lambda x: mul(x, x),
-        "pow": power, "clamp": clamp, "hardtanh": clamp, "hardtanh_backward": outside,
+        "pow": power, "clamp": clamp, "hardtanh_backward": outside,
+        "hardtanh": lambda x, low=const(-1), high=one: clamp(x, low, high),
         "hardsigmoid": lambda x: make(
             "div", clamp(make("add", x, const(3)), zero, const(6)), const(6)
         ),
