@@ -97,7 +97,7 @@ class Expressions:
             return args[1] if values[0] != 0 else args[2]
         if op in ("and", "or") and (values[0] is not None or values[-1] is not None):
             decided, other = (values[0], b) if values[0] is not None else (values[-1], a)
-            return other if bool(decided) == (op == "and") else self.const(decided)
+            return other if bool(decided) == (op == "and") else self.const(bool(decided))
         return self.node(op, *args)
 
     def _negated(self, n: int) -> int | None:
