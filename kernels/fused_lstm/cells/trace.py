@@ -61,7 +61,7 @@ def as_mask(e: Expressions, n: int) -> int:
 def aten(e: Expressions) -> dict[str, Callable]:
     """Return ATen's operators that a cell may use: name -> what makes the result in `e`."""
     make, const = e.make, e.const
-    one, zero, minus_one = const(1), const(0), const(-1)
+    one, zero = const(1), const(0)
 
     def elu(x, alpha=one, scale=one, input_scale=one):
         if {alpha, scale, input_scale} == {one}:
@@ -115,7 +115,7 @@ def aten(e: Expressions) -> dict[str, Callable]:
         return make("where", is_outside, zero, d)
 
     def sign(x):
-        below = make("where", make("lt", x, zero), minus_one, zero)
+        below = make("where", make("lt", x, zero), const(-1), zero)
         return make("where", make("gt", x, zero), one, below)
 
     def leaky(x, slope=None):
@@ -227,7 +227,7 @@ def aten(e: Expressions) -> dict[str, Callable]:
         "rsqrt": lambda x: make("div", one, make("sqrt", x)),
         "square": lambda x: mul(x, x),
         "pow": power, "clamp": clamp, "hardtanh_backward": outside,
-        "hardtanh": lambda x, low=minus_one, high=one: clamp(x, low, high),
+        "hardtanh": lambda x, *bounds: clamp(x, *bounds or (const(-1), one)),
         "hardsigmoid": lambda x: make(
             "div", clamp(make("add", x, const(3)), zero, const(6)), const(6)
         ),
