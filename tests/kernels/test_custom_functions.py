@@ -34,7 +34,7 @@ FUNCTIONS = [
     ("torch.expm1(x)", -3, 3), ("F.mish(x)", -3, 3), ("F.threshold(x, 0.5, -2.0)", -3, 3),
     # In place a derivative is of the result, not of what was there.
     ("F.elu(x * 1.0, 0.5, inplace=True)", -3, 3), ("F.selu(x * 1.0, inplace=True)", -3, 3),
-    ("F.celu(x * 1.0, 0.7, inplace=True)", -1, 3), ("F.hardtanh_(x * 1.0)", -3, 3),
+    ("F.celu(x * 1.0, 0.7, inplace=True)", -1, 3), ("F.hardtanh_(x * 1.0, -0.5)", -3, 3),
     # What is true or false: True + True is True, and any number but 0 is.
     ("((x > 0) + (x > 1)).to(x.dtype) * x", -3, 3), ("((x > 0) & True) * x", -3, 3),
     ("torch.where((x > 0) * (x < 1), x, 2 * x)", -3, 3),

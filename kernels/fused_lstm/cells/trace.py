@@ -110,6 +110,9 @@ def aten(e: Expressions) -> dict[str, Callable]:
         x = x if low is None else make("max", x, low)
         return x if high is None else make("min", x, high)
 
+    def hardtanh(x, low=None, high=one):
+        return clamp(x, const(-1) if low is None else low, high)
+
     def outside(d, x, low, high):
         is_outside = make("or", make("le", x, low), make("ge", x, high))
         return make("where", is_outside, zero, d)
@@ -227,7 +230,7 @@ def aten(e: Expressions) -> dict[str, Callable]:
         "rsqrt": lambda x: make("div", one, make("sqrt", x)),
         "square": lambda x: mul(x, x),
         "pow": power, "clamp": clamp, "hardtanh_backward": outside,
-        "hardtanh": lambda x, *bounds: clamp(x, *bounds or (const(-1), one)),
+        "hardtanh": hardtanh,
         "hardsigmoid": lambda x: make(
             "div", clamp(make("add", x, const(3)), zero, const(6)), const(6)
         ),
