@@ -167,6 +167,8 @@ def show(record: Record, before: Sequence[Record]) -> None:
             if (r.group, r.mode) == (record.group, record.mode)}  # fmt: skip
         bases = {f"{record.contender}, before": "the other checkout", BASE: "nn.LSTM",
             f"stock-{BASE}": "nn.LSTM"}  # fmt: skip
+        first = next(iter(turns), None)  # where nn.LSTM is none of them
+        bases |= {} if first is None else {first: NAMES.get(first, first)}
         for label, who in bases.items():
             if label in turns:
                 words.append(f"relative to {who} {speedup(turns[label], record).text}")

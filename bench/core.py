@@ -281,7 +281,9 @@ def require_right(
     WrongAnswer where a tensor is missing or its error is too large.
     """
     if missing := expected.keys() - answer.keys():
-        raise WrongAnswer(f"{name}: gave no {', '.join(sorted(missing))}; not timed")
+        gave, lacks = (", ".join(sorted(names)) for names in (answer, missing))
+        but = f", but {gave}" if gave else ""
+        raise WrongAnswer(f"{name}: gave no {lacks}{but}; not timed")
     worst = 0.0
     for key, value in expected.items():
         error = relative_error(answer[key], value)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -298,9 +296,8 @@ def test_kernelbench_without_a_clone_is_one_line(words, error, tmp_path, capsys)
 
 def test_the_suite_in_the_readme_runs():
     (example, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "bench/README.md").read_text(), re.S)
-    names = {"Case": Case, "Any": Any, "Work": core.Work, "Call": core.Call, "torch": torch}
-    names |= {"differentiable": core.differentiable, "partial": partial, "Tensor": torch.Tensor}
-    exec(example, names | {"Callable": Callable}, names)
+    names: dict = {}
+    exec(example, names)
     work = names["setup"](Case("tiny", TINY), suites.Options(dtype=torch.float32))
     work.calls.pop("compile")
     group = core.Group(work)
