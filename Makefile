@@ -86,7 +86,7 @@ models: setup    ## packages that people run: install them, test them, time them
 	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench packages/models
 
 # After make peers, make models, and a clone of KernelBench in build/.
-results:         ## measure every results file of README and docs anew, into OUT/results; 80 minutes on two cores
+results:         ## measure every results file of README and docs anew, into OUT/results; 65 minutes on two cores
 	PYTHONPATH=kernels $(MODELS)/bin/python -m bench.measured $(OUT)/results $(ARGS)
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.

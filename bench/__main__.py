@@ -167,12 +167,11 @@ def show(record: Record, before: Sequence[Record]) -> None:
             if (r.group, r.mode) == (record.group, record.mode)}  # fmt: skip
         bases = {f"{record.contender}, before": "the other checkout", BASE: "nn.LSTM",
             f"stock-{BASE}": "nn.LSTM"}  # fmt: skip
-        first = next(iter(turns), None)  # where nn.LSTM is none of them
-        bases |= {} if first is None else {first: NAMES.get(first, first)}
-        for label, who in bases.items():
-            if label in turns:
-                words.append(f"relative to {who} {speedup(turns[label], record).text}")
-                break
+        first = next(iter(turns), None)  # the base where nn.LSTM is none of them
+        base = next((label for label in bases if label in turns), first)
+        if base is not None:
+            who = bases.get(base) or NAMES.get(base, base)
+            words.append(f"relative to {who} {speedup(turns[base], record).text}")
         if "worst" in extra:
             label = "p99" if "p99" in extra else "worst"
             words.append(f"p50 {1e6 * extra['p50']:,.0f} us, {label} of {extra['calls']:,} calls"

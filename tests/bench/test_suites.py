@@ -96,16 +96,17 @@ def test_a_default_run_is_of_suites_that_are_there():
 
 
 @needs_native
-def test_busy_neighbours_are_there_while_it_is_timed(tiny, tmp_path, capsys):
-    records = run(tmp_path, "serve/steps", "--neighbours=0,2")
+def test_busy_neighbours_and_pauses_are_there_while_it_is_timed(tiny, tmp_path, capsys):
+    records = run(tmp_path, "serve/steps", "--neighbours=0,2", "--pauses=0,0.001")
     ours = [r for r in records if r.contender == suites.OURS and r.dtype == "float32"]
-    assert [r.extra["neighbours"] for r in ours] == [0, 2]
-    assert len({r.group for r in ours}) == 2
+    found = [(r.extra["neighbours"], r.extra.get("pause", 0)) for r in ours]
+    assert found == [(0, 0), (0, 0.001), (2, 0), (2, 0.001)]
+    assert len({r.group for r in ours}) == 4
     for r in ours:
         assert r.extra["calls"] == 10 * len(r.seconds)
         assert r.extra["p50"] <= r.extra["worst"]
     printed = capsys.readouterr().out
-    assert "2 busy processes" in printed
+    assert "2 busy processes, 1 ms before each call" in printed
     assert re.search(r"p50 [\d,]+ us, worst of \d+ calls [\d,]+ us", printed)
     assert "p99" not in printed, "of fewer than 1,000 calls"
 

@@ -32,7 +32,7 @@ FUNCTIONS = [
     ("torch.sigmoid(x) + (torch.where(x > 0, 1.0, 0.0) - torch.sigmoid(x)).detach()", -3, 3),
     ("x * torch.tensor(0.3)", -3, 3), ("F.celu(x)", -3, 3), ("F.softsign(x)", -3, 3),
     ("torch.expm1(x)", -3, 3), ("F.mish(x)", -3, 3), ("F.threshold(x, 0.5, -2.0)", -3, 3),
-    # Of the result, which is what lies in place; and of what is true or false.
+    # Derivatives of a result in place; and what is true or false.
     ("F.elu(x * 1.0, 0.5, inplace=True)", -3, 3), ("((x > 0) + (x > 1)).to(x.dtype) * x", -3, 3),
     ("torch.where(F.relu(x).bool(), x, 2 * x)", -3, 3),
     ("torch.where(torch.logical_not(F.relu(x)), x, 2 * x)", -3, 3),

@@ -60,7 +60,7 @@ OTHERS = split("""x ** 3;x ** -1;x.abs() ** 0.5;x ** 0;2 ** x;0.5 ** x;x // 2;x 
 
 
 def compared(name):
-    """What may become of a comparison."""
+    """Yield what may become of a comparison."""
     for of in OF_COMPARE:
         mask = f"torch.{name}({of})"
         yield from (f"torch.where({mask}, x, 2 * y)", f"{mask} * x + y", f"(~{mask}) * x + y")
