@@ -100,6 +100,16 @@ def last_step() -> list[Case]:
     ]
 
 
+def heads() -> list[Case]:
+    """Return layers with recurrent weights in N blocks, which nn.LSTM has dense."""
+    return [
+        Case(f"{cell}, N={N}, T={T}, B={B}, H={H}", Shape(T, B, H, H, 1), cell=cell, heads=N)
+        for T, B, H in ((100, 4, 256), (35, 20, 768))
+        for cell in ("lstm", "gru")
+        for N in (2, 8)
+    ]
+
+
 def growing() -> list[Case]:
     """Return a case with one dimension changed at a time."""
     start = Case("", Shape(20, 20, 200, 200, 2))
@@ -155,6 +165,8 @@ SUITES = {
             "growing": Part(layers.setup, growing(), ("step",), pace=Pace(1.0)),
             "last": Part(layers.setup, last_step(), ("backward",), of_labels(BASE, OURS), BOTH,
                 Pace(1.0, longest=60)),
+            "heads": Part(layers.setup, heads(), ("inference", "step"), of_labels(BASE, OURS),
+                pace=Pace(0.6)),
             "wrong": Part(layers.setup, [Case(f"H={H}", Shape(4, 8, 32, H, 1))  # where one may be
                 for H in (512, 1000, 1024, 1056, 1280, 1500, 2048)], ("step",),
                 of_labels(BASE, OURS), ("bfloat16",), Pace(0.3)),
