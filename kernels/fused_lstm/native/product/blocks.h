@@ -145,20 +145,21 @@ FL_INLINE void multiply_blocks(const Sums<T>& tile, const Blocks<T>& left, long 
   }
 }
 
-// Begins to fetch the place of the sums, to be written when they are known.
+// Begins to fetch the place of the sums, to be written when they are known. A row's vectors lie side by
+// side in both places: told here, so that a row has one address and not one for each vector.
 template <class T, int N, class U>
 __attribute__((noinline)) void multiply_transposed(const Place<T>& from, const Place<T, U>& to,
                                                    const T* a, long count, const T* panel) {
   constexpr int rows = transposed_tile<T>.rows;
-  FL_UNROLL for (int r = 0; r < rows; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) {
-      __builtin_prefetch(to.data + r * to.row + n * to.vector, 1);
-    }
+  const Place<T, U> kept = {to.data, to.row, W<T>};
+  const U* row = kept.data;
+  FL_UNROLL for (int r = 0; r < rows; ++r, row += kept.row) {
+    FL_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(row + n * W<T>, 1);
   }
   Tile<T, rows, N> tile;
-  take(tile, from);
+  take(tile, Place<T>{from.data, from.row, W<T>});
   multiply<W<T>>(tile, a, deep<T>, count, panel);
-  leave(tile, to);
+  leave(tile, kept);
 }
 
 // to = from + left[rows, columns from `unit` on of a block]' * panel, of rows that were paired. (A matrix
