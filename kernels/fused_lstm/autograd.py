@@ -102,7 +102,9 @@ def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> d
     return {**spec.schema, "batch_sizes": batch_sizes, "not_reset": not_reset}
 
 
-def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0):
+def lstm_backward(
+    ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0, by_states=()
+):
     """Return the kernel's gradients by x, h0, c0 and each weight; x's is None without needs_dx."""
     seed, batch_sizes, not_reset, y, h, c, gates = saved
     options = spec.schema
@@ -110,6 +112,8 @@ def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weight
         options = named(spec, batch_sizes, not_reset)
     if samples:
         options = {**options, "samples": samples}
+    if by_states:
+        options = {**options, "dh": by_states[0], "dc": by_states[1]}
     with torch._C._AutoDispatchBelowAutograd():
         try:
             dx, dh0, dc0, dweights = ops.lstm_backward.default(

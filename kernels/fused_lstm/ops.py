@@ -40,7 +40,8 @@ state dtype is float64 for float64 inputs, else float32.
                    after them, W x and R h before normalization, in an order of the engine's,
                    gates [L*D, ..., G*H] activated gates; a GRU's [..., 4H] are m, r, z, n, where m
                    is R_n h + b_hn. `native` saves neither c nor gates of an RNN.
-    lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
+    lstm_backward  dy, dh_n, dc_n, and dh and dc by the forward's h and c (each None where no
+                   gradient comes; of dc only the states count) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and the gradient of each of `weights`. samples: 0, or n
                    for gradients of the weights by sample [n, ...]: the rows of a step are then
                    those of n samples, the same number each, one sample after another (of packed
@@ -59,8 +60,8 @@ state dtype is float64 for float64 inputs, else float32.
                    dtype, and gates [N, .., gates * K], an sLSTM's in the state dtype too. Of an RNN
                    `triton` saves c, which is h before it is rounded, and `native` neither.
     recurrence_backward
-                   dy, dh_n, dc_n (None where no gradient comes) -> dx_part, dh0, dc0, dweight_hh,
-                   dbias_m (no elements without one).
+                   dy, dh_n, dc_n, and dc by the forward's c (each None where no gradient comes) ->
+                   dx_part, dh0, dc0, dweight_hh, dbias_m (no elements without one).
     dropout        x of any shape -> x times reference.dropout_mask(seed, x.shape, p, first), where
                    `first` is the number of x's first element in a longer mask, such as a stack's.
     linear_cross_entropy
@@ -233,9 +234,11 @@ def _fake_lstm(
 
 def _fake_lstm_backward(
     dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx, samples=0,
-    **lanes,
+    dh=None, dc=None, **lanes,
 ):  # fmt: skip
-    _check_devices(x=x, h0=h0, c0=c0, weights=weights, y=y, dy=dy, dh_n=dh_n, dc_n=dc_n)
+    _check_devices(
+        x=x, h0=h0, c0=c0, weights=weights, y=y, dy=dy, dh_n=dh_n, dc_n=dc_n, dh=dh, dc=dc
+    )
     dx, each = x.new_empty(x.shape if needs_dx else 0), (samples,) * (samples > 0)
     dweights = [w.new_empty(*each, *w.shape) for w in weights]
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights

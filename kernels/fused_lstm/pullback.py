@@ -103,7 +103,8 @@ class Forms(NamedTuple):
 
     # (ops, call, save, *constants, *inputs) -> y, h_n, c_n, and with `save` what a backward needs
     kernel: Callable[..., tuple[Tensor, ...]]
-    # (ops, call, needs_dx, (*constants, y, *saved), dy, dh_n, dc_n, *inputs) -> gradients by inputs
+    # (ops, call, needs_dx, (*constants, y, *saved), dy, dh_n, dc_n, *inputs) -> gradients by
+    # inputs. by_states=: gradients by what is saved but the last, or nothing where none come
     backward: Callable[..., Sequence[Tensor | None]]
     # (call, *constants, *inputs) -> y, h_n, c_n, and what is saved except the last, the gates
     plain: Callable[..., tuple[Tensor, ...]]
@@ -115,9 +116,8 @@ class Forms(NamedTuple):
 class Forward(torch.autograd.Function):
     """apply(forms, ops, call, constants, *inputs) -> the kernel's outputs.
 
-    All outputs except the last, the gates, can be differentiated. A gradient by a state after every
-    step, which the backward does not know, is computed by the plain form. The caller may write over
-    y before the backward (`y.mul_(2)`), which then computes it again.
+    All outputs except the last, the gates, can be differentiated. The caller may write over y
+    before the backward (`y.mul_(2)`), which then computes it again.
     """
 
     @staticmethod
@@ -147,14 +147,13 @@ class Forward(torch.autograd.Function):
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             ctx.y = None  # as what is saved is let go
         grads, of_call = (dy, dh_n, dc_n), (ctx.needs_input_grad[4], (*constants, y, *saved))
-        by_states = False
-        for gradient in dstates:
-            by_states |= gradient is not None
-        if by_states or torch._C._are_functorch_transforms_active():
-            plain = partial(forms.plain, call, *constants)
-            return *[None] * 4, *pulled_back(plain, inputs, (*grads, *dstates[:-1]))
+        by_states = dstates[:-1]
+        if all(gradient is None for gradient in by_states):
+            by_states = ()
+        plain = partial(forms.plain, call, *constants)
+        if torch._C._are_functorch_transforms_active() or (by_states and torch.is_grad_enabled()):
+            return *[None] * 4, *pulled_back(plain, inputs, (*grads, *by_states))
+        run = partial(forms.backward, ctx.ops, call, *of_call)
         if torch.is_grad_enabled():
-            plain = partial(forms.plain, call, *constants)
-            run = partial(forms.backward, ctx.ops, call, *of_call)
             return *[None] * 4, *Backward.apply(run, plain, 3, *grads, *inputs)
-        return *[None] * 4, *forms.backward(ctx.ops, call, *of_call, *grads, *inputs)
+        return *[None] * 4, *run(*grads, *inputs, by_states=by_states)

@@ -170,13 +170,15 @@ def forward(ops, cell, save, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_
     )  # fmt: skip
 
 
-def backward(ops, cell, needs_dx, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
+def backward(
+    ops, cell, needs_dx, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m, *, by_states=()
+):
     """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m (None without it)."""
     batch_sizes, not_reset, y, c, gates = saved
     dx_part, *grads, dbias_m = kernel(
         ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
         cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, not_reset=not_reset,
-        clip=cell.clip, precision=cell.precision,
+        clip=cell.clip, precision=cell.precision, **dict(zip(("dc",), by_states, strict=False)),
     )  # fmt: skip
     return dx_part if needs_dx else None, *grads, None if bias_m is None else dbias_m
 

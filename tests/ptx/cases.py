@@ -76,6 +76,7 @@ class Case:
     P: int = 0  # 0: h is not projected
     calls: int = 1  # on one workspace, as an allocator hands out the same memory again
     cell: Spec = PLAIN
+    states: bool = False  # whether there are gradients by the states after every step
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
@@ -86,6 +87,7 @@ class Case:
         words += [f"{self.calls} calls"] if self.calls > 1 else []
         words += ["rows"] if self.lengths else []
         words += ["resets"] if self.resets else []
+        words += ["states"] if self.states else []
         words += [name.replace("_", " ") for name in self.cell.options]
         if self.cell.cell != "lstm":
             told = CUSTOM.get(self.cell.cell)
@@ -325,13 +327,18 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     """The reference's outputs and gradients, in the dtype of the inputs."""
     leaves = [t.detach().requires_grad_() for t in inputs]
     seed = _seed(case)
-    outputs = reference.lstm(*leaves[:3], leaves[3:], case.p, seed, **lanes, cell=case.cell)
+    of_call = *leaves[:3], leaves[3:]
+    outputs = reference.lstm(*of_call, case.p, seed, **lanes, cell=case.cell)
+    if case.states:
+        more = replace(case.cell, layers=case.L, directions=lanes["directions"], dropout=case.p)
+        outputs = reference.run(more, *of_call, seed, lanes["batch_sizes"], lanes["not_reset"])
+        outputs = [out for out in outputs if out.numel()]  # one layer has none below the last
     by = [_pattern(out).to(DTYPES[case.dtype]).to(out.dtype) for out in outputs]
     unused = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
     wanted = torch.autograd.grad(outputs, leaves, by, **unused)
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
     names += [f"dweight {index}" for index in range(len(inputs) - 3)]
-    results = [*outputs, *wanted]
+    results = [*outputs[:3], *wanted]
     if not case.cell.has_c:  # c is h, and gradients by either are by both
         results[4], results[5] = results[4] + results[5], torch.zeros_like(results[5])
     return {name: result.detach() for name, result in zip(names, results, strict=True)}
@@ -355,11 +362,19 @@ def _stack(case: Case) -> Problem:
     outputs = expected["y"], expected["h_n"], expected["c_n"]
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
 
+    def by_states(saved: list[Tensor]) -> dict[str, Tensor]:
+        h, c, _ = saved
+        states = c[: len(inputs[2])]  # with layer norm other planes follow
+        dc = torch.zeros_like(c)
+        dc[: len(states)] = _pattern(states).to(inputs[0].dtype)
+        return {"dh": _pattern(h).to(h.dtype), "dc": dc}
+
     def call(x: Tensor, h0: Tensor) -> dict[str, Tensor]:
         (_, _, c0, *weights), own = inputs, lanes | case.cell.schema
         given = x, h0, c0, weights, case.p, seed, case.kind
         y, h_n, c_n, *saved = op.lstm(*given, True, **own)
-        dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own)
+        more = by_states(saved) if case.states else {}
+        dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own, **more)
         if not case.cell.has_c:
             dh0, dc0 = dh0 + dc0.to(dh0.dtype), torch.zeros_like(dc0)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)

@@ -75,6 +75,9 @@ def _lanes(dtype: str, arch: int) -> list[Case]:
         found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, resets=True))
         found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=MANY, resets=True))
     found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, mode="per-step"))
+    for cell in (PLAIN, TOLD[0], PRODUCTS[-1], LOGARITHMS):
+        more = {"lengths": FEW, "resets": True, "cell": cell, "states": True}
+        found += [Case(kind, dtype, arch, 17, L=2, p=0.3, **more) for kind in ("layers", "both")]
     return found
 
 
@@ -220,7 +223,8 @@ def some_cases() -> list[Case]:
         Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
         Case("steps", "bf16", 90, 17, cell=LOGARITHMS),
         Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
-        Case("both", "bf16", 90, 17, cell=PRODUCTS[-1], **rows),
+        Case("both", "bf16", 90, 17, cell=PRODUCTS[-1], states=True, **rows),
+        Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
         Case("pointwise", "fp32", 80, 33),
         Case("steps", "fp32", 80, 17),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),

@@ -63,6 +63,7 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.h = lane.y + row * lane.y_stride;
   step.stride = lane.y_stride;
   step.dc = gradient.dc0;
+  step.dc_given = gradient.dc ? gradient.dc + row * c_width(lane) : nullptr;
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
   if (lane.cell.inner) {
@@ -72,9 +73,25 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   return step;
 }
 
+// Adds what comes from outside to the gradients by c of a tile's rows and units.
+template <class T>
+FL_APART void add_given(const CellStepBack<T>& step, long first, long row, const Sums<T>& dh) {
+  const long states = step.lane->cell.states, width = step.hidden - first * W<T>;
+  for (long line = row * states; line < (row + dh.rows) * states; ++line) {
+    const long at = line * step.hidden + first * W<T>;
+    for (long n = 0; n < dh.vectors; ++n) {
+      const long unit = n * W<T>;
+      const Vec<T> sum = load(step.dc + at + unit, width - unit) +
+                         load(step.dc_given + at + unit, width - unit);
+      store(step.dc + at + unit, sum, width - unit);
+    }
+  }
+}
+
 template <class T>
 FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long row,
                                 const Sums<T>& dh) {
+  if (step.dc_given) add_given(step, first, row, dh);
   step.finish(step, first, row, dh.rows, dh.vectors, dh.data);
 }
 
@@ -100,6 +117,10 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
   if (gradient.dy) {
     const Sum<T>* const dy = gradient.dy + (row_of(lane, place) + row) * lane.y_stride;
     add(dh, dy + column, lane.y_stride, width);
+  }
+  if (gradient.dh_each) {
+    const Sum<T>* const each = gradient.dh_each + (row_of(lane, place) + row) * lane.y_stride;
+    add(dh, each + column, lane.y_stride, width);
   }
   if (row >= next && gradient.dh_n) add(dh, gradient.dh_n + row * outputs + column, outputs, width);
   if (lane.options) keep_gradients(lane, place, column, row, dh);

@@ -30,7 +30,7 @@ from .helper import helper
 
 @triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "first_lane"])
 def lstm_backward_kernel(
-    dy_ptr,  # [N, P]; [N, 2P] where BOTH
+    dy_ptr,  # [N, P]; [N, 2P] where BOTH; of a CHAIN [L, N, P] where BY_STATES
     dh_n_ptr,  # [L, B, P]
     gates_ptr,  # [L, N, COLUMNS*H] what the forward saved
     w_ih_ptrs,  # of each lane of the launch [G*H, P]; the lowest one's is not read
@@ -40,6 +40,7 @@ def lstm_backward_kernel(
     c0_ptr,  # [L, B, S*H] state dtype
     c_ptr,  # [L, N, S*H] state dtype
     dc_ptr,  # [L, B, S*H] state dtype; in: gradient by a row's last states; out: by the first ones
+    dstates_ptr,  # [L, N, S*H] state dtype, where BY_STATES: by the states after each step
     dgates_ptr,  # [L, N, DCOLUMNS*H] out: by x's parts of the gates, and, where NORM, by h's that
     # stay alone, normalized
     exchange_ptr,  # [L, 2, EXCHANGED, B_PAD, PAD] by h's part of the gates at t in slot t % 2, and,
@@ -164,6 +165,7 @@ def lstm_backward_kernel(
                     gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN
                 )  # fmt: skip
                 dc = dc_of(dc_ptr, last, step, block, rows, PLAN)
+                dc = plus_given(dc, dstates_ptr, after, 0.0, step, block, PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
                 if k + 1 < PLAN.PRODUCTS:
                     fresh = inner.by_fed(w_inner, k + 1, between_ptr, batch, PLAN)
@@ -189,6 +191,7 @@ def lstm_backward_kernel(
             edges = 0.0, 0.0
             if PLAN.HAS.EDGES:
                 edges = position.edges(step, block.b, rows, PLAN)
+            dc = plus_given(dc, dstates_ptr, after, edges[0], step, block, PLAN)
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
                 dh = project.multiply(w_hr, between_ptr, batch, PLAN)
@@ -289,6 +292,25 @@ def dc_of(dc_ptr, last, step, block, rows, PLAN: tl.constexpr):
     dc_at = step.lane * B * (PLAN.STATES * PLAN.H) + position.states_at(block, PLAN)
     is_sent = block.mask & (block.b < tl.where(step.t == T - 1, last, B))[None, :]
     return tile.load_columns(dc_ptr, dc_at, is_sent, PLAN.H, PLAN.STATES, PLAN.ACC)
+
+
+@helper
+def plus_given(dc, dstates_ptr, after, ends, step, block, PLAN: tl.constexpr):
+    """Return gradients by the states after a step with those that come from outside.
+
+    Of an sLSTM's m only the rest, as cells/slstm.py takes it: at a row's end it subtracts itself.
+    """
+    if PLAN.BY_STATES:
+        at = step.first * (PLAN.STATES * PLAN.H) + position.states_at(block, PLAN)
+        given = tile.load_columns(dstates_ptr, at, block.mask, PLAN.H, PLAN.STATES, PLAN.ACC)
+        found = ()
+        for i in tl.static_range(PLAN.STATES):
+            found = found + (dc[i] + given[i],)
+        dc = found
+        if PLAN.HAS.EDGES:
+            in_c_and_n = tl.where(ends, 0.0, given[0] * after[0] + given[1] * after[1])
+            dc = dc[0], dc[1], dc[2] - in_c_and_n
+    return dc
 
 
 # --- phases before the cell's ---
@@ -413,10 +435,13 @@ def dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN: 
         is_last = block.mask & (b >= alive_next)[None, :]
     dh_n_at = lane * rows.B * PLAN.P + block.at
     dh = tl.load(given.dh_n_ptr + dh_n_at, mask=is_last, other=0.0).to(PLAN.ACC)
-    top = tl.where(lane == PLAN.LANES - 1, rows.B, 0) if PLAN.CHAIN else rows.B
-    is_top = block.mask & (b < top)[None, :]
-    dy_at = position.output_of(step, block, rows, PLAN)
-    dh += tl.load(given.dy_ptr + dy_at, mask=is_top, other=0.0).to(PLAN.ACC)
+    if PLAN.CHAIN and PLAN.BY_STATES:  # each lane has its own
+        is_given, dy_at = block.mask, step.first * PLAN.P + block.at
+    else:
+        top = tl.where(lane == PLAN.LANES - 1, rows.B, 0) if PLAN.CHAIN else rows.B
+        is_given = block.mask & (b < top)[None, :]
+        dy_at = position.output_of(step, block, rows, PLAN)
+    dh += tl.load(given.dy_ptr + dy_at, mask=is_given, other=0.0).to(PLAN.ACC)
     if PLAN.SPLIT > 1:
         if turn == 0:
             target = (wave + 1) * PLAN.SPLIT

@@ -63,6 +63,7 @@ def parsed(
     reverse: bool,
     batch_sizes: Tensor | None,
     not_reset: Tensor | None,
+    by_states: bool = False,
 ) -> Heads:
     """Return a call's arguments with its launches; x: [.., .] with the call's rows."""
     N, _, K = weight_hh.shape
@@ -72,6 +73,7 @@ def parsed(
         device=weight_hh.device, shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K),
         cell=spec, varlen=rows.offset is not None, resets=not_reset is not None, save=save,
         tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
+        by_states=by_states,
     )  # fmt: skip
     return Heads(
         prepared=prepared,
@@ -155,19 +157,20 @@ def recurrence_backward(
     batch_sizes: Tensor | None = None,
     not_reset: Tensor | None = None,
     clip: float = 0.0,
+    dc: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Run the backward operator, as fused_lstm.ops describes it."""
     of = parsed(
         "backward", save=True, x=y, c0=c0, weight_hh=weight_hh, reverse=reverse,
         spec=Cell(cell, reverse, float(clip > 0)).spec,  # compiled once for any clip
-        batch_sizes=batch_sizes, not_reset=not_reset,
+        batch_sizes=batch_sizes, not_reset=not_reset, by_states=dc is not None,
     )  # fmt: skip
     (N, _, K), rows, kernels = weight_hh.shape, of.rows, of.prepared.cell
     dgates = y.new_empty(N, rows.N, kernels.by_x * K)
     by_h = y.new_empty(N, rows.N, kernels.by_h * K) if kernels.apart else dgates
-    dc = torch.zeros_like(of.c0)
+    running = torch.zeros_like(of.c0)
     if dc_n is not None and of.prepared.spec.has_c:
-        dc.copy_(heads_first(dc_n, N, K))
+        running.copy_(heads_first(dc_n, N, K))
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     last = y.new_zeros(N, rows.B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()
     c = c.view(N, rows.N, -1)
@@ -177,7 +180,8 @@ def recurrence_backward(
     partial_sums = c.new_empty(plan.layers, plan.split, rows.B, K) if plan.split > 1 else None
     space = launch.workspace(plan, dy, (N, 2, of.prepared.exchanged), count)
     arguments = call.arguments(
-        dy_ptr=dy, dh_n_ptr=last, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, dc_ptr=dc,
+        dy_ptr=dy, dh_n_ptr=last, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, dc_ptr=running,
+        dstates_ptr=None if dc is None else dc.contiguous(),
         dgates_ptr=dgates, exchange_ptr=space.exchange, barrier_ptr=space.counters,
         by_h_ptr=by_h, partial_ptr=partial_sums, last=rows.B, clip=float(clip), **of.arguments(),
     )  # fmt: skip
@@ -192,7 +196,7 @@ def recurrence_backward(
     return (
         dx.view(*y.shape[:-1], -1),
         by_state(dh0, 1),
-        by_state(dc, kernels.states).to(c0.dtype),
+        by_state(running, kernels.states).to(c0.dtype),
         dweight,
         dbias_m,
     )

@@ -202,12 +202,14 @@ def constants(
     rounded: bool = False,
     reverse: bool = False,
     width: int = 0,
+    by_states: bool = False,
     keep_loop: bool = KEEP_LOOP,
 ) -> Constants:
     """Return PLAN of a launch that has `phases`.
 
     draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already;
-    reverse, width: of heads; keep_loop: as `fewest_spills` gives it.
+    reverse, width: of heads; by_states: whether there are gradients by every state; keep_loop: as
+    `fewest_spills` gives it.
     """
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
@@ -270,6 +272,7 @@ def constants(
         "DROPOUT": dropout,  # between lanes
         "VARLEN": varlen,  # rows of batch end early
         "RESETS": resets,  # states are zeroed before some steps
+        "BY_STATES": by_states,  # backward: gradients by the states after every step
     }
     of_plan = {name: getattr(plan, field) for name, field in OF_PLAN.items()}
     return Constants(**wrapped(of_plan | derived))
@@ -574,6 +577,7 @@ def call(
     rounded: bool = False,
     reverse: bool = False,
     width: int = 0,
+    by_states: bool = False,
 ) -> Call:
     """Return a plan's launches; p: of dropout between its lanes; the rest: as in `constants`."""
     kernels = kernel_cell(cell)
@@ -583,7 +587,7 @@ def call(
             kernels,
             partial(
                 constants, plan, cell, save, phases, p > 0, varlen, resets, draws, rounded, reverse,
-                width,
+                width, by_states,
             ),
         )
         for phases in plan.phases()

@@ -83,12 +83,14 @@ def planned(
     draws: bool = False,
     many_steps: bool = False,
     reverse: bool = False,
+    by_states: bool = False,
     order: tuple[int | None, ...] = (),
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
     fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
-    reverse: of heads. order: as Prepared has it.
+    reverse: of heads. by_states: of a backward, whether there are gradients by every state. order:
+    as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
@@ -104,7 +106,7 @@ def planned(
         call=launch.call(
             plan, cell, save=save or bool(kernels.inner), p=inside, varlen=varlen, resets=resets,
             draws=draws, rounded=rounds_before, reverse=reverse,
-            width=shape.L * shape.P if fuse == "heads" else 0,
+            width=shape.L * shape.P if fuse == "heads" else 0, by_states=by_states,
         ),
         spec=cell,
         shape=shape,
@@ -139,6 +141,7 @@ def prepare(
     resets: bool,
     draws: bool,
     many_steps: bool,
+    by_states: bool,
     cell: str,
     rates: tuple[float, ...],
 ) -> Prepared:
@@ -154,7 +157,7 @@ def prepare(
     return planned(
         make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
         shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
-        draws=draws, many_steps=many_steps, order=tuple(numbered),
+        draws=draws, many_steps=many_steps, by_states=by_states, order=tuple(numbered),
     )  # fmt: skip
 
 
@@ -250,6 +253,7 @@ def parsed(
     not_reset: Tensor | None,
     cell: str,
     rates: Sequence[float],
+    by_states: bool = False,
 ) -> Stack:
     """Return a call's arguments, checked, with its launches."""
     T, each = len(x if batch_sizes is None else batch_sizes), len(weights) // len(h0)
@@ -258,7 +262,7 @@ def parsed(
         x.dtype == torch.float32 and precision.tf32(), x.dtype, x.device, h0.shape, c0.shape,
         len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
         batch_sizes is not None, not_reset is not None, seed is not None, T >= rounding.STEPS,
-        cell, tuple(rates),
+        by_states, cell, tuple(rates),
     )  # fmt: skip
     shape, rows = prepared.shape, LaneRows(x, h0.shape[1], batch_sizes)
     weights = [w.contiguous() for w in weights]
@@ -487,32 +491,45 @@ def lstm_backward(
     cell: str = "",
     rates: Sequence[float] = (),
     samples: int = 0,
+    dh: Tensor | None = None,
+    dc: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Run the operator `lstm_backward` of fused_lstm.ops."""
     _check_samples(samples, h0.shape[1], batch_sizes, cell)
+    by_states = dh is not None or dc is not None
     with precision.matmul_as_rnn(x.dtype):
         of = parsed(
             "backward", True, x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
-            not_reset, cell, rates,
+            not_reset, cell, rates, by_states,
         )  # fmt: skip
         call = of.prepared.call
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
-        dh_n, dc = _last_gradients(of, dh_n, dc_n)
+        dh_n, running = _last_gradients(of, dh_n, dc_n)
         options = option_tensors(of, "backward")
         left = buffers(of, options, y, h, c, gates)
-        arguments = backward_arguments(of, options, left, dh_n, dc)
+        arguments = backward_arguments(of, options, left, dh_n, running)
+        dy, below = dy.view(of.rows.N, -1), ()
+        if by_states:
+            arguments.set({"dstates_ptr": _by_states(left, dc)}, launch.positions("backward"))
+            below = h.new_zeros(h.shape) if dh is None else dh
+            below = below.reshape(-1, *dy.shape).unbind()
+        if by_states and of.prepared.is_fused:  # each lane reads its own
+            dy = torch.stack([*below, dy])
 
         def launched(dy: Tensor, index: int) -> Tensor:
+            if index + 1 < of.prepared.count and below:
+                dy = dy + of.rows.of(below[index])
             call.run(arguments, of.rows.T, dy_ptr=dy, **of.weights(index))
             if index == 0 and not needs_dx:
                 return dy
             return gradients.of_x(left, index * call.plan.layers)
 
-        dy = of.rows.of(dy.view(of.rows.N, -1))
+        if dy.dim() == 2:
+            dy = of.rows.of(dy)
         dx = stack.run_back(dy, of.prepared.count, launched, of.drop)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
         dx = of.rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
-        return dx, dh0, dc.to(c0.dtype), dweights
+        return dx, dh0, running.to(c0.dtype), dweights
 
 
 def buffers(
@@ -594,6 +611,13 @@ def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) 
         raise ValueError(f"samples: got {samples}; expected {B}, a row each, where rows are packed")
     if cell:
         raise ValueError(f"samples: got {samples}; expected 0 for a cell with weights of its own")
+
+
+def _by_states(left: gradients.BackwardBuffers, dc: Tensor | None) -> Tensor:
+    """Return the gradients by each lane's states after every step [L, N, S*H], given dc."""
+    if dc is None:
+        return torch.zeros_like(left.c)
+    return dc.reshape(-1, *left.c.shape[-2:])[: len(left.c)].contiguous()
 
 
 def _last_gradients(

@@ -63,8 +63,8 @@ FL_APART void finish_slstm(const CellStep<T>& step, long first, long row, long r
 }
 
 // The gradient by m is not summed up from those by i and f, which cancel: h does not depend on m, so
-// what is left of it is what a loss that looks at the last state sends to m, less what m takes from c
-// and n. That goes on to i, or by way of f to the m before, and lies in dc's third part meanwhile.
+// what is left of it is what a loss that looks at a state sends to m, less what m takes from c and n:
+// at a row's last step, and where gradients by every state are given. That goes on to i, or by way of f to the m before, and lies in dc's third part meanwhile.
 template <class T>
 FL_APART void finish_slstm_back(const CellStepBack<T>& step, long first, long row, long rows,
                                 long blocks, const Vec<T>* dh) {
@@ -88,7 +88,12 @@ FL_APART void finish_slstm_back(const CellStepBack<T>& step, long first, long ro
       const Vec<T> seen = *dh * o / n_next;
       Vec<T> dc = load(running + unit, width), dn = load(running + hidden + unit, width);
       Vec<T> dm = load(running + 2 * hidden + unit, width);
-      if (b >= next) dm = dm - dc * c_next - dn * n_next;  // the row ends here
+      if (b >= next) {  // the row ends here
+        dm = dm - dc * c_next - dn * n_next;
+      } else if (local.dc_given) {
+        const Sum<T>* const given = local.dc_given + b * 3 * hidden + unit;
+        dm = dm - load(given, width) * c_next - load(given + hidden, width) * n_next;
+      }
       dc = dc + seen;
       dn = dn - seen * mean;
       const Vec<T> by_i = (dc * z + dn) * i;  // by i's sum less m

@@ -60,6 +60,7 @@ struct CellStepBack {
   const T* h;         // [B, H] of an RNN, a row every `stride`
   long stride;
   Sum<T>* dc;         // [B, H], by c_next; then by c
+  const Sum<T>* dc_given;  // [B, H], by c_next too, from outside; or null
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
   Blocks<T> by_inner; // by what products inside the step made, likewise
   Sum<T>* arrived;    // [B, H] of each, by what they multiplied, but the first; then by h

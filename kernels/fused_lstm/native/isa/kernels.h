@@ -224,6 +224,8 @@ template <class T>
 struct LaneGradient {
   const Sum<T>* dy;          // [N, P], a row every y_stride, or null
   const Sum<T>* dh_n;        // [B, P] or null
+  const Sum<T>* dh_each;     // as dy, by h itself, of which a layer above reads a part dropped; or null
+  const Sum<T>* dc;          // [N, H], by c after each step, or null
   Sum<T>* dx;                // [N, I] or null
   bool add;                  // to dx, which another lane began
   HeadColumns<T> by_given;   // gradients by Lane::given

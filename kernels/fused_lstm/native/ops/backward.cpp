@@ -11,8 +11,7 @@ template <class T>
 struct Stack {
   const Kernels<T>& kernels;
   const Call& call;
-  const Tensor &dy, &dh_n;
-  const Forward& saved;
+  const Forward &by, &saved;
   const Sizes& s;
   const Plan plan;
   const Dtype dtype, sums;
@@ -20,12 +19,10 @@ struct Stack {
   Backward out;
   Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived;
 
-  Stack(const Kernels<T>& kernels, const Call& call, const Tensor& dy, const Tensor& dh_n,
-        const Forward& saved)
+  Stack(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
       : kernels(kernels),
         call(call),
-        dy(dy),
-        dh_n(dh_n),
+        by(by),
         saved(saved),
         s(call.sizes),
         plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
@@ -33,18 +30,18 @@ struct Stack {
         sums(sum_dtype(call.dtype)),
         options(kernels, call, true) {}
 
-  void allocate(const Tensor& dc_n, bool needs_dx) {
-    const auto by = [&](const Tensor& tensor) { return fresh(tensor.sizes(), sums); };
+  void allocate(bool needs_dx) {
+    const auto like = [&](const Tensor& tensor) { return fresh(tensor.sizes(), sums); };
     if (s.given) {
       out.dx = fresh(call.shape(s.given_columns()), dtype);
     } else {
-      out.dx = needs_dx ? by(call.x) : fresh(nothing, sums);
+      out.dx = needs_dx ? like(call.x) : fresh(nothing, sums);
     }
-    out.dh0 = by(call.h0);
-    out.dc0 = by(call.c0);
+    out.dh0 = like(call.h0);
+    out.dc0 = like(call.c0);
     Sum<T>* const dc0 = data_of<Sum<T>>(out.dc0);
-    const bool running = s.cell.saved > 0 && dc_n.defined();
-    if (running) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
+    const bool running = s.cell.saved > 0 && by.c_n.defined();
+    if (running) std::copy_n(data_of<Sum<T>>(by.c_n), by.c_n.numel(), dc0);
     if (!running) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
     for (const Tensor& weight : call.weights) {
@@ -80,7 +77,7 @@ struct Stack {
 
   // Gradients by a layer's output.
   Sum<T>* by_output(long layer) const {
-    if (layer + 1 == s.layers) return part_of<Sum<T>>(dy, 0);
+    if (layer + 1 == s.layers) return part_of<Sum<T>>(by.y, 0);
     return part_of<Sum<T>>(between, plan.wavefront ? layer : 0);
   }
 
@@ -105,7 +102,11 @@ struct Stack {
     Sum<T>* const dy = by_output(layer);
     LaneGradient<T> gradient{};
     gradient.dy = dy ? dy + index % s.abreast() * s.outputs : nullptr;
-    gradient.dh_n = part_of<Sum<T>>(dh_n, index);
+    gradient.dh_n = part_of<Sum<T>>(by.h_n, index);
+    gradient.dc = part_of<Sum<T>>(by.c, index);
+    if (layer + 1 < s.layers && by.h.defined()) {
+      gradient.dh_each = part_of<Sum<T>>(by.h, layer) + index % s.abreast() * s.outputs;
+    }
     gradient.dh0 = part_of<Sum<T>>(out.dh0, index);
     gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
     gradient.partial = part_of<Sum<T>>(partial, index % slots);
@@ -216,11 +217,10 @@ struct Stack {
 
 }  // namespace
 
-Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n, const Tensor& dc_n,
-                      const Forward& saved, bool needs_dx) {
+Backward run_backward(const Call& call, const Forward& by, const Forward& saved, bool needs_dx) {
   return with_factors(call.dtype, call.terms, *call.isa, [&](const auto& kernels) {
-    Stack stack(kernels, call, dy, dh_n, saved);
-    stack.allocate(dc_n, needs_dx);
+    Stack stack(kernels, call, by, saved);
+    stack.allocate(needs_dx);
     stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
     stack.finish();
     return std::move(stack.out);

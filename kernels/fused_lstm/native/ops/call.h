@@ -93,10 +93,9 @@ void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool w
 
 Forward run_forward(const Call& call, bool save);
 
-// dy, dh_n, dc_n are of the sums' dtype, as are dx, dh0 and dc0, or undefined. Of `saved`, h_n and
-// c_n are not used.
-Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n,
-                      const Tensor& dc_n, const Forward& saved, bool needs_dx);
+// by: of the sums' dtype, as are dx, dh0 and dc0; those that are undefined, as `gates` always is, are 0.
+// Of `saved`, h_n and c_n are not used.
+Backward run_backward(const Call& call, const Forward& by, const Forward& saved, bool needs_dx);
 
 // The index-th of the equal parts of a contiguous tensor [count, ...], or null where it has none.
 template <class T>

@@ -288,7 +288,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
     const std::string& cell, const std::vector<double>& rates, const PrecisionOverride& precision,
-    int64_t samples) {
+    int64_t samples, const OptionalTensor& dh, const OptionalTensor& dc) {
   const Call call = checked_call(Pass::backward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  not_reset, cell, rates, precision, samples);
@@ -305,11 +305,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};
-  const Tensor by_y = optional_converted(dy, "dy", saved.y.sizes(), call);
-  Tensor by_h = optional_converted(dh_n, "dh_n", call.h0.sizes(), call);
-  const Tensor by_c = optional_converted(dc_n, "dc_n", call.c0.sizes(), call);
-  if (s.cell.saved == 0) by_h = sum_of(by_h, by_c);  // both are gradients by h
-  Backward out = run_backward(call, by_y, by_h, by_c, saved, needs_dx);
+  Forward by{optional_converted(dy, "dy", saved.y.sizes(), call),
+             optional_converted(dh_n, "dh_n", call.h0.sizes(), call),
+             optional_converted(dc_n, "dc_n", call.c0.sizes(), call),
+             optional_converted(dh, "dh", h.sizes(), call), Tensor(), Tensor()};
+  if (dc && s.cell.saved > 0) {
+    check(*dc, "dc", c.sizes(), sum_dtype(call.dtype));
+    by.c = dc->contiguous();
+  }
+  if (s.cell.saved == 0) by.h_n = sum_of(by.h_n, by.c_n);  // both are gradients by h
+  Backward out = run_backward(call, by, saved, needs_dx);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);

@@ -35,7 +35,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
     const std::string& cell, const std::vector<double>& rates,
-    const PrecisionOverride& precision, int64_t samples);
+    const PrecisionOverride& precision, int64_t samples, const OptionalTensor& dh,
+    const OptionalTensor& dc);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const Tensor& x_part, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
@@ -48,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
-    const PrecisionOverride& precision);
+    const PrecisionOverride& precision, const OptionalTensor& dc);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,

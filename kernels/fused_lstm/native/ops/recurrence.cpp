@@ -186,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
-    const PrecisionOverride& precision) {
+    const PrecisionOverride& precision, const OptionalTensor& dc) {
   const Call call = checked_call(Pass::backward, y, h0, c0, weight_hh, bias_m, cell, reverse,
                                  batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;
@@ -204,11 +204,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     check(*dy, "dy", y.sizes(), call.given);
     by_y = converted(*dy, sums);
   }
-  const Tensor by_h = gradient_of(call, dh_n, "dh_n", 1);
-  const Tensor by_c = !s.cell.c_is_h ? gradient_of(call, dc_n, "dc_n", shape.states) : Tensor();
+  Tensor by_c, by_each;
+  if (!s.cell.c_is_h) by_c = gradient_of(call, dc_n, "dc_n", shape.states);
+  if (dc && shape.saved) {
+    check(*dc, "dc", c.sizes(), sums);
+    by_each = dc->contiguous();
+  }
+  const Forward by{by_y, gradient_of(call, dh_n, "dh_n", 1), by_c, Tensor(), by_each, Tensor()};
   const Forward saved{converted(y, call.dtype), Tensor(), Tensor(), Tensor(), c.contiguous(),
                       converted(gates, call.dtype)};
-  Backward out = run_backward(call, by_y, by_h, by_c, saved, true);
+  Backward out = run_backward(call, by, saved, true);
   const Tensor db_m = out.db.defined() ? bias_gradient(call, out.db) : fresh(nothing, call.given);
   return {to_dtype(std::move(out.dx), call.given), side_by_side(s, out.dh0, s.batch, 1, call.given),
           side_by_side(s, out.dc0, s.batch, shape.states, call.given),

@@ -54,7 +54,7 @@ def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr
     """Return a step's gradients.
 
     The gradient by m is not summed up from the gradients by i and f, which cancel. The rest of it
-    comes from a loss that reads the last state: its gradient by m, less m's part in c and n. The
+    comes from a loss that reads a state: its gradient by m, less m's part in c and n. The
     rest goes on to i, or by way of f to the m before. dafter has by m only the rest.
     """
     slope, i, f, z, o = saved
