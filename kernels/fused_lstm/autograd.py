@@ -47,7 +47,8 @@ def run(
         save = states or is_differentiated(x, h0, c0, *weights)
         save = save or torch.jit.is_tracing()  # a trace may be trained later
         return ops.lstm(
-            x, h0, c0, weights, spec.dropout, seed, spec.level, save, directions=spec.directions,
+            x, h0, c0, weights, spec.dropout, seed, spec.level, save,
+            directions=spec.schema_directions,
             batch_sizes=batch_sizes, not_reset=not_reset, cell=spec.schema_cell,
             rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
             precision=spec.precision,

@@ -50,6 +50,7 @@ def lstm(
     fuse: str | None = None,
     *,
     bidirectional: bool = False,
+    reverse: bool = False,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     cell: Spec = PLAIN,
@@ -70,6 +71,7 @@ def lstm(
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.choose; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
+        reverse: each layer runs from a row's last step to its first, D = 1.
         lengths: [B] int64, in any order: row b ends after step lengths[b].
         resets: [T, B] bool: true where row b starts a new sequence at step t. Neither a state nor a
             gradient crosses between t - 1 and t, in either direction.
@@ -96,6 +98,8 @@ def lstm(
     h0, c0 = state
     rows = None if lengths is None else padded(x, lengths)
     lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
+    if reverse:
+        cell = replace(cell, directions=1 + bidirectional, reverse=True)  # raises where both are on
     base = completed(cell, lanes, len(weights), 1 + bidirectional, float(dropout))
     H = c0.shape[-1] // base.c_parts if base.projection else P
     y, h_n, c_n, *states = call(
@@ -181,7 +185,7 @@ def call(
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None
     if rows is not None or resets is not None:
-        x, h0, c0, not_reset = enter(rows, resets, spec.directions, x, h0, c0)
+        x, h0, c0, not_reset = enter(rows, resets, spec.schema_directions, x, h0, c0)
     if override is not None:
         run = override(name, run, rows)
     if spec.recompute is not None:

@@ -52,7 +52,7 @@ class Recurrent(RecurrentBase):
         num_heads: as of fused_lstm.LSTM, for a cell that has gates of h and no weights of a unit.
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
-        recompute: as of fused_lstm.LSTM.
+        reverse, recompute: as of fused_lstm.LSTM.
 
     Raises:
         ValueError: an engine or the cell does not have what an argument asks for.
@@ -83,6 +83,7 @@ class Recurrent(RecurrentBase):
         proj_size: int = 0,
         layer_norm: bool = False,
         num_heads: int = 1,
+        reverse: bool = False,
         zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         recompute: int | None = None,
@@ -101,7 +102,7 @@ class Recurrent(RecurrentBase):
         spec = Spec(
             cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
-            recompute=recompute, num_heads=num_heads, projection=proj_size > 0,
+            recompute=recompute, num_heads=num_heads, projection=proj_size > 0, reverse=reverse,
         )  # fmt: skip
         if cell.inputs and num_layers > 1:
             raise ValueError(

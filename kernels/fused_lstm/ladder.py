@@ -34,7 +34,7 @@ from .denormals import flush_denormals
 from .pullback import Backward, is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
 from .rows import Order, Padding
-from .spec import Spec
+from .spec import Spec, is_reversed
 
 # --- engine `loop` ---
 
@@ -116,7 +116,7 @@ def climb(
         cell = fused(ops)
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
-        layer, order = layers[lane], rows.order(lane % spec.directions)
+        layer, order = layers[lane], rows.order(is_reversed(spec, lane))
         w_ih, w_hh, bias = layer.w_ih, layer.w_hh, layer.bias()
         if spec.coupled:  # 1 - sigma(a) is sigma(-a)
             w_ih, w_hh = pointwise.four_gates(w_ih), pointwise.four_gates(w_hh)

@@ -280,6 +280,8 @@ class LSTM(RecurrentBase):
             cell, as fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the added
             weights. The last three act in training only; outside it zoneout is its expectation.
         forget_bias: the initial value of the forget gate's bias; None is nn.LSTM's initialisation.
+        reverse: each layer runs from a row's last step to its first; as the second of two
+            directions, without the first. Not with bidirectional.
         recompute: k, for long sequences: store the state of every k-th step only, and compute the
             rest again in the backward pass.
 
@@ -325,12 +327,13 @@ class LSTM(RecurrentBase):
         candidate_dropout: float = 0.0,
         forget_bias: float | None = None,
         num_heads: int = 1,
+        reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
             "lstm", layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout,
             num_layers, 1 + bool(bidirectional), bias, proj_size > 0, dropout, recompute=recompute,
-            num_heads=num_heads,
+            num_heads=num_heads, reverse=reverse,
         )  # fmt: skip
         if forget_bias is not None and not bias:
             raise ValueError(f"forget_bias: got {forget_bias} with bias=False; expected None")
@@ -365,7 +368,7 @@ class GRU(RecurrentBase):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype: as torch.nn.GRU.
-        engine, fuse, recompute: as fused_lstm.LSTM.
+        engine, fuse, reverse, recompute: as fused_lstm.LSTM.
         layer_norm, zoneout, recurrent_dropout: options of the cell, as fused_lstm.Spec takes them.
 
     Raises:
@@ -398,12 +401,13 @@ class GRU(RecurrentBase):
         zoneout: float = 0.0,
         recurrent_dropout: float = 0.0,
         num_heads: int = 1,
+        reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
             "gru", layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
-            recompute=recompute, num_heads=num_heads,
+            recompute=recompute, num_heads=num_heads, reverse=reverse,
         )  # fmt: skip
         super().__init__(
             "GRU", spec, input_size, hidden_size, batch_first, 0, device, dtype, engine, fuse,
@@ -418,7 +422,7 @@ class RNN(RecurrentBase):
     Args:
         input_size, hidden_size, num_layers, nonlinearity ("tanh" or "relu"), bias, batch_first,
             dropout, bidirectional, device, dtype: as torch.nn.RNN.
-        engine, fuse, recompute: as fused_lstm.LSTM.
+        engine, fuse, reverse, recompute: as fused_lstm.LSTM.
 
     Raises:
         ValueError: the nonlinearity or the engine is unknown, or the level has no RNN.
@@ -445,11 +449,12 @@ class RNN(RecurrentBase):
         engine: str = "auto",
         fuse: str | None = None,
         num_heads: int = 1,
+        reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
             rnn_of(nonlinearity), layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
-            dropout=dropout, recompute=recompute, num_heads=num_heads,
+            dropout=dropout, recompute=recompute, num_heads=num_heads, reverse=reverse,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
         super().__init__(
@@ -479,7 +484,7 @@ class SLSTM(RecurrentBase):
             dtype: as torch.nn.LSTM.
         num_heads: a divisor of hidden_size.
         exponential_forget, recurrent_clip: as fused_lstm.Spec takes them.
-        engine, fuse, recompute: as fused_lstm.LSTM.
+        engine, fuse, reverse, recompute: as fused_lstm.LSTM.
 
     Raises:
         ValueError: num_heads does not divide hidden_size; an unknown engine, or one that has no
@@ -509,11 +514,12 @@ class SLSTM(RecurrentBase):
         fuse: str | None = None,
         exponential_forget: bool = False,
         recurrent_clip: float | None = None,
+        reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
             "slstm", layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
-            dropout=dropout, recompute=recompute, num_heads=num_heads,
+            dropout=dropout, recompute=recompute, num_heads=num_heads, reverse=reverse,
             exponential_forget=exponential_forget, recurrent_clip=recurrent_clip,
         )  # fmt: skip
         # An LSTM to RNNBase, which has as many gates; its weights are replaced where they differ.

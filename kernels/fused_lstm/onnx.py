@@ -116,7 +116,7 @@ def _layer(
         bias = torch.stack(parts)
     attributes: dict[str, Any] = {
         "hidden_size": H,
-        "direction": "bidirectional" if D == 2 else "forward",
+        "direction": "bidirectional" if D == 2 else "reverse" if spec.reverse else "forward",
     }
     inputs = [x, w, r, bias, sizes, h0]
     if operator == "GRU":

@@ -6,7 +6,8 @@ of torch.compile, a saved trace. The C++ library defines the operators of `nativ
 and all (native/module.cpp); where there is none they are defined here, and a call says why. Both
 read the schemas from schemas.txt.
 
-T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2; an
+operator's `directions` is -1 where the one is reversed, from the last step to the first. P: the
 size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o. The
 state dtype is float64 for float64 inputs, else float32.
 
@@ -210,14 +211,15 @@ def _fake_lstm(
     not_reset=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
-    rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
+    D, rows, lanes, H = abs(directions), x.shape[:-1], len(h0), c0.shape[2]
+    width = D * h0.shape[2]
     spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
     columns, raw = CELLS[spec.cell].columns(engine, spec), 0
     if spec.layer_norm:  # W x and R h too, in planes of c's size
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
     h, c, gates = [(0,)] * 3
     if save:
-        h = lanes // directions - 1, *rows, width
+        h = lanes // D - 1, *rows, width
     if save and (columns or raw):  # else the backward needs y alone
         c = lanes * (1 + raw), *rows, H
     if save and columns:
@@ -292,7 +294,7 @@ def _fake_prepared_lstm(
     x, h0, c0, weights, directions, batch_sizes, not_reset, cell, weight_only=False
 ):
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
-    shapes = (*x.shape[:-1], directions * h0.shape[2]), h0.shape, c0.shape
+    shapes = (*x.shape[:-1], abs(directions) * h0.shape[2]), h0.shape, c0.shape
     return tuple(x.new_empty(shape) for shape in shapes)
 
 

@@ -134,7 +134,7 @@ def _why_left(model: nn.Module, name: str) -> str | None:
         return "it is no layer of an LSTM, GRU, RNN or a cell of your own"
     if kind not in OURS and kind not in OURS.values() and kind is not Recurrent:
         return "it is a subclass, or parametrized"
-    if spec is not None and spec.options:
+    if spec is not None and spec.options not in ((), ("reverse",)):
         return "its cell has options that torch.nn's does not have"
     return (_why_not_told(module) if isinstance(module, Recurrent) else None) or _why_not(module)
 
@@ -380,7 +380,7 @@ class Prepared(nn.Module):
         sizes, not_reset = None if rows is None else rows.batch_sizes, None
         if rows is not None or resets is not None:
             self._check_state(h0, c0, B)
-            x, h0, c0, not_reset = enter(rows, resets, self.spec.directions, x, h0, c0)
+            x, h0, c0, not_reset = enter(rows, resets, self.spec.schema_directions, x, h0, c0)
         y, h_n, c_n = self._kernel(x, h0, c0, sizes, not_reset)
         if rows is not None:
             y, h_n, c_n = leave(rows, y, h_n, c_n)
@@ -401,7 +401,7 @@ class Prepared(nn.Module):
                 )  # fmt: skip
                 return outputs[:3]
             return ops.prepared_lstm(
-                x, h0, c0, self.weights, self.spec.directions, sizes, not_reset,
+                x, h0, c0, self.weights, self.spec.schema_directions, sizes, not_reset,
                 self.spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:

@@ -20,7 +20,7 @@ from . import stack
 from .autograd import draw_seed
 from .choose import in_a_graph
 from .pullback import is_transformed
-from .spec import Spec
+from .spec import Spec, is_reversed
 
 
 def in_chunks(
@@ -37,31 +37,34 @@ def in_chunks(
 ) -> tuple[Tensor, ...]:
     """Call `run`, an engine's function as in fused_lstm.choose, `spec.recompute` steps at a time.
 
-    Two directions run layer by layer, the second on reversed rows. In a graph, under torch.func and
-    in forward mode it is one call of all steps; without a backward too, unless masks are drawn: a
-    chunk draws its own, and a call under no_grad has to draw what one with gradients draws.
+    Lanes that are reversed run on reversed rows, so that two directions run lane by lane. In a
+    graph, under torch.func and in forward mode it is one call of all steps; without a backward too,
+    unless masks are drawn: a chunk draws its own, and a call under no_grad has to draw what one
+    with gradients draws.
     """
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     if in_a_graph() or is_transformed() or not (recorded or spec.draws):
         return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
-    chunked = _one_way if spec.directions == 1 else _two_ways
+    in_time = spec.directions == 1 and not spec.reverse
+    chunked = _in_time if in_time else _lane_by_lane
     y, h_n, c_n = chunked(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     if len(y) < len(x):  # the rows after the live ones have ended: y is zero
         y = F.pad(y, (0, 0, 0, len(x) - len(y)))
     return y, h_n, c_n
 
 
-def _two_ways(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
-    """Run a call of two directions lane by lane."""
-    per_lane, last = len(spec.weight_names), []
-    turn, of_lane = _turn(batch_sizes, x.device), replace(spec, layers=1, directions=1, dropout=0.0)
+def _lane_by_lane(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
+    """Run a call lane by lane, those that are reversed on reversed rows."""
+    per_lane, last, D = len(spec.weight_names), [], spec.directions
+    turn = _turn(batch_sizes, x.device)
+    of_lane = replace(spec, layers=1, directions=1, dropout=0.0, reverse=False)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
-        backwards = lane % 2
-        kept = None if not_reset is None else not_reset[backwards, None]
+        backwards = is_reversed(spec, lane)
+        kept = None if not_reset is None else not_reset[lane % D, None]
         if backwards:
             x, kept = turn(x, 0), None if kept is None else turn(kept, 1)
-        y, *state = _one_way(
+        y, *state = _in_time(
             run, of_lane, x, h0[lane, None], c0[lane, None],
             weights[lane * per_lane : (lane + 1) * per_lane],
             draw_seed(x.device) if of_lane.draws else None, batch_sizes, kept,
@@ -70,13 +73,13 @@ def _two_ways(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
         return turn(y, 0) if backwards else y
 
     p = spec.dropout
-    y = stack.run(x, spec.layers, sweep, (lambda y, _: F.dropout(y, p)) if p > 0 else None, 2)
+    y = stack.run(x, spec.layers, sweep, (lambda y, _: F.dropout(y, p)) if p > 0 else None, D)
     h_n, c_n = map(torch.cat, zip(*last, strict=True))
     return y, h_n, c_n
 
 
-def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
-    """Run a call of one direction in chunks."""
+def _in_time(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
+    """Run a call whose lanes all run forward in time, in chunks."""
     outputs, part = [], None
     for rows, alive, sizes in _chunks(x, h.shape[1], batch_sizes, spec.recompute):
         if seed is not None:

@@ -25,7 +25,7 @@ from .choose import in_a_graph
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .reference import Layer, by_layer
 from .rows import Padding
-from .spec import CELLS, LANE_CELLS, Spec
+from .spec import CELLS, LANE_CELLS, Spec, is_reversed
 
 
 class Cell(NamedTuple):
@@ -52,7 +52,7 @@ def _spec_of(name: str, clip: float) -> Spec:
 def cell_of(spec: Spec, lane: int = 0) -> Cell:
     """Return the operators' arguments for a call's lane."""
     clip = spec.recurrent_clip or 0.0
-    return Cell(spec.lane_cell, lane % spec.directions == 1, float(clip), spec.precision)
+    return Cell(spec.lane_cell, is_reversed(spec, lane), float(clip), spec.precision)
 
 
 # --- a stack of layers ---
@@ -193,7 +193,7 @@ def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
         b_ih, b_hh = bias_m.new_zeros(kind.gates * H), F.pad(bias_m, (kind.sums * H, 0))
     mask = None if not_reset is None else not_reset.expand(2, *not_reset.shape)
     rows = Padding(x_part, len(h0), batch_sizes, mask)
-    order = rows.order(int(cell.reverse))
+    order = rows.order(cell.reverse)
     layer = Layer(None, w_hh, b_ih, b_hh)
     h, c, *_ = reference.layer_forward(rows.pad(x_part), h0, c0, layer, order, spec=spec)
     end = order.steps[-1]

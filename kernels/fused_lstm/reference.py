@@ -34,7 +34,17 @@ from .pointwise import (
     zoned_backward,
 )
 from .rows import Order, Padding
-from .spec import CANDIDATE, CELLS, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec, completed
+from .spec import (
+    CANDIDATE,
+    CELLS,
+    PLAIN,
+    RECURRENT,
+    ZONEOUT_C,
+    ZONEOUT_H,
+    Spec,
+    completed,
+    is_reversed,
+)
 
 __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_dtype"]
 
@@ -453,7 +463,7 @@ def run(
     rows = Padding(x, B, batch_sizes, not_reset)
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
-        order, layer = rows.order(lane % spec.directions), layers[lane]
+        order, layer = rows.order(is_reversed(spec, lane)), layers[lane]
         drawn = draw(spec, seed, lane, lanes, rows.T, B, P, c0.shape[2])
         if CELLS[spec.cell].custom:  # which has no other engine where there is no compiler
             x, layer = x @ layer.w_ih.T, layer._replace(w_ih=None)

@@ -250,13 +250,13 @@ class Padding:
         rows = y.flatten(0, 1)[self._padded]
         return torch.where(self._is_row[:, None], rows, y.new_zeros(()))
 
-    def order(self, direction: int) -> Order:
-        """Return the Order of direction 0, or of 1, which is backwards from each row's end."""
-        steps = range(self.T - 1, -1, -1) if direction else range(self.T)
+    def order(self, reverse: bool) -> Order:
+        """Return the Order of a lane; `reverse`: of one that is backwards from each row's end."""
+        steps = range(self.T - 1, -1, -1) if reverse else range(self.T)
         live = None if self.live is None else self.live[..., None]
         if self._not_reset is None:
             return Order(steps, live)
-        kept = self._not_reset[direction]
+        kept = self._not_reset[-1 if reverse else 0]
         return Order(steps, live, (kept if live is None else kept[self._packed])[..., None])
 
 
@@ -269,7 +269,7 @@ def reset_mask(
 
     Args:
         resets: bool [T, B], or [N] with batch_sizes.
-        directions: D.
+        directions: D, or -1 for one that is reversed.
         B: the number of rows.
 
     Returns:
@@ -284,4 +284,5 @@ def reset_mask(
         padded = ~rows.pad(resets[..., None])  # true where a row has ended
     # Backwards, t comes after t + 1. A slice of T - 1 steps would bind T in an exported graph.
     after = torch.cat([padded, torch.ones_like(padded[:1])])[1:]
-    return torch.stack([kept, (after if rows is None else rows.pack(after))[..., 0]])
+    after = (after if rows is None else rows.pack(after))[..., 0]
+    return after[None] if directions == -1 else torch.stack([kept, after])

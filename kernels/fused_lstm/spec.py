@@ -73,7 +73,7 @@ LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
 SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
-OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads"
+OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads", "reverse"  # any cell may be reversed
 CELLS = {
     "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True, is_lstm=True, kept=4),
     "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1, kept=4),
@@ -125,6 +125,7 @@ class Spec:
         num_heads: N, blocks on the diagonal of the recurrent weights: the gates of a head depend on
             its own units of h, and weight_hh is [N, G*H/N, H/N]. Not with other options, except an
             sLSTM's.
+        reverse: every lane runs from the last step to the first. Not with two directions.
         exponential_forget: an sLSTM's forget gate is exp instead of sigmoid.
         recurrent_clip: of an sLSTM: the gradient by h(t-1) that comes through R is clamped to
             [-recurrent_clip, recurrent_clip] (xLSTM's and FlashRNN's gradient_recurrent_clipval).
@@ -149,6 +150,7 @@ class Spec:
     num_heads: int = 1
     exponential_forget: bool = False
     recurrent_clip: float | None = None
+    reverse: bool = False
     # Computed once, since every call reads them. torch.compile cannot read properties.
     options: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the ones that are on
     zones: tuple[float, float] = field(init=False, repr=False, compare=False)  # zoneout of h, of c
@@ -168,6 +170,7 @@ class Spec:
     lane_cell: str = field(init=False, repr=False, compare=False)  # `cell` of a lane's operator
     schema_cell: str = field(init=False, repr=False, compare=False)  # an operator's `cell`
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
+    schema_directions: int = field(init=False, repr=False, compare=False)  # its `directions`
     plans: dict[tuple, Any] = field(init=False, repr=False, compare=False)  # see functional.call
     schema: dict[str, Any] = field(init=False, repr=False, compare=False)
 
@@ -179,7 +182,7 @@ class Spec:
         on = [n for n in OPTIONS if getattr(self, n) not in OFF and n != "num_heads"]
         on = (*on, "num_heads") if self.num_heads > 1 else tuple(on)
         for option in on:
-            if option not in kind.options:
+            if option not in (*kind.options, "reverse"):
                 raise ValueError(
                     f"{option}: got {getattr(self, option)}; expected {getattr(Spec, option)} with"
                     f" cell {self.cell!r}"
@@ -210,6 +213,7 @@ class Spec:
         of_lane = [LANE_NAMES[of] for of in [(self.cell, o) for o in on] if of in LANE_NAMES]
         self._set("lane_cell", of_lane[0] if of_lane else self.cell)
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
+        self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
         self._set("plans", {})
 
@@ -222,7 +226,7 @@ class Spec:
     def _check(self) -> None:
         if self.cell not in CELLS:
             raise ValueError(f"cell: got {self.cell!r}; expected one of {', '.join(CELLS)}")
-        for name in ("layer_norm", "peephole", "coupled", "exponential_forget"):
+        for name in ("layer_norm", "peephole", "coupled", "exponential_forget", "reverse"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; expected True or False")
         pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
@@ -233,6 +237,11 @@ class Spec:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r}; expected a number in [0, 1]"
                 )
+        if self.reverse and self.directions == 2:
+            raise ValueError(
+                "reverse: got True with bidirectional=True; expected one of them, since one of two"
+                " directions is reversed already"
+            )
         if self.coupled and self.layer_norm:
             raise ValueError(
                 "coupled: got True with layer_norm=True; expected one of them, since a forget gate"
@@ -306,12 +315,19 @@ class Spec:
 
     def _schema(self) -> dict[str, Any]:
         """Return the keyword arguments of a call of fused_lstm.ops; none for nn.LSTM's defaults."""
-        told: dict[str, Any] = {"directions": self.directions} if self.directions > 1 else {}
+        told: dict[str, Any] = {}
+        if self.schema_directions != 1:
+            told["directions"] = self.schema_directions
         if self.schema_cell or any(self.schema_rates):
             told |= {"cell": self.schema_cell, "rates": list(self.schema_rates)}
         if self.precision is not None:
             told["precision"] = self.precision
         return told
+
+
+def is_reversed(spec: Spec, lane: int) -> bool:
+    """Return whether a lane runs from the last step to the first."""
+    return spec.reverse or lane % spec.directions == 1
 
 
 def check_size(spec: Spec, H: int) -> None:
@@ -344,8 +360,10 @@ def completed(
 ) -> Spec:
     """Return `spec` completed for a call with these numbers of lanes and of weights.
 
-    Raises ValueError where no such call has that many weights.
+    directions: as an operator's. Raises ValueError where no such call has that many weights.
     """
+    if directions < 0:
+        spec, directions = replace(spec, reverse=True), 1
     fits = lanes > 0 and lanes % directions == 0 and weights % lanes == 0
     for bias, projection in FORMS if fits else ():
         if projection and (not CELLS[spec.cell].projects or spec.num_heads > 1):

@@ -24,6 +24,13 @@ from .reference import by_layer
 from .spec import Spec
 
 
+def check_in_time(spec: Spec) -> None:
+    """Check that no lane starts at the end of a sequence, which a stream does not have."""
+    for name, got in (("bidirectional", spec.directions == 2), ("reverse", spec.reverse)):
+        if got:
+            raise ValueError(f"module: got {name}=True; expected one direction, forward in time")
+
+
 class Streaming:
     """An LSTM, GRU or RNN in inference: a call is one step, and the state stays between calls.
 
@@ -57,8 +64,7 @@ class Streaming:
             raise ValueError(
                 f"module: got {got}; expected a fused_lstm.LSTM, GRU or RNN; see fused_lstm.convert"
             )
-        if module.bidirectional:
-            raise ValueError("module: got bidirectional=True; expected one direction")
+        check_in_time(module.spec)
         inputs, weights = 0, module.weights()
         if isinstance(module, Recurrent) and module.cell.inputs:
             inputs, self._cells = len(module.cell.inputs), module
@@ -84,8 +90,7 @@ class Streaming:
 
     def _of_prepared(self, module: Prepared, B: int) -> None:
         """Set up the steps of packed weights."""
-        if module.bidirectional:
-            raise ValueError("module: got bidirectional=True; expected one direction")
+        check_in_time(module.spec)
         spec, H, P = module.spec, module.hidden_size, module.proj_size
         self._like = torch.empty(0, dtype=torch.float32)
         self._shape = B, module.input_size

@@ -52,7 +52,7 @@ AXES = {
     "I": (3, 1, 19),
     "H": (8, 1, 4, 20, 68),
     "layers": (1, 2, 3),
-    "directions": (1, 2),
+    "directions": (1, 2, -1),
     "rows": ("plain", "batch_first", "unbatched", "lengths", "packed", "unsorted"),
     "resets": (False, True),
     "state": (True, False),
@@ -95,7 +95,7 @@ TRANSFORMED = {
     "how": ("second", "jvp", "vmap", "per sample", "compiled", "exported"),
     "cell": ("lstm", "gru", "rnn_tanh", "slstm", "zoo.lltm", "zoo.rhn"),
     "engine": AXES["engine"][:-1],
-    "T": (3,), "B": (2, 1), "H": (4, 6), "layers": (1, 2), "directions": (1, 2),
+    "T": (3,), "B": (2, 1), "H": (4, 6), "layers": (1, 2), "directions": (1, 2, -1),
     "rows": ("plain", "batch_first", "lengths", "packed"),
     "bias": (True, False), "resets": (False, True), "states": (False, True),
     "norm": (False, True), "peephole": (False, True), "coupled": (False, True),
@@ -109,7 +109,7 @@ INTERPRETED = {
         "zoo.gru_reset_before", "zoo.multiplicative_lstm",
     ),
     "engine": ("triton-layers", "triton-steps", "triton-hoisted", "triton-pointwise"),
-    "T": (3, 1), "B": (3, 1), "H": (5, 18), "layers": (1, 2), "directions": (1, 2),
+    "T": (3, 1), "B": (3, 1), "H": (5, 18), "layers": (1, 2), "directions": (1, 2, -1),
     "rows": ("plain", "lengths", "unsorted"), "resets": (False, True), "bias": (True, False),
     "dtype": ("float64", "float32"), "mode": ("train", "eval", "eval-no_grad"),
     "norm": (False, True), "peephole": (False, True), "coupled": (False, True),
@@ -225,6 +225,8 @@ def engine_may(engine: str, b: str, y) -> bool:
             return y == USUAL[b] or not (of_nn_lstm or name == "cudnn")
         case "resets" | "states":
             return not y or name != "cudnn"
+        case "directions":
+            return y > 0 or not (of_nn_lstm or name == "cudnn")
         case "drop":  # others do not draw by counter
             return y == 0 or name in ("native", "triton")
         case "dtype" if name not in ("native", "triton"):

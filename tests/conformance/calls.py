@@ -65,7 +65,7 @@ def make(case: Case) -> nn.Module:
         "num_layers": case.layers, "bias": case.bias, "batch_first": case.rows == "batch_first",
         "dropout": case.drop, "bidirectional": case.directions == 2, "dtype": torch.float64,
         "engine": engine, "fuse": fuse or None, "num_heads": case.heads,
-        "recompute": case.recompute,
+        "recompute": case.recompute, "reverse": case.directions < 0,
     }  # fmt: skip
     cell, sizes = user_cell(case), (case.I, case.H)
     if case.cell in ("lstm", "gru") or cell is not None:
@@ -109,7 +109,7 @@ def give(case: Case) -> Given:
             made = torch.stack([made, made + 1], -1)[..., 0]
         return made
 
-    T, B, lanes = case.T, case.rows_, case.layers * case.directions
+    T, B, lanes = case.T, case.rows_, case.layers * case.D
     lengths = torch.full((B,), T)
     if case.rows in ("lengths", "packed", "unsorted"):
         lengths = torch.randint(1, T + 1, (B,), generator=generator)
@@ -207,8 +207,8 @@ def by_the_function(case: Case, module: Any, given: Given) -> dict[str, Tensor]:
     c0 = torch.cat([named[n] for n in beside], -1) if beside else named["h"]
     y, (h_n, c_n), *rest = fused_lstm.lstm(
         given.x, (named["h"], c0), module.weights(), case.drop, engine, fuse or None,
-        bidirectional=case.directions == 2, resets=given.resets, cell=module.spec,
-        lengths=given.lengths if case.rows == "lengths" else None, training=case.training,
+        bidirectional=case.D == 2, reverse=case.directions < 0, resets=given.resets,
+        cell=module.spec, lengths=given.lengths if case.rows == "lengths" else None, training=case.training,
         recompute=case.recompute, return_states=case.states,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ class Case:
     I: int = 3
     H: int = 8
     layers: int = 1
-    directions: int = 1
+    directions: int = 1  # -1: one that is reversed
     rows: str = "plain"  # plain, batch_first, unbatched, lengths, packed, unsorted, empty
     resets: bool = False
     state: bool = True  # whether the call is given one
@@ -51,6 +51,10 @@ class Case:
         return f"Case({', '.join(f'{n}={v!r}' for n, v in told if v != default[n])})"
 
     __str__ = __repr__
+
+    @property
+    def D(self) -> int:
+        return abs(self.directions)
 
     @property
     def kind(self) -> str:

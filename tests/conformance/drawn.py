@@ -106,7 +106,7 @@ def drawn_case(seed: int, engine: str = "native") -> Case:
         "engine": f"{engine}-{draw.choice(['layers', 'steps'])}",
         "T": draw.randint(1, 9), "B": draw.randint(1, most), "I": draw.randint(1, 9),
         "layers": 1 if cell.inputs else draw.choice([1, 1, 2, 3]),
-        "directions": draw.choice([1, 1, 2]), "bias": draw.random() < 0.8,
+        "directions": draw.choice([1, 1, 2, -1]), "bias": draw.random() < 0.8,
         "rows": draw.choice(["plain", "plain", "batch_first", "lengths", "packed", "unsorted"]),
         "resets": draw.random() < 0.3, "state": draw.random() < 0.6,
         "mode": draw.choice(["train", "eval", "eval-no_grad"]),

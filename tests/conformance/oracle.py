@@ -157,7 +157,7 @@ def of_a_user(cell, w, by_x, by_h, h, s, inputs):
 def sweep(case, cell, w, x, h, s, masks, lane, lengths, resets, inputs):
     """A lane on x [T, B, I] -> y [T, B, P], the states of every step and the last ones, h first."""
     T, B = x.shape[:2]
-    backwards, H = lane % case.directions == 1, case.H
+    backwards, H = case.directions < 0 or lane % case.directions == 1, case.H
     alive = torch.arange(T)[:, None] < lengths  # [T, B]
     new = torch.zeros(T, B, dtype=torch.bool)  # whether a row begins anew at its step
     if resets is not None and backwards:
@@ -211,7 +211,7 @@ def run(
         states: h_0 [L * D, B, P], then those of the cell, [L * D, B, H] each.
         packed_rows: the rows of a packed batch, by which dropout between layers counts.
     """
-    D, lanes = case.directions, case.layers * case.directions
+    D, lanes = case.D, case.layers * case.D
     if case.cell == "dreamer":
         weights = of_a_block(weights, case.H)
     order = lengths.argsort(descending=True, stable=True).argsort()

@@ -46,7 +46,7 @@ def cases(draw: random.Random) -> list[Case]:
         found.append(Case(
             cell, T=draw.choice([1, 3, 20, 60]), B=draw.choice([1, 3, 20, 40]),
             I=draw.choice([3, 40]), H=draw.choice([8, 48, 128]), layers=draw.choice([1, 2]),
-            directions=draw.choice([1, 2]), rows=rows, resets=draw.random() < 0.2,
+            directions=draw.choice([1, 2, -1]), rows=rows, resets=draw.random() < 0.2,
             mode=draw.choice(["train", "eval", "eval-no_grad"]), seed=n,
             dtype=draw.choice(["float64", "float32"]), **more,
         ))  # fmt: skip

@@ -77,6 +77,7 @@ class Case:
     calls: int = 1  # on one workspace, as an allocator hands out the same memory again
     cell: Spec = PLAIN
     states: bool = False  # whether there are gradients by the states after every step
+    reverse: bool = False  # lanes run from the last step to the first
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
@@ -88,6 +89,7 @@ class Case:
         words += ["rows"] if self.lengths else []
         words += ["resets"] if self.resets else []
         words += ["states"] if self.states else []
+        words += ["reverse"] if self.reverse else []
         words += [name.replace("_", " ") for name in self.cell.options]
         if self.cell.cell != "lstm":
             told = CUSTOM.get(self.cell.cell)
@@ -109,7 +111,7 @@ class Case:
     def lanes(self) -> dict:
         """What the operators are told of them."""
         found = {
-            "directions": 2 if self.kind == "both" else 1,
+            "directions": 2 if self.kind == "both" else -1 if self.reverse else 1,
             "batch_sizes": None,
             "not_reset": None,
         }
@@ -117,7 +119,7 @@ class Case:
             lengths, t = torch.tensor(self.lengths), torch.arange(self.T)
             found["batch_sizes"] = (lengths > t[:, None]).sum(1)
         if self.resets:
-            found["not_reset"] = torch.rand(found["directions"], *self.rows) > 0.4
+            found["not_reset"] = torch.rand(abs(found["directions"]), *self.rows) > 0.4
         return found
 
     @property
@@ -330,7 +332,8 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     of_call = *leaves[:3], leaves[3:]
     outputs = reference.lstm(*of_call, case.p, seed, **lanes, cell=case.cell)
     if case.states:
-        more = replace(case.cell, layers=case.L, directions=lanes["directions"], dropout=case.p)
+        D = lanes["directions"]
+        more = replace(case.cell, layers=case.L, directions=abs(D), dropout=case.p, reverse=D < 0)
         outputs = reference.run(more, *of_call, seed, lanes["batch_sizes"], lanes["not_reset"])
         outputs = [out for out in outputs if out.numel()]  # one layer has none below the last
     by = [_pattern(out).to(DTYPES[case.dtype]).to(out.dtype) for out in outputs]

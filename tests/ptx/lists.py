@@ -78,6 +78,9 @@ def _lanes(dtype: str, arch: int) -> list[Case]:
     for cell in (PLAIN, TOLD[0], PRODUCTS[-1], LOGARITHMS):
         more = {"lengths": FEW, "resets": True, "cell": cell, "states": True}
         found += [Case(kind, dtype, arch, 17, L=2, p=0.3, **more) for kind in ("layers", "both")]
+        more["reverse"] = True
+        found += [Case(kind, dtype, arch, 17, L=2, p=0.3, **more) for kind in ("layers", "steps")]
+    found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, reverse=True))
     return found
 
 
@@ -225,6 +228,8 @@ def some_cases() -> list[Case]:
         Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
         Case("both", "bf16", 90, 17, cell=PRODUCTS[-1], states=True, **rows),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
+        Case("layers", "bf16", 90, 17, L=2, p=0.3, reverse=True),
+        Case("steps", "bf16", 90, 17, L=2, reverse=True, **rows),
         Case("pointwise", "fp32", 80, 33),
         Case("steps", "fp32", 80, 17),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),

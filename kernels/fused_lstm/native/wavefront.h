@@ -3,7 +3,7 @@
 // (layer, step) plane, not once for each step of each layer.
 //
 // A step here makes its input product too: the layer below has only just made the input. Lanes are
-// of equal lengths, forwards in time, and nothing is projected or kept back.
+// of equal lengths and one direction, and nothing is projected or kept back.
 #pragma once
 
 #include "philox.h"
@@ -50,13 +50,15 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
   for (long tick = 0; tick < steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
       const Lane<T>& lane = wave.lanes[index];
-      const long t = tick - index, size = lane.batch * lane.hidden;
+      const long t = tick - index;
       if (t < 0 || t >= steps) continue;
       draw_masks(alone, lane, t);
       whole_step(alone, lane, t, input_part_of(lane, t), packed_of(wave, index));
       if (index == top || !wave.dropped) continue;
-      const long first = (index * steps + t) * size;
-      dropout(alone, size, first, wave.dropout, lane.y + t * size, wave.dropped + first);
+      const long at = row_of(lane, t) * lane.hidden;
+      const long first = index * rows_in(lane) * lane.hidden + at;
+      dropout(alone, lane.batch * lane.hidden, first, wave.dropout, lane.y + at,
+              wave.dropped + first);
     }
     worker.sync();
   }
@@ -93,11 +95,12 @@ void whole_step_back(const Wavefront<T>& wave, long index, long t, Sum<T>* sums)
   draw_masks(alone, lane, t);
   step_backward(alone, lane, gradient, t, packed.recurrent, sums);
   if (t < 0 || !gradient.dx) return;
-  const long size = lane.batch * lane.inputs;
-  Sum<T>* const dx = gradient.dx + t * size;
+  const long at = row_of(lane, t) * lane.inputs;
+  Sum<T>* const dx = gradient.dx + at;
   input_gradient(lane, gradient, t, packed.input, dx, sums);
   if (index == 0 || !wave.dropped) return;
-  dropout(alone, size, ((index - 1) * lane.steps + t) * size, wave.dropout, dx, dx);
+  const long first = (index - 1) * rows_in(lane) * lane.inputs + at;
+  dropout(alone, lane.batch * lane.inputs, first, wave.dropout, dx, dx);
 }
 
 template <class T>

@@ -28,6 +28,7 @@ class BackwardBuffers:
 
     rows: LaneRows
     D: int
+    reverse: bool  # lanes run from the last step to the first
     layers: Sequence[Layer]
     cell: Spec
     kernels: Cell
@@ -85,9 +86,13 @@ class BackwardBuffers:
         """Return a lane of t: [L, ..., C] -> [live, C]."""
         return self.rows.of(t[lane].view(self.rows.N, -1))
 
-    def kept(self, state: Tensor, d: int) -> Tensor:
-        """Return `state` [live, C] before each step of direction d, zero where the row is reset."""
-        not_reset = self.not_reset
+    def before(self, state: Tensor, first: Tensor, lane: int) -> Tensor:
+        """Return `state` [live, C] before each step of a lane, zero where the row is reset.
+
+        first: [B, C], the state that it begins with.
+        """
+        d, not_reset = lane % self.D, self.not_reset
+        state = self.rows.before(state, first, int(self.reverse or d == 1))
         if not_reset is None:
             return state
         kept = self.rows.of(not_reset[d].reshape(self.rows.N, 1)).view(torch.bool)
@@ -97,13 +102,12 @@ class BackwardBuffers:
         """Return the h that w_hh multiplies in all steps of a lane [live, P]."""
         index, d = divmod(lane, self.D)
         output = halves(self.outputs[index], self.D)[d]
-        h = self.kept(self.rows.before(output, self.h0[lane], d), d)
+        h = self.before(output, self.h0[lane], lane)
         return h if self.h_mask is None else (h * self.rows.each(self.h_mask[lane])).to(h.dtype)
 
     def c_before(self, lane: int) -> Tensor:
         """Return c before all steps of a lane [live, H]."""
-        d = lane % self.D
-        return self.kept(self.rows.before(self.lane_of(self.c, lane), self.c0[lane], d), d)
+        return self.before(self.lane_of(self.c, lane), self.c0[lane], lane)
 
     def c_made(self, lane: int) -> Tensor:
         """Return the new c of all steps of a lane [live, H], before zoneout."""
@@ -243,7 +247,7 @@ def of_first(left: BackwardBuffers) -> Tensor:
     """Return dh0 [L, B, P], through each row's first step in its lane's order of time."""
     rows, not_reset = left.rows, left.not_reset
     by_h = left.dgates if left.by_h is None else left.by_h
-    first = rows.ends(by_direction(by_h, left.D), last=False)
+    first = rows.ends(by_direction(by_h, left.D), last=left.reverse)
     dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
     for lane, layer in enumerate(left.layers):
         torch.mm(first[lane], layer.w_hh, out=dh0[lane])
@@ -251,7 +255,7 @@ def of_first(left: BackwardBuffers) -> Tensor:
         dh0 = dh0 * left.h_mask
     if not_reset is not None:
         kept = [t.reshape(1, rows.N, 1) for t in not_reset]
-        kept = rows.ends(kept, last=False).view(torch.bool)  # [D, B, 1]
+        kept = rows.ends(kept, last=left.reverse).view(torch.bool)  # [D, B, 1]
         dh0 = torch.where(kept, dh0.view(-1, *kept.shape[:2], dh0.shape[-1]), 0.0).view_as(dh0)
     if left.dh_old is not None:
         dh0 = dh0 + left.dh_old

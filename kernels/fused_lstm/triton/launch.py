@@ -208,8 +208,8 @@ def constants(
     """Return PLAN of a launch that has `phases`.
 
     draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already;
-    reverse, width: of heads; by_states: whether there are gradients by every state; keep_loop: as
-    `fewest_spills` gives it.
+    width: of heads; reverse: from the last step to the first; by_states: whether there are
+    gradients by every state; keep_loop: as `fewest_spills` gives it.
     """
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
@@ -223,7 +223,7 @@ def constants(
         "CHAIN": chain,  # a lane reads what the lane below it writes
         "BOTH": plan.kind == "both",  # or: lanes 0 and 1 are a layer's directions
         "HEADS": plan.kind == "heads",  # or: lanes are heads, of one w_hh, with y side by side
-        "REVERSE": reverse,  # of heads: from the last step to the first
+        "REVERSE": reverse,  # lanes run from the last step to the first
         "WIDTH": width or plan.layers * plan.outputs,  # of a row of y, where lanes are side by side
         # The cell.
         "SUMMED": kernels.sums,  # of G gates, that are a sum with x's part

@@ -62,6 +62,7 @@ class Prepared:
     columns: int  # of the buffer of x's parts and of what is saved
     exchanged: int  # columns of the backward's exchange
     is_fused: bool  # one launch has all lanes
+    reverse: bool  # lanes run from the last step to the first
 
 
 @lru_cache(4096)
@@ -89,8 +90,8 @@ def planned(
     """Return the launches of a call, made once for all calls that are alike.
 
     fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
-    reverse: of heads. by_states: of a backward, whether there are gradients by every state. order:
-    as Prepared has it.
+    reverse: lanes run from the last step to the first. by_states: of a backward, whether there are
+    gradients by every state. order: as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
@@ -118,6 +119,7 @@ def planned(
         columns=launch.columns(cell, shape.projected > 0),
         exchanged=launch.exchanged(plan, cell),
         is_fused=plan.kind == "layers",
+        reverse=reverse,
     )  # fmt: skip
 
 
@@ -153,11 +155,12 @@ def prepare(
     spec = cell_of(cell, rates)
     (numbered, *_) = by_layer(range(weights), h0[0], spec)
     w_hr = None if numbered.w_hr is None else of_lane[numbered.w_hr]
-    shape = _shape(h0, c0, w_hr, directions, spec.c_parts)
+    shape = _shape(h0, c0, w_hr, abs(directions), spec.c_parts)
     return planned(
         make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
         shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
-        draws=draws, many_steps=many_steps, by_states=by_states, order=tuple(numbered),
+        draws=draws, many_steps=many_steps, by_states=by_states, reverse=directions < 0,
+        order=tuple(numbered),
     )  # fmt: skip
 
 
@@ -546,6 +549,7 @@ def buffers(
     left = gradients.BackwardBuffers(
         rows=rows,
         D=D,
+        reverse=of.prepared.reverse,
         layers=of.layers,
         cell=spec,
         kernels=kernels,

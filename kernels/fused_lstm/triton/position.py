@@ -304,7 +304,7 @@ def output_of(step, block, rows, PLAN: tl.constexpr):
     if PLAN.BOTH or PLAN.HEADS:
         side = step.lane & 1 if PLAN.BOTH else step.lane
         found = row * PLAN.WIDTH + side * PLAN.P + unit[:, None]
-    elif PLAN.VARLEN:
+    elif PLAN.VARLEN or PLAN.REVERSE:
         found = row * PLAN.P + unit[:, None]
     else:
         found = step.t * rows.B * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])

@@ -54,7 +54,7 @@ struct Call {
   Tensor not_reset;              // [D, T, B] or [D, N], or undefined
   Tensors weights;          // lane by lane, or one [N, G*K, K] of all heads
   Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
-  bool reverse;             // heads, from the last step to the first
+  bool reverse;             // every lane runs from the last step to the first
   double clip;              // of heads' gradients through their weights, or 0
   CellOptions options;
   Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
@@ -192,7 +192,7 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   lane.functions = other ? with_options : call.cell->functions[kind];
   lane.input_stride = shape.x_gates() * s.hidden;
   lane.first = call.first.data();
-  lane.reverse = s.given ? call.reverse : place == 1;
+  lane.reverse = call.reverse || (!s.given && place == 1);
   lane.not_reset = part_of<bool>(call.not_reset, s.given ? 0 : place);
   lane.h0 = part_of<T>(call.h0, index);
   lane.c0 = part_of<Sum<T>>(call.c0, index);

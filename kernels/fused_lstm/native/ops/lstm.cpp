@@ -1,6 +1,7 @@
 // fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
 // `lstm_backward`, checked. Schemas: kernels/fused_lstm/schemas.txt.
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <type_traits>
 #include <utility>
@@ -51,9 +52,10 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
 // Returns sizes except for those of packed rows: P from h0 [L * D, B, P], and H from c0 [L * D, B, S*H] of
 // S states.
 Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long states, long weights,
-               long added, int64_t directions, bool packed) {
-  CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
-              "; expected 1 or 2");
+               long added, int64_t told, bool packed) {
+  CHECK_VALUE(told == 1 || told == 2 || told == -1, "directions: got ", told,
+              "; expected 1, 2, or -1 for one that runs backwards");
+  const int64_t directions = std::abs(told);
   CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", shown(x), "; expected ",
               packed ? "[N, I] with batch_sizes" : "[T, B, I]");
   CHECK_VALUE(h0.dim() == 3 && h0.size(0) % directions == 0, "h0: got shape ", shown(h0),
@@ -164,6 +166,7 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
   const long states = named.cell->shape.states, count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, states, count, added, directions, call.packed);
+  call.reverse = directions < 0;
   s.cell = named.cell->shape;
   CHECK_VALUE(s.cell.is_lstm || s.cell.saves_h || !s.projected,
               "weights: got weight_hr; expected none, except for an LSTM, and a cell made for it");
@@ -172,8 +175,8 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   const long all = static_cast<long>(weights.size()) / h0.size(0);
   call.per_lane = all - added;
   if (!call.packed) s.batch = x.size(1);
-  check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, given);
-  check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, given);
+  check(h0, "h0", {lanes, s.batch, s.outputs}, given);
+  check(c0, "c0", {lanes, s.batch, states * s.hidden}, given);
   check_weights(weights, s, call.options, call.per_lane, all, given);
   set_rows(call, x, batch_sizes, not_reset);
   s.dropout = dropout > 0;
@@ -335,6 +338,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
               " h, without weights of a unit, inputs or products");
   const long count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, 1, count, 0, directions, call.packed);
+  call.reverse = directions < 0;
   call.cell = named.cell;
   s.cell = named.cell->shape;
   CHECK_VALUE(s.cell.is_lstm || !s.projected,
@@ -360,7 +364,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   const long gates = s.cell.x_gates();
   for (long i = 0; i < count; ++i) {
     const long k = i % call.per_lane;
-    const long inputs = i / call.per_lane < directions ? s.inputs : directions * s.outputs;
+    const long inputs = i / call.per_lane < s.directions ? s.inputs : s.directions * s.outputs;
     const bool projection = s.projected && k == call.per_lane - 1;
     if (k < 2 || projection) {
       const WeightShape shape = projection ? WeightShape{1, s.outputs, s.hidden}
