@@ -208,8 +208,8 @@ def by_the_function(case: Case, module: Any, given: Given) -> dict[str, Tensor]:
     y, (h_n, c_n), *rest = fused_lstm.lstm(
         given.x, (named["h"], c0), module.weights(), case.drop, engine, fuse or None,
         bidirectional=case.D == 2, reverse=case.directions < 0, resets=given.resets,
-        cell=module.spec, lengths=given.lengths if case.rows == "lengths" else None, training=case.training,
-        recompute=case.recompute, return_states=case.states,
+        cell=module.spec, lengths=given.lengths if case.rows == "lengths" else None,
+        training=case.training, recompute=case.recompute, return_states=case.states,
     )  # fmt: skip
 
     def parts(h: Tensor, c: Tensor) -> list[Tensor]:
