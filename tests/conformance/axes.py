@@ -144,7 +144,7 @@ def may(a: str, x, b: str, y) -> bool:
             return y % x == 0
         case "coupled", "norm":
             return not (x and y)
-        case "proj", "H":
+        case "proj" | "norm", "H":  # the gates of one unit are too few for a deviation
             return not x or y > 1
         case "recompute", "states" | "rdrop" | "cdrop" | "drop" | "zoneout":
             return x is None or y == USUAL[b]  # a chunk draws masks of its own
@@ -186,7 +186,7 @@ def cell_may(cell: str, b: str, y) -> bool:
         case "zoneout":
             return not any(y) or ("zoneout" in options and (y[1] == y[0] or "zone_c" in options))
         case "isa" if cell.startswith("zoo"):  # compiled once, for the set that is used
-            return y == "" or cell == "zoo.lltm"
+            return y == "" or cell in ("zoo.lltm", "zoo.multiplicative_lstm")
         case "precision":
             return y == "ieee" or cell in ("lstm", "gru", "rnn_tanh")
         # A quotient of small numbers, or a derivative that jumps: no bound on an error of 16 bits.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import oracle
 import torch
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fused_lstm
 from bench import zoo
 from fused_lstm import native
+from fused_lstm.cells import compile
 from fused_lstm.integrations.dreamer import BlockGRU
 from tolerance import GPU_NORM, TOLERANCE, near
 
@@ -278,19 +280,25 @@ def graded(case: Case, results: dict[str, Tensor], leaves: dict[str, Tensor]) ->
 def settings(case: Case) -> Iterator[None]:
     """Set the instruction set (the best one where this CPU lacks it), threads and precision."""
     threads, names = torch.get_num_threads(), native.OPS.isa_names()
-    emulates = case.isa == "amx" and "amx" not in names and user_cell(case) is None
-    isa = "emulated" if emulates else case.isa
+    isa = case.isa
+    if isa == "amx" and "amx" not in names and (user_cell(case) is None or "avx512" in names):
+        isa = "emulated"
     switches = torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul
+    stack = ExitStack()
     before = [s.fp32_precision for s in switches]
     try:
         torch.set_num_threads(case.threads)
         if isa in names:
             native.OPS.use_isa(isa)
+        if isa == "emulated":  # a cell's own functions use no matrix unit
+            emulated = {"cell": "base", "narrow": "amx"}
+            stack.enter_context(mock.patch.object(compile, "files_of", lambda _: emulated))
         if case.precision != "ieee":
             for switch in switches:
                 switch.fp32_precision = case.precision
         yield
     finally:
+        stack.close()
         native.OPS.use_isa("")
         torch.set_num_threads(threads)
         for switch, word in zip(switches, before, strict=True):

@@ -39,8 +39,8 @@ class CannotCompile(Exception):
 def compiled(source: str, isa: str, phases: int) -> list[int]:
     """Return the addresses of a cell's functions: of float, of double and of bfloat16.
 
-    There are two for each phase of a step. The last ones are 0 where bfloat16 is widened to float:
-    by an instruction set, and by every one where a step has more phases than one.
+    There are two for each phase of a step. The last ones are 0 where an instruction set widens
+    bfloat16 to float.
 
     Args:
         source: what `print_cpp.source` has printed.
@@ -51,8 +51,6 @@ def compiled(source: str, isa: str, phases: int) -> list[int]:
         CannotCompile: there is no compiler, or no folder that it may write.
     """
     command, files, each = compiler(), files_of(isa), 2 * phases
-    if phases > 1:
-        files.pop("narrow", None)
     folder = folder_of(source, isa, command)
     try:
         if folder.exists():

@@ -118,9 +118,10 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
+    const long inner = cell.inner ? cell.inner->total() * s.hidden * s.hidden : 0;
     const long of_ih = cell.x_gates() * s.hidden * s.input().depth;
     const long of_hh = cell.h_gates() * s.hidden * s.outputs;
-    plan.partial = {at_once, 1, of_ih + of_hh + projection, true};
+    plan.partial = {at_once, 1, of_ih + of_hh + projection + inner, true};
   }
   if (s.samples > 0) {
     const long rows = s.steps * (s.batch / s.samples);

@@ -244,6 +244,7 @@ void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T
   pair_rows(worker, dgates_of(lane, gradient));
   if (gradient.by_x) pair_rows(worker, by_input_of(lane, gradient));
   if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
+  if (lane.cell.inner) pair_rows(worker, by_inner_of(lane, gradient));
 }
 
 // A panel, from its row `at` on, of h before the rows `n` of a place: of h0, of y or, where it was
@@ -301,13 +302,6 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   }
 }
 
-// Returns where the sums of a gradient `out` lie between parts, behind `before` elements of others.
-template <class T>
-FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long before) {
-  if constexpr (deep<T> == 1) return out;
-  return gradient.partial ? gradient.partial + before : nullptr;
-}
-
 template <class T>
 void sample_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel);  // see samples.h
@@ -320,6 +314,7 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   }
   const CellShape& shape = lane.cell;
   const long of_ih = shape.x_gates() * lane.hidden * lane.inputs;  // elements
+  const long of_both = of_ih + shape.h_gates() * lane.hidden * lane.outputs;
   const Blocks<T> by_x = by_input_of(lane, gradient), by_h = by_recurrent_of(lane, gradient);
   transposed_product(
       worker, by_x, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
@@ -338,12 +333,11 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
       [&](long block, Range n) {
         if (deep<T> == 1 && gradient.db_hh) bias_gradient(by_h, block, n, gradient.db_hh);
       });
-  if (lane.cell.inner) inner_gradients(worker, lane, gradient, panel);
+  if (lane.cell.inner) inner_gradients(worker, lane, gradient, of_both, panel);
   if (!lane.w_hr) return;
   transposed_product(
       worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr,
-      partial_of(gradient, gradient.dw_hr, of_ih + shape.h_gates() * lane.hidden * lane.outputs),
-      panel,
+      partial_of(gradient, gradient.dw_hr, of_both), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_unprojected(lane, n, column, right);
       });

@@ -16,7 +16,7 @@ namespace fused_lstm::FL_ISA {
 // The functions of the phases around product k.
 template <class T>
 FL_INLINE CellFunctions functions_around(const Lane<T>& lane, long k) {
-  return lane.cell.inner->functions[sizeof(T) == sizeof(double)][k];
+  return lane.cell.inner->functions[static_cast<long>(factors_of<T>)][k];
 }
 
 template <class T>
@@ -198,16 +198,24 @@ void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
   }
 }
 
-// The gradients of the products' weights.
+// Returns where the sums of a gradient `out` lie between parts, behind `before` elements of others.
+template <class T>
+FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long before) {
+  if constexpr (deep<T> == 1) return out;
+  return gradient.partial ? gradient.partial + before : nullptr;
+}
+
+// The gradients of the products' weights; behind: the elements of other gradients before them.
 template <class T>
 void inner_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
-                     T* panel) {
+                     long behind, T* panel) {
   const InnerProducts& inner = *lane.cell.inner;
   for (long k = 0; k < inner.count; ++k) {
     const Rows<T> fed = fed_of(lane, k, lane.gates);
-    T* const out = gradient.dw_inner + inner.before(k) * lane.hidden * lane.hidden;
-    transposed_product(worker, by_inner_of(lane, gradient, k), lane.hidden, out,
-                       reinterpret_cast<Sum<T>*>(out), panel,
+    const long before = inner.before(k) * lane.hidden * lane.hidden;
+    transposed_product(worker, by_inner_of(lane, gradient, k), lane.hidden,
+                       gradient.dw_inner + before,
+                       partial_of(gradient, gradient.dw_inner + before, behind + before), panel,
                        [&](Range n, long column, const Panel<T>& right) {
       pack_rows(fed.data, fed.stride, n, column, lane.hidden - column, right);
     });

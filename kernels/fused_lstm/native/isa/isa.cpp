@@ -300,7 +300,7 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
       return {reinterpret_cast<void*>(at[0]), reinterpret_cast<void*>(at[1])};
     };
     cell.functions[i] = of(0);
-    for (size_t k = 0; i < 2 && k < inner; ++k) cell.inner.functions[i][k] = of(1 + k);
+    for (size_t k = 0; k < inner; ++k) cell.inner.functions[i][k] = of(1 + k);
   }
   for (size_t k = 0; k < inner; ++k) {
     cell.inner.columns[k] = shape[8 + 2 * k];

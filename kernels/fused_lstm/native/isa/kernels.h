@@ -28,8 +28,9 @@ struct InnerProducts {
   long count = 0;
   long columns[most] = {};  // of a unit, that each makes: 1 to 4
   long fed[most] = {};      // the saved column that each multiplies
-  // Finish of the phase that begins with a product, FinishBack of the one before: float32's, float64's.
-  CellFunctions functions[2][most] = {};
+  // Finish of the phase that begins with a product, FinishBack of the one before: float32's, float64's,
+  // bfloat16's, or none where it is widened.
+  CellFunctions functions[3][most] = {};
 
   constexpr long before(long product) const {  // columns
     long sum = 0;
