@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 import fused_lstm
 from cases import LanesCase, Shape
@@ -210,3 +213,71 @@ def test_in_parts_and_in_a_graph_it_is_the_loops(options):
         found[-1].append(compiled(x)[0])
     for n, (a, b) in enumerate(zip(*found, strict=True)):
         assert_close(a.detach(), b.detach(), f"result {n}")
+
+
+# --- a user's cell in float16, whose saved columns may leave its range ---
+
+
+@fused_lstm.cell(states="c")
+def of_exp(a, b, *, c):
+    e = torch.exp(a)
+    c = torch.sigmoid(b) * c + e / (1 + e)
+    return torch.tanh(c) * torch.log(1 + e) / 16, c
+
+
+@fused_lstm.cell(states="c", products="u")
+def of_exp_and_a_product(a, b, *, c, u):
+    e = torch.exp(a)
+    c = torch.sigmoid(b + u(torch.tanh(c))) * c + e / (1 + e)
+    return torch.tanh(c) * torch.log(1 + e) / 16, c
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        pytest.param(of_exp, {}, id="plain"),
+        pytest.param(of_exp, {"num_layers": 2, "bidirectional": True}, id="two-directions"),
+        pytest.param(of_exp, {"proj_size": 3}, id="projected"),
+        pytest.param(of_exp, {"num_heads": 2}, id="heads"),
+        pytest.param(of_exp, {"layer_norm": True}, id="layer_norm"),
+        pytest.param(of_exp_and_a_product, {}, id="product"),
+    ],
+)
+def test_what_float16_cannot_hold_is_saved_in_float32(cell, options):
+    """Here exp(a) is 9e4 and more, above float16's 65504, and all gradients are small."""
+    made = fused_lstm.Recurrent(cell, 5, 6, engine="triton", dtype=torch.float16, **options)
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            if name.startswith("bias_ih"):
+                p[:6] += 12
+    x, found = torch.randn(3, 2, 5, dtype=torch.float16), []
+    for engine, dtype in (("triton", torch.float16), ("loop", torch.float64)):
+        module = copy.deepcopy(made).to(dtype)
+        module.engine = engine
+        of_x = x.to(dtype).requires_grad_()
+        y, state = module(of_x)
+        grads = torch.autograd.grad(y.sum(), [of_x, *module.parameters()])
+        found.append([y, *state, *grads])
+    names = "y", "h_n", "c_n", "dx", *(name for name, _ in made.named_parameters())
+    for name, ours, exact in zip(names, *found, strict=True):
+        assert_close(ours.detach(), exact.half().detach(), name)
+
+
+def test_a_graph_knows_the_dtype_of_what_is_saved():
+    weights = [torch.randn(size, dtype=torch.float16) for size in ((12, 5), (12, 6), (12,), (12,))]
+    x, h0 = torch.randn(3, 2, 5, dtype=torch.float16), torch.randn(1, 2, 6, dtype=torch.float16)
+    fused_lstm.Recurrent(of_exp, 5, 6, engine="triton")(x.float())  # makes the kernels
+    lstm, recurrence = torch.ops.fused_lstm_triton.lstm, torch.ops.fused_lstm_triton.recurrence
+    part, heads = torch.randn(3, 2, 12, dtype=torch.float16), torch.randn(2, 6, 3).half()
+    calls = [
+        (lstm, (x, h0, h0, weights, 0.0, None, "steps", True), {"cell": of_exp.name}),
+        (lstm, (x, h0, h0, weights, 0.0, None, "steps", False), {"cell": of_exp.name}),
+        (recurrence, (part, h0[0], h0[0], heads, None, of_exp.name, True), {}),
+        (recurrence, (part, h0[0], h0[0], heads, None, of_exp.name, False), {}),
+    ]
+    for operator, given, options in calls:
+        real = operator(*given, **options)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            fake = operator(*given, **options)
+        assert [t.dtype for t in fake] == [t.dtype for t in real]
+        assert [t.shape for t in fake] == [t.shape for t in real]

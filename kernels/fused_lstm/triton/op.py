@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import stack
+from ..ops import saved_dtype
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from ..spec import RECURRENT, Spec, cell_of
@@ -407,7 +408,8 @@ def lstm(
             behind = -(-(prepared.cell.by_x + prepared.cell.by_h) // prepared.cell.states)
             kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
             c, raw_ih, raw_hh = planes(kept, L, prepared.cell)
-        gates = of.x.new_empty(L if keep else D, *rows.shape, columns)
+        dtype = saved_dtype(prepared.spec, x.dtype) if keep else x.dtype
+        gates = of.x.new_empty(L if keep else D, *rows.shape, columns, dtype=dtype)
         lanes = gates.view(-1, rows.N, columns).unbind()
 
         options = option_tensors(of, "forward")
@@ -453,7 +455,10 @@ def multiply_x(
     if prepared.cell.of_h > 0:
         bias = bias[: X * H]
     if not prepared.spec.layer_norm:
-        torch.addmm(bias, x, layer.w_ih.T, out=gates)
+        if gates.dtype == x.dtype:
+            torch.addmm(bias, x, layer.w_ih.T, out=gates)
+        else:
+            gates.copy_(torch.addmm(bias, x, layer.w_ih.T))
         return
     by_x = x @ layer.w_ih.T
     if raw is not None:
