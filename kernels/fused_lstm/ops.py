@@ -39,8 +39,8 @@ state dtype is float64 for float64 inputs, else float32.
                    c [L*D, ..., H] cell states in the state dtype; with layer_norm 2G * L*D more
                    after them, W x and R h before normalization, in an order of the engine's,
                    gates [L*D, ..., G*H] activated gates; a GRU's [..., 4H] are m, r, z, n, where m
-                   is R_n h + b_hn. `native` saves neither c nor gates of an RNN. Of a user's cell
-                   in float16, gates are float32.
+                   is R_n h + b_hn. `native` saves neither c nor gates of an RNN; `triton` saves
+                   more than a custom cell's sigmoids and tanhs in the state dtype.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and the gradient of each of `weights`. samples: 0, or n
                    for gradients of the weights by sample [n, ...]: the rows of a step are then
@@ -57,7 +57,7 @@ state dtype is float64 for float64 inputs, else float32.
                    backward's: what comes through weight_hh is cut to [-clip, clip]; 0 cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
                    and, where `save` is true, what the backward needs: c [N, .., S*K] in the state
-                   dtype, and gates [N, .., gates * K], an sLSTM's in the state dtype too, a user's
+                   dtype, and gates [N, .., gates * K], an sLSTM's in the state dtype too, a custom
                    cell's as above. Of an RNN `triton` saves c, which is h before it is rounded, and
                    `native` neither.
     recurrence_backward
@@ -206,10 +206,12 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def saved_dtype(spec: Spec, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of what a step saves beside c: float16 does not hold all that a cell may."""
-    wide = dtype == torch.float16 and CELLS[spec.cell].custom
-    return reference.state_dtype(dtype) if wide else dtype
+def saved_dtype(engine: str, spec: Spec, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of what a step saves beside c: the call's, or the state dtype."""
+    wide = CELLS[spec.cell].wide
+    if engine == "native" or wide is None or not wide(spec):
+        return dtype
+    return reference.state_dtype(dtype)
 
 
 def _fake_lstm(
@@ -225,7 +227,7 @@ def _fake_lstm(
     h, c, gates = [(0,)] * 3
     dtype = x.dtype
     if save:
-        dtype = saved_dtype(spec, dtype)
+        dtype = saved_dtype(engine, spec, dtype)
         h = lanes // directions - 1, *rows, width
     if save and (columns or raw):  # else the backward needs y alone
         c = lanes * (1 + raw), *rows, H
@@ -259,6 +261,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     spec = recurrence.Cell(cell).spec
     kind = CELLS[spec.cell]
     columns = kind.columns(engine, spec) if kind.custom else kind.kept
+    saved = dtype if width > K else saved_dtype(engine, spec, x_part.dtype)
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)
     if save and columns:
@@ -268,7 +271,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape if spec.has_c else 0),
         x_part.new_empty(c, dtype=dtype),
-        x_part.new_empty(gates, dtype=dtype if width > K else saved_dtype(spec, x_part.dtype)),
+        x_part.new_empty(gates, dtype=saved),
     )
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import saved_dtype
 from ..recurrence import Cell, by_state, heads_first
 from ..reference import state_dtype
 from ..spec import Spec
@@ -110,7 +109,7 @@ def recurrence(
     y = x_part.new_empty(rows.N, N * K)
     c = of.c0.new_empty(N, rows.N if save else rows.B, S * K)
     # An sLSTM's gradients by i are differences.
-    dtype = of.c0.dtype if S > 1 else saved_dtype(of.prepared.spec, y.dtype)
+    dtype = of.c0.dtype if S > 1 else of.prepared.saved
     gates = y.new_empty(N, rows.N, columns * K, dtype=dtype)
     gates[..., (columns - X) * K :] = heads_first(x_part.reshape(rows.N, -1), N, K)
     bias = y.new_zeros(N, (X + of.prepared.cell.of_h) * K)

@@ -62,6 +62,7 @@ class Prepared:
     copies: int  # of the exchange: 2 where the lane above does not read what w_hh is fed
     columns: int  # of the buffer of x's parts and of what is saved
     exchanged: int  # columns of the backward's exchange
+    saved: torch.dtype  # of what a step saves beside c
     is_fused: bool  # one launch has all lanes
 
 
@@ -116,6 +117,7 @@ def planned(
         copies=2 if inside > 0 or (recurrent and plan.kind == "layers") else 1,
         columns=launch.columns(cell, shape.projected > 0),
         exchanged=launch.exchanged(plan, cell),
+        saved=saved_dtype("triton", cell, dtype),
         is_fused=plan.kind == "layers",
     )  # fmt: skip
 
@@ -408,7 +410,7 @@ def lstm(
             behind = -(-(prepared.cell.by_x + prepared.cell.by_h) // prepared.cell.states)
             kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
             c, raw_ih, raw_hh = planes(kept, L, prepared.cell)
-        dtype = saved_dtype(prepared.spec, x.dtype) if keep else x.dtype
+        dtype = prepared.saved if keep else x.dtype
         gates = of.x.new_empty(L if keep else D, *rows.shape, columns, dtype=dtype)
         lanes = gates.view(-1, rows.N, columns).unbind()
 
