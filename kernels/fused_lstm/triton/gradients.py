@@ -246,8 +246,8 @@ def of_first(left: BackwardBuffers) -> Tensor:
     by_h = left.dgates if left.by_h is None else left.by_h
     first = rows.ends(by_direction(by_h, left.D), last=False)
     dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
-    for lane, layer in enumerate(left.layers):
-        torch.mm(first[lane], layer.w_hh, out=dh0[lane])
+    for layer, dgates, of_lane in zip(left.layers, first.unbind(), dh0.unbind(), strict=True):
+        torch.mm(dgates, layer.w_hh, out=of_lane)
     if left.h_mask is not None:
         dh0 = dh0 * left.h_mask
     if not_reset is not None:

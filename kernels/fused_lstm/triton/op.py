@@ -202,6 +202,10 @@ def plan_of(
 # --- a call's arguments ---
 
 
+# A kernel's arguments -> the field of each lane's Layer.
+WEIGHTS = {f"{name}_ptrs": name for name in ("w_ih", "w_hh", "w_hr", "w_inner")}
+
+
 @dataclass(kw_only=True, eq=False, slots=True)
 class Stack:
     """Arguments of both operators, parsed before either begins."""
@@ -231,10 +235,10 @@ class Stack:
         """Return the arguments of launch number `index` that the one before does not have."""
         lanes = self.prepared.call.plan.layers
         layers = self.multiplied[index * lanes : (index + 1) * lanes]
-        found = {"first_lane": index * lanes}
-        for name in ("w_ih", "w_hh", "w_hr", "w_inner"):
-            each = tuple([getattr(layer, name) for layer in layers])
-            found[f"{name}_ptrs"] = None if each[0] is None else each
+        found: dict[str, Any] = {"first_lane": index * lanes}
+        for argument, name in WEIGHTS.items():
+            if getattr(layers[0], name) is not None:
+                found[argument] = tuple([getattr(layer, name) for layer in layers])
         return found
 
 
@@ -509,16 +513,14 @@ def lstm_backward(
         left = buffers(of, options, y, h, c, gates)
         arguments = backward_arguments(of, options, left, dh_n, dc)
 
-        def launched(dy: Tensor, index: int) -> Tensor:
+        for index in reversed(range(of.prepared.count)):
             call.run(arguments, of.rows.T, dy_ptr=dy, **of.weights(index))
-            if index == 0 and not needs_dx:
-                return dy
-            return gradients.of_x(left, index * call.plan.layers)
-
-        dy = of.rows.of(dy.view(of.rows.N, -1))
-        dx = stack.run_back(dy, of.prepared.count, launched, of.drop)
+            if index > 0 or needs_dx:
+                dy = gradients.of_x(left, index * call.plan.layers)
+            if index > 0 and of.drop is not None:
+                dy = of.drop(dy, index - 1)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
-        dx = of.rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
+        dx = of.rows.filled(dy).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights
 
 
