@@ -74,7 +74,7 @@ class Plan:
     inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
 
     def __hash__(self) -> int:
-        """Hash a few fields: every call looks up what was made of its plan."""
+        """Return a hash of a few fields: every call looks up what was made of its plan."""
         return hash((self.kind, self.direction, self.hidden, self.batch, self.dtype))
 
     @cached_property
