@@ -40,7 +40,8 @@ state dtype is float64 for float64 inputs, else float32.
                    c [L*D, ..., H] cell states in the state dtype; with layer_norm 2G * L*D more
                    after them, W x and R h before normalization, in an order of the engine's,
                    gates [L*D, ..., G*H] activated gates; a GRU's [..., 4H] are m, r, z, n, where m
-                   is R_n h + b_hn. `native` saves neither c nor gates of an RNN.
+                   is R_n h + b_hn. `native` saves neither c nor gates of an RNN; `triton` saves
+                   more than a custom cell's sigmoids and tanhs in the state dtype.
     lstm_backward  dy, dh_n, dc_n, and dh and dc by the forward's h and c (each None where no
                    gradient comes; of dc only the states count) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and the gradient of each of `weights`. samples: 0, or n
@@ -58,8 +59,9 @@ state dtype is float64 for float64 inputs, else float32.
                    backward's: what comes through weight_hh is cut to [-clip, clip]; 0 cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
                    and, where `save` is true, what the backward needs: c [N, .., S*K] in the state
-                   dtype, and gates [N, .., gates * K], an sLSTM's in the state dtype too. Of an RNN
-                   `triton` saves c, which is h before it is rounded, and `native` neither.
+                   dtype, and gates [N, .., gates * K], an sLSTM's in the state dtype too, a custom
+                   cell's as above. Of an RNN `triton` saves c, which is h before it is rounded, and
+                   `native` neither.
     recurrence_backward
                    dy, dh_n, dc_n, and dc by the forward's c (each None where no gradient comes) ->
                    dx_part, dh0, dc0, dweight_hh, dbias_m (no elements without one).
@@ -206,6 +208,14 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
+def saved_dtype(engine: str, spec: Spec, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of what a step saves beside c: the call's, or the state dtype."""
+    wide = CELLS[spec.cell].wide
+    if engine == "native" or wide is None or not wide(spec):
+        return dtype
+    return reference.state_dtype(dtype)
+
+
 def _fake_lstm(
     engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None,
     not_reset=None, cell="", rates=(), precision=None,
@@ -218,7 +228,9 @@ def _fake_lstm(
     if spec.layer_norm:  # W x and R h too, in planes of c's size
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
     h, c, gates = [(0,)] * 3
+    dtype = x.dtype
     if save:
+        dtype = saved_dtype(engine, spec, dtype)
         h = lanes // D - 1, *rows, width
     if save and (columns or raw):  # else the backward needs y alone
         c = lanes * (1 + raw), *rows, H
@@ -230,7 +242,7 @@ def _fake_lstm(
         c0.new_empty(c0.shape),
         x.new_empty(h),
         x.new_empty(c, dtype=reference.state_dtype(x.dtype)),
-        x.new_empty(gates),
+        x.new_empty(gates, dtype=dtype),
     )
 
 
@@ -254,6 +266,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     spec = recurrence.Cell(cell).spec
     kind = CELLS[spec.cell]
     columns = kind.columns(engine, spec) if kind.custom else kind.kept
+    saved = dtype if width > K else saved_dtype(engine, spec, x_part.dtype)
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)
     if save and columns:
@@ -263,7 +276,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape if spec.has_c else 0),
         x_part.new_empty(c, dtype=dtype),
-        x_part.new_empty(gates, dtype=dtype if width > K else x_part.dtype),
+        x_part.new_empty(gates, dtype=saved),
     )
 
 

@@ -39,6 +39,8 @@ class Kind(NamedTuple):
     prepare: Callable[[str, Spec], str | None] | None = None
     # (engine, Spec) -> `columns`, of a custom cell
     saved: Callable[[str, Spec], int] | None = None
+    # (Spec) -> whether half precision cannot hold what a step of a custom cell saves
+    wide: Callable[[Spec], bool] | None = None
 
     def columns(self, engine: str, spec: Spec) -> int:
         """Return the columns a unit that a step saves; 0 where its backward needs h alone."""

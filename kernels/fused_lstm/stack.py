@@ -86,21 +86,3 @@ def run_lanes(
     below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all), D)]
     h = torch.stack(below) if below else y.new_empty(0, *y.shape)
     return y, h_n, c_n, h, torch.stack(c_all)
-
-
-def run_back(
-    dy: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int = 1
-) -> Tensor:
-    """Return the gradient by x [..., I], given dy [..., D * H] by the last layer's output.
-
-    Args:
-        sweep: (dy [..., H], lane) -> dx [..., I or D * H], the gradient by the lane's input.
-        drop: as in `run`; a mask is its own derivative.
-    """
-    for layer in reversed(range(layers)):
-        first, parts = layer * directions, dy.chunk(directions, dim=-1)
-        dx = [sweep(part, first + n) for n, part in enumerate(parts)]
-        dy = dx[0] if directions == 1 else torch.stack(dx).sum(0)
-        if layer > 0 and drop is not None:
-            dy = drop(dy, layer - 1)
-    return dy

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 import fused_lstm
-from cases import LanesCase, Shape
+from cases import LanesCase, Shape, needs_native
 from cells import CELLS as CELLS_OF_MODULES
 from cells import make
 from fused_lstm import reference
@@ -210,3 +213,84 @@ def test_in_parts_and_in_a_graph_it_is_the_loops(options):
         found[-1].append(compiled(x)[0])
     for n, (a, b) in enumerate(zip(*found, strict=True)):
         assert_close(a.detach(), b.detach(), f"result {n}")
+
+
+# --- what a told cell saves where half precision does not hold it ---
+
+
+@fused_lstm.cell(states="c")
+def of_exp(a, b, *, c):
+    e = torch.exp(a)
+    c = torch.sigmoid(b) * c + e / (1 + e)
+    return torch.tanh(c) * torch.log(1 + e) / 16, c
+
+
+@fused_lstm.cell(states="c", products="u")
+def of_exp_and_a_product(a, b, *, c, u):
+    e = torch.exp(a)
+    c = torch.sigmoid(b + u(torch.tanh(c))) * c + e / (1 + e)
+    return torch.tanh(c) * torch.log(1 + e) / 16, c
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        pytest.param(of_exp, {}, id="plain"),
+        pytest.param(of_exp, {"num_layers": 2, "bidirectional": True}, id="two-directions"),
+        pytest.param(of_exp, {"proj_size": 3}, id="projected"),
+        pytest.param(of_exp, {"num_heads": 2}, id="heads"),
+        pytest.param(of_exp, {"layer_norm": True}, id="layer_norm"),
+        pytest.param(of_exp_and_a_product, {}, id="product"),
+    ],
+)
+def test_what_float16_cannot_hold_is_saved_in_float32(cell, options):
+    """Here exp(a) is 9e4 and more, above float16's 65504, and all gradients are small."""
+    made = fused_lstm.Recurrent(cell, 5, 6, engine="triton", dtype=torch.float16, **options)
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            if name.startswith("bias_ih"):
+                p[:6] += 12
+    x, found = torch.randn(3, 2, 5, dtype=torch.float16), []
+    for engine, dtype in (("triton", torch.float16), ("loop", torch.float64)):
+        module = copy.deepcopy(made).to(dtype)
+        module.engine = engine
+        of_x = x.to(dtype).requires_grad_()
+        y, state = module(of_x)
+        grads = torch.autograd.grad(y.sum(), [of_x, *module.parameters()])
+        found.append([y, *state, *grads])
+    names = "y", "h_n", "c_n", "dx", *(name for name, _ in made.named_parameters())
+    for name, ours, exact in zip(names, *found, strict=True):
+        assert_close(ours.detach(), exact.half().detach(), name)
+
+
+@fused_lstm.cell(states="c")
+def of_gates(a, b, *, c):
+    c = torch.sigmoid(b) * c + torch.tanh(a)
+    return torch.tanh(c), c
+
+
+@pytest.mark.parametrize("engine", ["triton", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("cell", [of_exp, of_gates], ids=["exp", "gates"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_graph_knows_the_dtype_of_what_is_saved(dtype, cell, engine):
+    """It is float32 on triton where a step saves more than sigmoids and hyperbolic tangents."""
+    if engine == "native" and dtype == torch.float16:
+        pytest.skip("native has no float16")
+    weights = [torch.randn(size, dtype=dtype) for size in ((12, 5), (12, 6), (12,), (12,))]
+    x, h0 = torch.randn(3, 2, 5, dtype=dtype), torch.randn(1, 2, 6, dtype=dtype)
+    fused_lstm.Recurrent(cell, 5, 6, engine=engine, dtype=dtype)(x)  # makes the kernels
+    of = getattr(torch.ops, f"fused_lstm_{engine}")
+    part, heads = torch.randn(3, 2, 12, dtype=dtype), torch.randn(2, 6, 3, dtype=dtype)
+    for save in (True, False):
+        for operator, given, options in (
+            (of.lstm, (x, h0, h0, weights, 0.0, None, "steps", save), {"cell": cell.name}),
+            (of.recurrence, (part, h0[0], h0[0], heads, None, cell.name, save), {}),
+        ):
+            real = operator(*given, **options)
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                fake = operator(*given, **options)
+            assert [t.dtype for t in fake] == [t.dtype for t in real]
+            if save:
+                wide = engine == "triton" and cell is of_exp
+                assert real[-1].dtype == (torch.float32 if wide else dtype)
+                assert [t.shape for t in fake] == [t.shape for t in real]

@@ -28,8 +28,8 @@ FORWARD = {
 GRADIENTS = {"_to_copy": 2, "empty_like": 1, "new_empty": 2, "new_zeros": 1}
 GRADIENTS |= {"cat": 2, "sum": 2, "clone": 2}  # of each layer: h(t-1), and two biases
 BACKWARD = {
-    "layers": GRADIENTS | {"mm": 7, "views": 25},
-    "steps": GRADIENTS | {"mm": 8, "views": 26},
+    "layers": GRADIENTS | {"mm": 7, "views": 21},
+    "steps": GRADIENTS | {"mm": 8, "views": 21},
 }
 
 

@@ -66,6 +66,16 @@ def test_approximate_functions_are_close():
         np.testing.assert_allclose(found, wanted, **near(APPROXIMATE), err_msg=name)
 
 
+def test_a_doubles_reciprocal_is_its_upper_half():
+    """A logarithm in float64 begins with it."""
+    x = np.random.default_rng(0).uniform(0.5, 2, N)
+    found = each(
+        "rcp.approx.ftz.f64 {0}, {1}", ("f64", torch.float64), ("f64", torch.from_numpy(x))
+    )
+    np.testing.assert_allclose(found.numpy(), 1 / x, rtol=2.0**-19)
+    assert (found.view(torch.int64) % 2**32 == 0).all()
+
+
 COMPARISONS = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
                "gt": np.greater, "ge": np.greater_equal}  # fmt: skip
 

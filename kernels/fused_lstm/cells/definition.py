@@ -387,7 +387,7 @@ class Cell:
             apart=len(gates.of_h), weights=len(self.vectors), custom=True,
             inner=sum(self.products.values()),
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
-            prepare=self.prepare, saved=self._columns,
+            prepare=self.prepare, saved=self._columns, wide=self._is_wide,
         )  # fmt: skip
         pointwise.CELLS[self.name] = self.reference
 
@@ -428,6 +428,15 @@ class Cell:
         p = self.program(any(spec.zones))
         saved, by_x = len(p.saved) + spec.projection, len(self.gates.by_x)  # which lie there too
         return saved + by_x if p.inner else max(saved, by_x)
+
+    def _is_wide(self, spec: Spec) -> bool:
+        """Return whether a step saves more than sigmoids and hyperbolic tangents.
+
+        Other values may be too large for float16. A backward may compare them, and has to decide as
+        the step did.
+        """
+        p = self.program(any(spec.zones))
+        return any(p.expressions.nodes[n][0] not in ("sigmoid", "tanh") for n in p.saved)
 
     def _variant(self, zoneout: bool, projected: bool = False) -> str:
         """Return an operator's `cell`, without layer_norm."""

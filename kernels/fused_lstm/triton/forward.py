@@ -44,7 +44,7 @@ from .helper import helper
 def lstm_forward_kernel(
     gates_ptr,  # [L, N, COLUMNS*H] in: x's parts with biases, the last X columns, of lane 0 or of
     # lanes that do not depend on each other; out: the first V columns. Where not SAVE those of the
-    # launch's lanes alone
+    # launch's lanes alone. Of some told cells state dtype
     w_ih_ptrs,  # of each lane of the launch [G*H, P]; the lowest one's is not read
     w_hh_ptrs,  # of each [G*H, P]
     w_hr_ptrs,  # of each [P, H], where PROJECTED

@@ -39,7 +39,7 @@ class BackwardBuffers:
     x: Tensor  # [live, I]
     h0: Tensor  # [L, B, P]
     outputs: Sequence[Tensor]  # of each layer [live, W]
-    gates: Tensor  # [L, ..., COLUMNS*H] saved, of N rows
+    gates: Tensor  # [L, ..., COLUMNS*H] saved, of N rows; ops.saved_dtype
     c: Tensor  # [L, ..., S*H]
     dgates: Tensor  # [L, N, X*H] by x's parts of the gates; with layer norm, by h's that stay alone
     # follow
@@ -210,7 +210,7 @@ def _unprojected(left: BackwardBuffers, lane: int) -> Tensor:
     """Return m [live, H], the h before its projection: an LSTM's is o * tanh(c)."""
     if launch.keeps_m(left.cell, True):
         saved = left.kernels.saved * left.H
-        return left.lane_of(left.gates, lane)[:, saved : saved + left.H]
+        return left.lane_of(left.gates, lane)[:, saved : saved + left.H].to(left.dh.dtype)
     o = left.lane_of(left.gates, lane)[:, -left.H :]
     added = left.layers[lane].added(None)
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
@@ -221,13 +221,14 @@ def _of_inner(left: BackwardBuffers, lane: int) -> Tensor:
 
     The gradients by what they made are those by their biases, the last weights of a unit.
     """
-    inner, H, saved = left.kernels.inner, left.H, left.lane_of(left.gates, lane)
-    by_products = left.rows.of(left.dweight[lane])[:, -sum(inner) * H :].to(saved.dtype)
+    inner, H, dtype = left.kernels.inner, left.H, left.dgates.dtype
+    saved = left.lane_of(left.gates, lane)
+    by_products = left.rows.of(left.dweight[lane])[:, -sum(inner) * H :].to(dtype)
     found = []
     for column, made in zip(
         left.kernels.fed, by_products.split([n * H for n in inner], -1), strict=True
     ):
-        found.append(made.mT @ saved[:, column * H : (column + 1) * H])
+        found.append(made.mT @ saved[:, column * H : (column + 1) * H].to(dtype))
     return torch.cat(found)
 
 
@@ -249,8 +250,8 @@ def of_first(left: BackwardBuffers) -> Tensor:
     by_h = left.dgates if left.by_h is None else left.by_h
     first = rows.ends(by_direction(by_h, left.D), last=left.reverse)
     dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
-    for lane, layer in enumerate(left.layers):
-        torch.mm(first[lane], layer.w_hh, out=dh0[lane])
+    for layer, dgates, of_lane in zip(left.layers, first.unbind(), dh0.unbind(), strict=True):
+        torch.mm(dgates, layer.w_hh, out=of_lane)
     if left.h_mask is not None:
         dh0 = dh0 * left.h_mask
     if not_reset is not None:

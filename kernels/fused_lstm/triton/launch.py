@@ -36,6 +36,7 @@ TOO_MANY = (
     " launch); expected all of them, which MPS or a green context divides:"
     " use fuse='hoisted' or 'pointwise', whose launches do not wait for each other"
 )
+INTERPRETED = is_interpreted()  # when kernels were defined, which makes them so for good
 NAMES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -355,7 +356,7 @@ def _weights(plan: Plan) -> dict[str, Any]:
 
 def wrapped(found: dict) -> dict:
     """Wrap constants in tl.constexpr for compiled code, which adds and compares only these."""
-    return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
+    return found if INTERPRETED else {name: tl.constexpr(v) for name, v in found.items()}
 
 
 def fewest_spills(compiled: Callable[[bool], Any], spills: Callable[[Any], int]) -> Any:
@@ -410,7 +411,7 @@ def polls() -> int:
 @lru_cache(1024)
 def options(plan: Plan) -> dict:
     """Return options of the compiler and launch; num_stages = 1: no prefetch across a barrier."""
-    if is_interpreted():
+    if INTERPRETED:
         return {}
     found: dict[str, Any] = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
     if (most := most_registers(plan)) is not None:
@@ -451,9 +452,8 @@ class Arguments:
 
     __slots__ = "addresses", "bits", "tensors"
 
-    def __init__(self, count: int) -> None:
-        self.tensors: list[Any] = [None] * count
-        self.addresses: list[Any] = [None] * count
+    def __init__(self, tensors: list[Any], addresses: list[Any]) -> None:
+        self.tensors, self.addresses = tensors, addresses
         self.bits = 0  # that any address has
 
     def set(self, given: dict[str, Any], at: dict[str, int]) -> None:
@@ -501,7 +501,7 @@ class Launch:
     def __call__(self, arguments: Arguments) -> None:
         """Launch it."""
         grid, values, given = self.plan.programs, arguments.tensors, arguments.addresses
-        if is_interpreted():
+        if INTERPRETED:
             kernel = KERNELS[self.plan.direction]
             kernel[(grid,)](*values, self.cell, self.constants(KEEP_LOOP))
             return
@@ -542,7 +542,7 @@ class Call:
 
     plan: Plan
     launches: tuple[Launch, ...]  # those that a range of steps takes, in order
-    numbers: dict[str, float]  # arguments that all calls have, unless they say so
+    usual: list[Any]  # arguments of all calls: numbers, and None for a pointer
 
     def arguments(self, **given: Any) -> Arguments:
         """Return the kernel's arguments; a pointer that is not given is None.
@@ -550,10 +550,8 @@ class Call:
         Tensors are contiguous, and those of all lanes are the whole stack's: of two launches only
         `w_*_ptrs`, `bias_ptrs`, `dy_ptr` and `first_lane` differ.
         """
-        at = positions(self.plan.direction)
-        found = Arguments(len(at))
-        found.set(self.numbers, at)
-        found.set(given, at)
+        found = Arguments(self.usual.copy(), self.usual.copy())
+        found.set(given, positions(self.plan.direction))
         return found
 
     def run(self, arguments: Arguments, T: int, **given: Any) -> None:
@@ -592,10 +590,9 @@ def call(
         )
         for phases in plan.phases()
     ]  # fmt: skip
-    numbers = {"first_lane": 0, **rates(p, cell)}
-    if plan.direction == "backward":
-        numbers["clip"] = 0.0
-    return Call(plan=plan, launches=tuple(launches), numbers=numbers)
+    numbers = {"first_lane": 0, "clip": 0.0, **rates(p, cell)}
+    usual = [numbers.get(name) for name in positions(plan.direction)]
+    return Call(plan=plan, launches=tuple(launches), usual=usual)
 
 
 # --- the tensors of an operator's launches ---

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import stack
+from ..ops import saved_dtype
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from ..spec import RECURRENT, Spec, cell_of
@@ -61,6 +62,7 @@ class Prepared:
     copies: int  # of the exchange: 2 where the lane above does not read what w_hh is fed
     columns: int  # of the buffer of x's parts and of what is saved
     exchanged: int  # columns of the backward's exchange
+    saved: torch.dtype  # of what a step saves beside c
     is_fused: bool  # one launch has all lanes
     reverse: bool  # lanes run from the last step to the first
 
@@ -118,6 +120,7 @@ def planned(
         copies=2 if inside > 0 or (recurrent and plan.kind == "layers") else 1,
         columns=launch.columns(cell, shape.projected > 0),
         exchanged=launch.exchanged(plan, cell),
+        saved=saved_dtype("triton", cell, dtype),
         is_fused=plan.kind == "layers",
         reverse=reverse,
     )  # fmt: skip
@@ -205,6 +208,10 @@ def plan_of(
 # --- a call's arguments ---
 
 
+# A kernel's arguments -> the field of each lane's Layer.
+WEIGHTS = {f"{name}_ptrs": name for name in ("w_ih", "w_hh", "w_hr", "w_inner")}
+
+
 @dataclass(kw_only=True, eq=False, slots=True)
 class Stack:
     """Arguments of both operators, parsed before either begins."""
@@ -234,10 +241,10 @@ class Stack:
         """Return the arguments of launch number `index` that the one before does not have."""
         lanes = self.prepared.call.plan.layers
         layers = self.multiplied[index * lanes : (index + 1) * lanes]
-        found = {"first_lane": index * lanes}
-        for name in ("w_ih", "w_hh", "w_hr", "w_inner"):
-            each = tuple([getattr(layer, name) for layer in layers])
-            found[f"{name}_ptrs"] = None if each[0] is None else each
+        found: dict[str, Any] = {"first_lane": index * lanes}
+        for argument, name in WEIGHTS.items():
+            if getattr(layers[0], name) is not None:
+                found[argument] = tuple([getattr(layer, name) for layer in layers])
         return found
 
 
@@ -414,7 +421,8 @@ def lstm(
             behind = -(-(prepared.cell.by_x + prepared.cell.by_h) // prepared.cell.states)
             kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
             c, raw_ih, raw_hh = planes(kept, L, prepared.cell)
-        gates = of.x.new_empty(L if keep else D, *rows.shape, columns)
+        dtype = prepared.saved if keep else x.dtype
+        gates = of.x.new_empty(L if keep else D, *rows.shape, columns, dtype=dtype)
         lanes = gates.view(-1, rows.N, columns).unbind()
 
         options = option_tensors(of, "forward")
@@ -460,7 +468,10 @@ def multiply_x(
     if prepared.cell.of_h > 0:
         bias = bias[: X * H]
     if not prepared.spec.layer_norm:
-        torch.addmm(bias, x, layer.w_ih.T, out=gates)
+        if gates.dtype == x.dtype:
+            torch.addmm(bias, x, layer.w_ih.T, out=gates)
+        else:
+            gates.copy_(torch.addmm(bias, x, layer.w_ih.T))
         return
     by_x = x @ layer.w_ih.T
     if raw is not None:
@@ -519,19 +530,16 @@ def lstm_backward(
         if by_states and of.prepared.is_fused:  # each lane reads its own
             dy = torch.stack([*below, dy])
 
-        def launched(dy: Tensor, index: int) -> Tensor:
-            if index + 1 < of.prepared.count and below:
+        for index in reversed(range(of.prepared.count)):
+            if below and index + 1 < of.prepared.count:
                 dy = dy + of.rows.of(below[index])
             call.run(arguments, of.rows.T, dy_ptr=dy, **of.weights(index))
-            if index == 0 and not needs_dx:
-                return dy
-            return gradients.of_x(left, index * call.plan.layers)
-
-        if dy.dim() == 2:
-            dy = of.rows.of(dy)
-        dx = stack.run_back(dy, of.prepared.count, launched, of.drop)
+            if index > 0 or needs_dx:
+                dy = gradients.of_x(left, index * call.plan.layers)
+            if index > 0 and of.drop is not None:
+                dy = of.drop(dy, index - 1)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
-        dx = of.rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
+        dx = of.rows.filled(dy).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, running.to(c0.dtype), dweights
 
 

@@ -73,6 +73,10 @@ class Plan:
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
     inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
 
+    def __hash__(self) -> int:
+        """Return a hash of a few fields: every call looks up what was made of its plan."""
+        return hash((self.kind, self.direction, self.hidden, self.batch, self.dtype))
+
     @cached_property
     def outputs(self) -> int:
         """P."""

@@ -10,7 +10,7 @@ restored.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,16 +23,18 @@ def tf32() -> bool:
     return switch.fp32_precision == "tf32"
 
 
-@contextmanager
-def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
+def matmul_as_rnn(dtype: torch.dtype) -> AbstractContextManager[None]:
     """Let products of this dtype follow the LSTM's switch inside the context, not matmul's.
 
     The switch is the process's, not the thread's: a product that another thread launches meanwhile
     has the same precision. A value that matmul inherited is its own afterwards.
     """
-    if dtype != torch.float32:  # asked first: to read the switches takes microseconds
-        yield
-        return
+    # Asked first: to read the switches takes microseconds.
+    return _float32_as_rnn() if dtype == torch.float32 else nullcontext()
+
+
+@contextmanager
+def _float32_as_rnn() -> Iterator[None]:
     switch, wanted = torch.backends.cuda.matmul, "tf32" if tf32() else "ieee"
     before = switch.fp32_precision
     if (before == "tf32") == (wanted == "tf32"):

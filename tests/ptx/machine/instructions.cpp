@@ -215,6 +215,10 @@ const Entry TABLE[] = {
     {"rsqrt.approx.f32", lanewise<[](float a) -> float { return 1 / std::sqrt(double(a)); }>},
     {"rcp.approx.f32 rcp.rn.f32", lanewise<[](float a) { return 1 / a; }>},
     {"rcp.rn.f64", lanewise<[](double a) { return 1 / a; }>},
+    // The upper half of a double's bits in, and out.
+    {"rcp.approx.ftz.f64", lanewise<[](u64 a) -> u64 {
+       return std::bit_cast<u64>(1 / std::bit_cast<double>(a & ~0xffffffffull)) & ~0xffffffffull;
+     }>},
     {"ex2.approx.f32 ex2.approx.ftz.f32", lanewise<[](float a) { return std::exp2(a); }>},
     {"lg2.approx.f32 lg2.approx.ftz.f32", lanewise<[](float a) { return std::log2(a); }>},
     {"tanh.approx.f32", lanewise<[](float a) { return std::tanh(a); }>},
