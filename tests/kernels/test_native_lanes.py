@@ -179,7 +179,7 @@ def test_errors_name_the_argument():
     x, h0, c0, weights, _, _ = make_problem(case, torch.float32)
     sizes = case.batch_sizes
     for message, change in {
-        r"directions: got 3; expected 1 or 2": {"directions": 3},
+        r"directions: got 3; expected 1, 2, or -1": {"directions": 3},
         r"h0: got shape \[1, 3, 6\]; expected \[L, B, H\] of a layer's two": {"directions": 2},
         r"x: got shape \[7, 5\]; expected \[T, B, I\]": {"batch_sizes": None},
         r"x: got shape \[6, 5\]; expected a row for each of batch_sizes, 7": {"x": x[1:]},

@@ -522,14 +522,14 @@ def lstm_backward(
         options = option_tensors(of, "backward")
         left = buffers(of, options, y, h, c, gates)
         arguments = backward_arguments(of, options, left, dh_n, running)
-        dy, below = dy.view(of.rows.N, -1), ()
+        below = ()
         if by_states:
             arguments.set({"dstates_ptr": _by_states(left, dc)}, launch.positions("backward"))
+            dy = dy.view(of.rows.N, -1)
             below = h.new_zeros(h.shape) if dh is None else dh
             below = below.reshape(-1, *dy.shape).unbind()
-        if by_states and of.prepared.is_fused:  # each lane reads its own
-            dy = torch.stack([*below, dy])
-
+            if of.prepared.is_fused:  # each lane reads its own
+                dy = torch.stack([*below, dy])
         for index in reversed(range(of.prepared.count)):
             if below and index + 1 < of.prepared.count:
                 dy = dy + of.rows.of(below[index])
@@ -629,7 +629,7 @@ def _by_states(left: gradients.BackwardBuffers, dc: Tensor | None) -> Tensor:
     """Return the gradients by each lane's states after every step [L, N, S*H], given dc."""
     if dc is None:
         return torch.zeros_like(left.c)
-    return dc.reshape(-1, *left.c.shape[-2:])[: len(left.c)].contiguous()
+    return dc.reshape(-1, left.rows.N, dc.shape[-1])[: len(left.c)].contiguous()
 
 
 def _last_gradients(

@@ -64,7 +64,8 @@ FL_APART void finish_slstm(const CellStep<T>& step, long first, long row, long r
 
 // The gradient by m is not summed up from those by i and f, which cancel: h does not depend on m, so
 // what is left of it is what a loss that looks at a state sends to m, less what m takes from c and n:
-// at a row's last step, and where gradients by every state are given. That goes on to i, or by way of f to the m before, and lies in dc's third part meanwhile.
+// at a row's last step, and at each where gradients by every state are given. That goes on to i, or by
+// way of f to the m before, and lies in dc's third part meanwhile.
 template <class T>
 FL_APART void finish_slstm_back(const CellStepBack<T>& step, long first, long row, long rows,
                                 long blocks, const Vec<T>* dh) {
