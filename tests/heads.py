@@ -32,8 +32,8 @@ def state_of(module: fused_lstm.LSTM, B: int) -> Any:
 
 
 def results(module: fused_lstm.LSTM, x: Tensor, state: Any = None, **options) -> dict[str, Tensor]:
-    """y, the last states and the gradients of all that has one, by name."""
-    names = module.spec.states
+    """y, the states that a call returns, and the gradients of all that has one, by name."""
+    names = dict.fromkeys(module.spec.states)  # a told cell's h may be among its states
     leaves = {"x": x.detach().requires_grad_()}
     if state is not None:
         parts = state if isinstance(state, tuple) else (state,)
@@ -41,11 +41,14 @@ def results(module: fused_lstm.LSTM, x: Tensor, state: Any = None, **options) ->
         given = tuple(leaves[f"{name}_0"] for name in names)
         state = given if len(given) > 1 else given[0]
     module.zero_grad()
-    y, last = module(leaves["x"], state, **options)
-    last = last if isinstance(last, tuple) else (last,)
-    outputs = {"y": y} | {f"{name}_n": part for name, part in zip(names, last, strict=True)}
+    y, *returned = module(leaves["x"], state, **options)
+    outputs = {"y": y}
+    for when, states in zip(("n", "of each step"), returned, strict=False):
+        states = states if isinstance(states, tuple) else (states,)
+        outputs |= {f"{name}_{when}": part for name, part in zip(names, states, strict=True)}
     weights = [
-        torch.linspace(-1, 1, o.numel(), dtype=o.dtype).cos().view_as(o) for o in outputs.values()
+        torch.linspace(-1, 1, o.numel(), dtype=o.dtype, device=o.device).cos().view_as(o)
+        for o in outputs.values()
     ]
     loss = sum((o * w).sum() for o, w in zip(outputs.values(), weights, strict=True))
     assert isinstance(loss, Tensor)

@@ -292,7 +292,7 @@ def settings(case: Case) -> Iterator[None]:
             native.OPS.use_isa(isa)
         if isa == "emulated":  # a cell's own functions use no matrix unit
             emulated = {"cell": "base", "narrow": "amx"}
-            stack.enter_context(mock.patch.object(compile, "files_of", lambda _: emulated))
+            stack.enter_context(mock.patch.object(compile, "files_of", return_value=emulated))
         if case.precision != "ieee":
             for switch in switches:
                 switch.fp32_precision = case.precision

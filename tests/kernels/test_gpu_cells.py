@@ -54,9 +54,11 @@ def assert_is_the_loop(module: nn.Module, precision: str, x: Tensor, **call) -> 
     """
     with tf32(PRECISIONS[precision][1]):
         actual = heads.results(module, x, **call)
-        module.engine = "loop"
+        module.engine, module.fuse = "loop", None
         rounded = heads.results(module, x, **call)
-        call = {k: v.double() if v.is_floating_point() else v for k, v in call.items()}
+        for name, value in call.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                call[name] = value.double()
         expected = heads.results(module.double(), x.double(), **call)
     assert_near(actual, expected, precision, rounded)
 
@@ -85,6 +87,21 @@ def test_a_told_cell_whose_rows_end_or_begin_anew(precision, directions, cell):
         return
     resets = torch.rand(T, B, device="cuda") < 0.2
     assert_is_the_loop(module, precision, x, lengths=lengths, resets=resets, **inputs)
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+@pytest.mark.parametrize("cell", ["nn.LSTM's", "lltm", "multiplicative_lstm", "heads"])
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_reversed_lanes_whose_loss_reads_every_state(precision, cell, fuse):
+    options = {"fuse": fuse, "reverse": True}
+    if cell in ("nn.LSTM's", "heads"):
+        where = {"device": "cuda", "dtype": PRECISIONS[precision][0], "engine": "triton"}
+        N = 8 if cell == "heads" else 1
+        module = fused_lstm.LSTM(33, 200, 2, num_heads=N, **where, **options)
+    else:
+        module = make_told(cell, precision, (33, 200, 2), **options)
+    x, lengths = inputs_of("lltm", precision, 9, 40, 33)[0], torch.randint(1, 10, (40,))
+    assert_is_the_loop(module, precision, x, lengths=lengths, return_states=True)
 
 
 @pytest.mark.parametrize(
