@@ -51,7 +51,7 @@ class CannotExpress(Exception):
 
 
 def as_mask(e: Expressions, n: int) -> int:
-    """Return what is true where node n is not 0; of a constant that is a constant, 1 or 0."""
+    """Return the node of "n is not 0": n itself where it is a comparison, 1 or 0 of a constant."""
     if e.is_mask(n):
         return n
     value = e.value(n)

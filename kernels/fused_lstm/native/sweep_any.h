@@ -25,7 +25,6 @@ FL_INLINE Part part_of_steps(const Worker& worker, const Lane<T>& lane) {
 template <class T>
 void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
   constexpr long tallest = 8;  // rows at once, whose sums lie in the L1 cache
-  constexpr long most_gates = 8;
   const CellShape& shape = lane.cell;
   const long hidden = lane.hidden, gates = shape.h_gates();
   const Part mine = part_of_steps(worker, lane);

@@ -221,7 +221,7 @@ struct Ready {
 #if defined(FL_UNIT)
     if (count >= prepared::unit_rows(F::kind, shape.depth)) {
       UnitScope scope;
-      Vec<float> memory[unit_tile * most_gates];
+      Vec<float> memory[unit_tile * tile_gates];
       for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
                  [&](const Share& share) {
         const uint8_t* const panel = weight->panels + share.first * panel_bytes;
@@ -250,7 +250,7 @@ struct Ready {
       };
       return gates_of_a_row<float>(worker, rows.begin, shape, backwards, begin, add, end);
     }
-    Vec<float> memory[F::tallest * most_gates];
+    Vec<float> memory[F::tallest * tile_gates];
     for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
                [&](const Share& share) {
       const long unit = share.first * W<float>;
@@ -280,8 +280,6 @@ struct Ready {
   }
 
  private:
-  static constexpr long most_gates = 4;
-
   // Rows of words, `stride` bytes apart, and of bytes each row's scale.
   struct Factor {
     const uint8_t* data;
@@ -419,7 +417,7 @@ struct Ready {
 
   // tile[r] += left[row + r] weight'.
   FL_INLINE static void add_product(const Sums<float>& tile, const Product& product, long row) {
-    typename F::Sums sums[F::tallest * most_gates];
+    typename F::Sums sums[F::tallest * tile_gates];
     add_words(sums, tile.rows, tile.vectors, product, row, {0, product.words},
               product.weight.ahead);
     add_sums(tile, sums, product, row);
@@ -438,8 +436,8 @@ struct Ready {
     constexpr long most = 8;  // tiles at once
     const long part_words = near_bytes / (gates * prepared::lanes * prepared::word);
     const long count = rows.end - rows.begin, tiles = divide_up(count, F::tallest);
-    typename F::Sums kept[most * F::tallest * most_gates];
-    Vec<float> memory[F::tallest * most_gates];
+    typename F::Sums kept[most * F::tallest * tile_gates];
+    Vec<float> memory[F::tallest * tile_gates];
     for (long block = share.blocks.begin; block < share.blocks.end; block += most) {
       const Share some{share.first, 1, {block, min(block + most, share.blocks.end)}};
       const long first = rows.begin + part(count, block, tiles).begin;
@@ -469,7 +467,7 @@ struct Ready {
   static void add_by_unit(const Sums<float>& tile, const Factor& left, long first, long words,
                           const uint8_t* panel, const PreparedMatrix& weight, long at) {
     const Bf16* const factor = (const Bf16*)(left.data + first * left.stride);
-    Vec<float> memory[unit_tile * most_gates];
+    Vec<float> memory[unit_tile * tile_gates];
     const Sums<Bf16> made{memory, tile.rows, tile.vectors};
     clear(made);
     multiply_unit<held>(made, divide_up(words, prepared::lanes), (const Bf16*)panel,

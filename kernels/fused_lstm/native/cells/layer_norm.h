@@ -88,7 +88,6 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
 template <class T>
 FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   using S = Sum<T>;
-  constexpr long most_gates = 8;
   const Lane<T>& lane = *step.lane;
   const LaneOptions<T>& options = *lane.options;
   const CellShape& shape = lane.cell;

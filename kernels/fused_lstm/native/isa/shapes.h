@@ -66,6 +66,9 @@ constexpr Shape transposed_tile = {transposed_rows<T>,
 
 // Blocks of units of a single row that a cell finishes at once.
 constexpr long one_row = 8;
+
+constexpr long most_gates = 8;  // of a cell
+constexpr long tile_gates = 4;  // that a tile of registers holds
 #if defined(FL_UNIT)
 constexpr long largest_tile = 128;  // vectors
 #else

@@ -109,7 +109,7 @@ struct Dots {
   // Sums, a piece of each left row and one of weights find a register each; to take bfloat16 apart
   // are needed the vector as it lies, a mask and, where there are 16, one more.
   static constexpr long spare = P::parts == 1 ? 1 : P::parts + 3;
-  static constexpr long tallest = (usable - spare) / (N + P::parts), most_gates = 4;
+  static constexpr long tallest = (usable - spare) / (N + P::parts);
 
   // They are read as they lie, too.
   FL_INLINE static Rows<T> ready(const Worker&, const Lane<T>&, Rows<T> left, Range) {
@@ -131,7 +131,7 @@ struct Dots {
       };
       return gates_of_a_row<T>(worker, row, shape, backwards, begin, add, end);
     }
-    Vec<T> memory[tallest * most_gates];
+    Vec<T> memory[tallest * tile_gates];
     for_blocks(worker, rows, units, backwards, [&](long height, long unit, long row) {
       const Sums<T> tile{memory, height, shape.gates};
       bring(tile, begin(tile, unit, row));

@@ -70,8 +70,7 @@ FL_INLINE void store_gates(const Sums<T>& tile, long count, Sum<T>* gates, long 
 template <class T, class Begin, class Add, class End>
 FL_INLINE void gates_of_a_row(const Worker& worker, long row, const WeightShape& shape, bool backwards,
                               const Begin& begin, const Add& add, const End& end) {
-  constexpr long most_gates = 4;
-  Vec<T> memory[one_row * most_gates];
+  Vec<T> memory[one_row * tile_gates];
   const long gates = shape.gates;
   const Range mine = part(blocks_of<T>(shape.units), worker.id, worker.count);
   const long groups = divide_up(mine.end - mine.begin, one_row);
