@@ -98,9 +98,8 @@ def lstm(
     h0, c0 = state
     rows = None if lengths is None else padded(x, lengths)
     lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
-    if reverse:
-        cell = replace(cell, directions=1 + bidirectional, reverse=True)  # raises where both are on
-    base = completed(cell, lanes, len(weights), 1 + bidirectional, float(dropout))
+    directions = -1 - bidirectional if reverse else 1 + bidirectional  # both at once are refused
+    base = completed(cell, lanes, len(weights), directions, float(dropout))
     H = c0.shape[-1] // base.c_parts if base.projection else P
     y, h_n, c_n, *states = call(
         base, x, h0, c0, weights, H, P, engine, fuse, training, recompute, rows, resets,

@@ -52,7 +52,7 @@ class Engine(NamedTuple):
             return CELLS[cell].is_lstm and option in (None, "coupled")
         if self.torchs:
             return CELLS[cell].of_torch and option in (None, "coupled")
-        return option in (None, "reverse", *CELLS[cell].options)
+        return option is None or CELLS[cell].takes(option)
 
     def runs(self, spec: Spec, fuse: str | None = None) -> bool:
         """Return whether it has a Spec's cell with all its options at a level."""

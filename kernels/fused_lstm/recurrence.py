@@ -175,10 +175,11 @@ def backward(
 ):
     """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m (None without it)."""
     batch_sizes, not_reset, y, c, gates = saved
+    by_c = {"dc": by_states[0]} if by_states else {}
     dx_part, *grads, dbias_m = kernel(
         ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
         cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, not_reset=not_reset,
-        clip=cell.clip, precision=cell.precision, **dict(zip(("dc",), by_states, strict=False)),
+        clip=cell.clip, precision=cell.precision, **by_c,
     )  # fmt: skip
     return dx_part if needs_dx else None, *grads, None if bias_m is None else dbias_m
 
@@ -191,7 +192,7 @@ def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
     if bias_m is not None:
         kind, H = CELLS[spec.cell], N * K
         b_ih, b_hh = bias_m.new_zeros(kind.gates * H), F.pad(bias_m, (kind.sums * H, 0))
-    mask = None if not_reset is None else not_reset.expand(2, *not_reset.shape)
+    mask = None if not_reset is None else not_reset[None]
     rows = Padding(x_part, len(h0), batch_sizes, mask)
     order = rows.order(cell.reverse)
     layer = Layer(None, w_hh, b_ih, b_hh)

@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     """The properties of a kind of cell. Its name is a label: no rule reads it."""
 
     gates: int  # rows of weight_ih / H
-    options: tuple[str, ...]  # the options of Spec that it has
+    options: tuple[str, ...]  # the options of Spec that it has, beside `reverse`
     # The states of a step: h, and those that lie side by side in c. If there are none, c is h in
     # the state dtype.
     states: tuple[str, ...] = ("h",)
@@ -50,6 +50,10 @@ class Kind(NamedTuple):
             return self.gates
         return self.kept - spec.coupled
 
+    def takes(self, option: str) -> bool:
+        """Return whether it has an option of Spec: any cell may be reversed."""
+        return option in (*self.options, "reverse")
+
     @property
     def of_h(self) -> int:
         """Return the rows of weight_hh / H."""
@@ -75,7 +79,7 @@ LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
 SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
-OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads", "reverse"  # any cell may be reversed
+OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads", "reverse"
 CELLS = {
     "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True, is_lstm=True, kept=4),
     "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1, kept=4),
@@ -184,7 +188,7 @@ class Spec:
         on = [n for n in OPTIONS if getattr(self, n) not in OFF and n != "num_heads"]
         on = (*on, "num_heads") if self.num_heads > 1 else tuple(on)
         for option in on:
-            if option not in (*kind.options, "reverse"):
+            if not kind.takes(option):
                 raise ValueError(
                     f"{option}: got {getattr(self, option)}; expected {getattr(Spec, option)} with"
                     f" cell {self.cell!r}"
@@ -365,7 +369,8 @@ def completed(
     directions: as an operator's. Raises ValueError where no such call has that many weights.
     """
     if directions < 0:
-        spec, directions = replace(spec, reverse=True), 1
+        directions = -directions
+        spec = replace(spec, directions=directions, reverse=True)
     fits = lanes > 0 and lanes % directions == 0 and weights % lanes == 0
     for bias, projection in FORMS if fits else ():
         if projection and (not CELLS[spec.cell].projects or spec.num_heads > 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -276,6 +276,12 @@ def graded(case: Case, results: dict[str, Tensor], leaves: dict[str, Tensor]) ->
     return found
 
 
+def emulated_cells() -> AbstractContextManager:
+    """Compile a cell's functions, which use no matrix unit, as the emulated AMX has its kernels."""
+    files = {"cell": "base", "narrow": "amx"}
+    return mock.patch.object(compile, "files_of", return_value=files)
+
+
 @contextmanager
 def settings(case: Case) -> Iterator[None]:
     """Set the instruction set (the best one where this CPU lacks it), threads and precision."""
@@ -284,21 +290,17 @@ def settings(case: Case) -> Iterator[None]:
     if isa == "amx" and "amx" not in names and (user_cell(case) is None or "avx512" in names):
         isa = "emulated"
     switches = torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul
-    stack = ExitStack()
     before = [s.fp32_precision for s in switches]
     try:
         torch.set_num_threads(case.threads)
         if isa in names:
             native.OPS.use_isa(isa)
-        if isa == "emulated":  # a cell's own functions use no matrix unit
-            emulated = {"cell": "base", "narrow": "amx"}
-            stack.enter_context(mock.patch.object(compile, "files_of", return_value=emulated))
         if case.precision != "ieee":
             for switch in switches:
                 switch.fp32_precision = case.precision
-        yield
+        with emulated_cells() if isa == "emulated" else nullcontext():
+            yield
     finally:
-        stack.close()
         native.OPS.use_isa("")
         torch.set_num_threads(threads)
         for switch, word in zip(switches, before, strict=True):

@@ -94,7 +94,7 @@ void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool w
 Forward run_forward(const Call& call, bool save);
 
 // by: of the sums' dtype, as are dx, dh0 and dc0; those that are undefined, as `gates` always is, are 0.
-// Of `saved`, h_n and c_n are not used.
+// h_n and c_n of `saved` are not used.
 Backward run_backward(const Call& call, const Forward& by, const Forward& saved, bool needs_dx);
 
 // The index-th of the equal parts of a contiguous tensor [count, ...], or null where it has none.
