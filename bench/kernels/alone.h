@@ -66,7 +66,7 @@ void steps_alone(const Worker& worker, const Factors<T>& f) {
   lane.ready = f.ready;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     Sum<T>* const out = f.out + t * 4 * size;
-    const Rows<T> left = Fma<T>::ready(worker, lane, {f.left + t * size, hidden}, {0, f.batch});
+    const Rows<T> left = Fma<T>::ready(worker, lane, {f.left + t * size, hidden}, hidden, {0, f.batch});
     Fma<T>::gates(
         worker, left, {0, f.batch}, {4, hidden, hidden}, f.packed,
         t % 2, [&](const Sums<T>&, long, long) { return Place<T>{}; },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -37,7 +38,8 @@ class Recurrent(RecurrentBase):
     weights by their names, [H] each: tau_l0, tau_l0_reverse, .... weight_ih and bias_ih have H rows
     for each gate that x has a part in, weight_hh and bias_hh for each that h has a part in; where
     that is none, as in SRU, there is neither. A product u of n columns inside the step has
-    weight_u_l0 [n*H, H] and, where there are biases, bias_u_l0 [n*H].
+    weight_u_l0 [n*H, H] and, where there are biases, bias_u_l0 [n*H]; with `units` it is [n*M, M']
+    where u makes M units of M' that it multiplies.
 
     Args:
         cell: what `fused_lstm.cell` made.
@@ -52,6 +54,9 @@ class Recurrent(RecurrentBase):
         num_heads: as of fused_lstm.LSTM, for a cell that has gates of h and no weights of a unit.
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
+        units: how many units values have that a cell with products computes before h: name of a
+            gate or of a product -> a number. All gates of a cell have the same; a product's values,
+            and those that they meet, have what it makes. Others have hidden_size.
         reverse, recompute: as of fused_lstm.LSTM.
 
     Raises:
@@ -87,6 +92,7 @@ class Recurrent(RecurrentBase):
         zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         recompute: int | None = None,
+        units: Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(cell, Cell):
             raise ValueError(
@@ -103,7 +109,10 @@ class Recurrent(RecurrentBase):
             cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
             recompute=recompute, num_heads=num_heads, projection=proj_size > 0, reverse=reverse,
+            units=cell.units(hidden_size, units or {}),
         )  # fmt: skip
+        if units and proj_size:
+            raise ValueError(f"units: got {dict(units)} with proj_size; expected one of the two")
         if cell.inputs and num_layers > 1:
             raise ValueError(
                 f"num_layers: got {num_layers} with cell {cell.__name__}, which has inputs;"
@@ -172,12 +181,12 @@ class Recurrent(RecurrentBase):
 
     def _weights_with_inputs(self, widths: list[int]) -> list[Tensor]:
         """Return `weights` with the rows that hand the cell's inputs on: ones, or an identity."""
-        H, added = self.hidden_size, len(self.cell.inputs) * self.hidden_size
-        weights, joined = self.weights(), []
+        H, G = self.hidden_size, self._gate_units()
+        weights, joined, added = self.weights(), [], len(self.cell.inputs) * G
         per_lane = len(weights) // self.spec.directions
         for n, weight in enumerate(weights):
             if n % per_lane == 0:  # weight_ih
-                one, unit = weight.new_ones(H, 1), torch.eye(H).to(weight)
+                one, unit = weight.new_ones(G, 1), torch.eye(G, H).to(weight)
                 ones = [one if width == 1 else unit for width in widths]
                 rows = F.pad(torch.block_diag(*ones), (self.input_size, 0))
                 joined.append(torch.cat([F.pad(weight, (0, sum(widths))), rows]))
@@ -193,14 +202,15 @@ class Recurrent(RecurrentBase):
         like = cast("Tensor", self.weight_ih_l0)
         for names in self._all_weights:
             suffix = names[0].removeprefix("weight_ih")
-            gone = ["weight_ch", "weight_inner"]  # what the engines have of all together
+            gone = ["weight_ch"]  # what the engines have of all together
+            gone += [f"weight_inner{k}" for k in range(len(self.cell.products))]
             if not self.cell.gates.by_h:
                 gone += ["weight_hh", "bias_hh"]
             for name in [name + suffix for name in gone if name + suffix in names]:
                 del self._parameters[name]
                 names.remove(name)
             if self.cell.inputs:  # which the engines have as gates
-                rows = (len(self.cell.gates.by_x) - len(self.cell.inputs)) * self.hidden_size
+                rows = (len(self.cell.gates.by_x) - len(self.cell.inputs)) * self._gate_units()
                 for name in [name for name in names if name.startswith(("weight_ih", "bias_ih"))]:
                     kept = cast("Tensor", self._parameters[name]).detach()[:rows]
                     self.register_parameter(name, nn.Parameter(kept.clone()))
@@ -214,13 +224,20 @@ class Recurrent(RecurrentBase):
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the parameters that a lane has beside nn.LSTM's: name -> shape."""
-        H = self.hidden_size
+        H, units, products = self.hidden_size, self.spec.units, self.cell.products
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.cell.weights, (H,))
-        for name, columns in self.cell.products.items():
-            shapes[f"weight_{name}"] = columns * H, H
+        if units is not None:
+            of_weights = self.cell.units_of_weights(H, units)
+            shapes = {name: (n,) for name, n in zip(self.cell.weights, of_weights, strict=False)}
+        for k, (name, columns) in enumerate(products.items()):
+            made, factor = (H, H) if units is None else (units.products[k], units.factors[k])
+            shapes[f"weight_{name}"] = columns * made, factor
             if self.bias:
-                shapes[f"bias_{name}"] = (columns * H,)
+                shapes[f"bias_{name}"] = (columns * made,)
         return shapes
+
+    def _gate_units(self) -> int:
+        return self.hidden_size if self.spec.units is None else self.spec.units.gates
 
     def reset_cell(self) -> None:
         """Set the cell's weights to the initial values that it tells."""
@@ -245,7 +262,8 @@ class Recurrent(RecurrentBase):
         if x_rows is None and h_rows is None and cell.gates.by_h and not cell.vectors:
             return weights
         named = dict(zip(self._flat_weights_names, weights, strict=True))
-        rows, found = {"ih": x_rows, "hh": h_rows}, []
+        rows, found, G = {"ih": x_rows, "hh": h_rows}, [], self._gate_units()
+        longest = H if self.spec.units is None else self.spec.units.widest(H)
         for names in self._all_weights:
             lane = names[0].removeprefix("weight_ih")
             like = named[names[0]]
@@ -254,15 +272,20 @@ class Recurrent(RecurrentBase):
                     vectors = [named[one + lane] for one in cell.weights]
                     for one, columns in cell.products.items():
                         bias = named.get(f"bias_{one}{lane}")
-                        vectors.append(like.new_zeros(columns * H) if bias is None else bias)
-                    found.append(torch.cat(vectors))
-                elif name == "weight_inner":
-                    matrices = [named[f"weight_{one}{lane}"] for one in cell.products]
-                    found.append(torch.cat(matrices) if len(matrices) > 1 else matrices[0])
+                        if bias is None:
+                            bias = like.new_zeros(columns * longest)
+                        vectors += bias.chunk(columns)
+                    padded = [
+                        F.pad(v, (0, longest - len(v))) if len(v) < longest else v for v in vectors
+                    ]
+                    found.append(torch.cat(padded))
+                elif name.startswith("weight_inner"):
+                    product = list(cell.products)[int(name.removeprefix("weight_inner"))]
+                    found.append(named[f"weight_{product}{lane}"])
                 elif name + lane not in named:  # of h, which has a part in no gate
                     found.append(like.new_empty(0, *(H for _ in range("weight" in name))))
                 else:
-                    found.append(in_order(named[name + lane], rows.get(name[-2:]), H))
+                    found.append(in_order(named[name + lane], rows.get(name[-2:]), G))
         return found
 
     def extra_repr(self) -> str:

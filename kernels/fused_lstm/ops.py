@@ -97,7 +97,7 @@ from torch.utils import _pytree as pytree
 from . import autograd, ladder, library, recurrence, reference
 from .layout import check_dense
 from .pullback import Forward, is_differentiated, is_transformed, kernel
-from .spec import CELLS, Spec, of_schema
+from .spec import CELLS, Spec, Units, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
 
@@ -216,6 +216,16 @@ def saved_dtype(engine: str, spec: Spec, dtype: torch.dtype) -> torch.dtype:
     return reference.state_dtype(dtype)
 
 
+def _widest(spec: Spec, weights: Sequence[Tensor], H: int) -> int:
+    """Return how far columns that a step saves lie apart: H, unless values differ in width."""
+    if not (inner := CELLS[spec.cell].inner):
+        return H
+    lane = weights[: len(spec.weight_names)]
+    made = [len(w) // n for w, n in zip(lane[-len(inner) :], inner, strict=True)]
+    factors = [w.shape[1] for w in lane[-len(inner) :]]
+    return Units(len(lane[0]) // spec.gates, tuple(made), tuple(factors)).widest(H)
+
+
 def _fake_lstm(
     engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None,
     not_reset=None, cell="", rates=(), precision=None,
@@ -235,7 +245,7 @@ def _fake_lstm(
     if save and (columns or raw):  # else the backward needs y alone
         c = lanes * (1 + raw), *rows, H
     if save and columns:
-        gates = lanes, *rows, columns * (H // spec.c_parts)
+        gates = lanes, *rows, columns * _widest(spec, weights, H // spec.c_parts)
     return (
         x.new_empty(*rows, width),
         h0.new_empty(h0.shape),

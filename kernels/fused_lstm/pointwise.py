@@ -25,7 +25,7 @@ class OptionTensors(NamedTuple):
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, H], multiplies g
-    w_inner: Tensor | None = None  # [n*H, H], of products inside a custom cell's step
+    w_inner: tuple[Tensor, ...] = ()  # [n*H, H] each, of products inside a custom cell's step
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """Return the peepholes of i, f and o, [H] each, or None."""

@@ -62,7 +62,7 @@ class Layer(NamedTuple):
     gain_hh: Tensor | None = None  # [G*H]
     gain_c: Tensor | None = None  # [H], of an LSTM
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
-    w_inner: Tensor | None = None  # [n*H, H], of products inside a custom cell's step
+    w_inner: tuple[Tensor, ...] = ()  # [n*H, H] each, of products inside a custom cell's step
 
     def bias(self) -> Tensor | None:
         """Return the sum of an LSTM's biases [4H]; nothing needs them apart."""
@@ -82,7 +82,7 @@ class Layer(NamedTuple):
 FIELDS = {
     "weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh",
     "weight_hr": "w_hr", "weight_ch": "w_ch", "gain_ih": "gain_ih", "gain_hh": "gain_hh",
-    "gain_c": "gain_c", "bias_c": "b_c", "bias": "b_ih", "weight_inner": "w_inner",
+    "gain_c": "gain_c", "bias_c": "b_c", "bias": "b_ih",
 }  # fmt: skip
 
 
@@ -92,10 +92,11 @@ def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> list[
     names = spec.weight_names
     if len(names) != per_lane:
         names = completed(spec, lanes, len(weights), 1).weight_names
-    fields, layers = [FIELDS[name] for name in names], []
+    fields, layers = [FIELDS[name] for name in names if name in FIELDS], []
     for start in range(0, len(weights), per_lane):
-        lane = weights[start : start + per_lane]
-        layers.append(Layer(**dict(zip(fields, lane, strict=True))))
+        lane, inner = start + len(fields), start + per_lane
+        own = dict(zip(fields, weights[start:lane], strict=True))
+        layers.append(Layer(**own, w_inner=tuple(weights[lane:inner])))
     return layers
 
 

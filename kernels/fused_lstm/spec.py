@@ -34,7 +34,7 @@ class Kind(NamedTuple):
     is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
     kept: int = 0  # `columns` of a cell of the library's, before its options
     edges: bool = False  # its backward depends on where a row begins and ends
-    inner: int = 0  # rows of weight_inner / H: of products inside a custom cell's step
+    inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
     # (engine, Spec) -> None: makes a custom cell ready for an engine; or why that cannot be
     prepare: Callable[[str, Spec], str | None] | None = None
     # (engine, Spec) -> `columns`, of a custom cell
@@ -73,6 +73,18 @@ class Kind(NamedTuple):
     def in_layers(self) -> bool:
         """Return whether the operator `lstm` runs it; others run by `recurrence`."""
         return self.of_torch or self.custom
+
+
+class Units(NamedTuple):
+    """Numbers of units that values of a step have, of a custom cell with products inside it."""
+
+    gates: int
+    products: tuple[int, ...]  # that each makes of a column
+    factors: tuple[int, ...]  # that each multiplies
+
+    def widest(self, H: int) -> int:
+        """Return the most; weights of a unit are so long, whatever they meet."""
+        return max(H, self.gates, *self.products, *self.factors)
 
 
 LSTM_OPTIONS = (
@@ -132,6 +144,7 @@ class Spec:
             its own units of h, and weight_hh is [N, G*H/N, H/N]. Not with other options, except an
             sLSTM's.
         reverse: every lane runs from the last step to the first. Not with two directions.
+        units: of a custom cell with products inside its step, where not all have hidden_size.
         exponential_forget: an sLSTM's forget gate is exp instead of sigmoid.
         recurrent_clip: of an sLSTM: the gradient by h(t-1) that comes through R is clamped to
             [-recurrent_clip, recurrent_clip] (xLSTM's and FlashRNN's gradient_recurrent_clipval).
@@ -157,6 +170,7 @@ class Spec:
     exponential_forget: bool = False
     recurrent_clip: float | None = None
     reverse: bool = False
+    units: Units | None = None
     # Computed once, since every call reads them. torch.compile cannot read properties.
     options: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the ones that are on
     zones: tuple[float, float] = field(init=False, repr=False, compare=False)  # zoneout of h, of c
@@ -309,8 +323,8 @@ class Spec:
             of["weight_ch"] = ((G - 1, "H"),)
         if CELLS[self.cell].weights:
             of["weight_ch"] = ((CELLS[self.cell].weights, "H"),)
-        if CELLS[self.cell].inner:
-            of["weight_inner"] = ((CELLS[self.cell].inner, "H"), (1, "H"))
+        for k, columns in enumerate(CELLS[self.cell].inner):
+            of[f"weight_inner{k}"] = ((columns, "H"), (1, "H"))
         if self.layer_norm:
             of["gain_ih"], of["gain_hh"] = ((G, "H"),), ((of_h, "H"),)
             if CELLS[self.cell].is_lstm:
@@ -344,8 +358,20 @@ def check_size(spec: Spec, H: int) -> None:
 
 def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a lane's weights, in the order of a call."""
+    if spec.units is not None:
+        return _with_units(spec, spec.units, I, H)
     sizes = {"I": I, "H": H, "P": P, "K": H // spec.num_heads, "1": 1}
     return [tuple([n * sizes[name] for n, name in of]) for of in spec.weight_dimensions]
+
+
+def _with_units(spec: Spec, units: Units, I: int, H: int) -> list[tuple[int, ...]]:
+    """Return the shapes where not all values of a step have H units."""
+    kind, gates = CELLS[spec.cell], units.gates
+    found = [(kind.gates * gates, I), (kind.of_h * gates, H)]
+    found += [(kind.gates * gates,), (kind.of_h * gates,)] * spec.bias
+    found += [(kind.weights * units.widest(H),)] * (kind.weights > 0)
+    products = zip(kind.inner, units.products, units.factors, strict=True)
+    return found + [(columns * made, factor) for columns, made, factor in products]
 
 
 def _is_probability(value: object) -> bool:

@@ -263,10 +263,16 @@ def multiplicative_lstm(i, f, g, o, m, *, c, v):
 
 @cell(inputs="dt", products={"heads": 4})
 def cfc_backbone(a, *, dt, heads):
-    """Follow Hasani et al. 2022, with a backbone of one layer, of as many units."""
+    """Follow Hasani et al. 2022, with a backbone of one layer: `units={"a": 128}` for its units."""
     f, g, t_a, t_b = heads(1.7159 * tanh(0.666 * a))
     gate = sigmoid(t_a * dt + t_b)
     return tanh(f) * (1 - gate) + gate * tanh(g)
+
+
+@cell(states="h", x_only="a", products="low high")
+def low_rank_rnn(a, *, h, low, high, dt=0.1):
+    """Follow Mastrogiuseppe and Ostojic 2018: R is of rank 2 with `units={"low": 2}`."""
+    return h + dt * (tanh(a + high(low(h))) - h)
 
 
 @cell(states="c", inputs="decay", products="d")

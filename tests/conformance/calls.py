@@ -81,6 +81,8 @@ def make(case: Case) -> nn.Module:
         }  # fmt: skip
     if case.proj:
         options["proj_size"] = case.P
+    if case.units:
+        options["units"] = dict(case.units)
     torch.manual_seed(case.seed)
     module: Any
     if case.cell == "dreamer":

@@ -33,6 +33,7 @@ class Case:
     clip: float | None = None
     heads: int = 1
     proj: bool = False
+    units: tuple[tuple[str, int], ...] = ()  # of a cell with products: name, number
     recompute: int | None = None
     states: bool = False  # return_states
     door: str = "module"  # module, function, stream (one step a call), prepared-DTYPE

@@ -97,6 +97,19 @@ def drawn(seed: int) -> fused_lstm.Cell:
     return made
 
 
+def units_of(cell: fused_lstm.Cell, H: int, draw: random.Random) -> tuple[tuple[str, int], ...]:
+    """Return other widths than H for some gates and products, where the cell can have them."""
+    told: dict[str, int] = {}
+    for name in (*cell.gates.names[: len(cell.gates.names) - len(cell.inputs)], *cell.products):
+        more = told | {name: draw.randint(1, 70)}
+        try:
+            cell.units(H, more)
+        except ValueError:
+            continue
+        told = more
+    return tuple(told.items())
+
+
 def drawn_case(seed: int, engine: str = "native") -> Case:
     """Return a call of cell number `seed`, with any options that go together."""
     cell, draw = drawn(seed), random.Random(1000 + seed)
@@ -135,4 +148,6 @@ def drawn_case(seed: int, engine: str = "native") -> Case:
             told["rdrop"] = 0.4
     if told["layers"] > 1 and draw.random() < 0.3:
         told["drop"] = 0.3
+    if engine == "native" and cell.products and "proj" not in told:
+        told["units"] = units_of(cell, H, random.Random(f"units of {seed}"))
     return Case(f"drawn.{seed}", H=H, seed=seed, **told)

@@ -119,8 +119,8 @@ def of_a_block(weights: dict[str, Tensor], H: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def product_of_a_user(weight, bias, count, shape, value):
-    made = value.expand(shape) @ weight.T + (0.0 if bias is None else bias)
+def product_of_a_user(weight, bias, count, rows, value):
+    made = value.expand(rows, weight.shape[1]) @ weight.T + (0.0 if bias is None else bias)
     return made if count == 1 else tuple(made.chunk(count, 1))
 
 
@@ -145,7 +145,7 @@ def of_a_user(cell, w, by_x, by_h, h, s, inputs):
     named = dict(zip(cell.states, s, strict=True)) | {n: w[n] for n in cell.weights} | inputs
     for name, count in cell.products.items():
         matrix, bias = w[f"weight_{name}"], w.get(f"bias_{name}")
-        named[name] = partial(product_of_a_user, matrix, bias, count, (len(h), H))
+        named[name] = partial(product_of_a_user, matrix, bias, count, len(h))
     results = cell.function(*arguments, **named, **cell.constants)
     results = results if isinstance(results, tuple) else (results,)
     after, others = [], iter(results[1:])

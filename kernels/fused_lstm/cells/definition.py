@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import pointwise
 from ..errors import first_line, meant
-from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
+from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec, Units
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
 from .program import Product, Program, program
@@ -297,11 +297,12 @@ class Cell:
             called.append(name)
             if called.count(name) > 1:
                 raise self._error("products", f"{name} called twice", "one call of each a step")
-            shape = parts[0].shape
-            if len(values) != 1 or getattr(values[0], "shape", None) not in (shape, shape[1:]):
+            rows = parts[0].shape[:-1]
+            is_one = len(values) == 1 and isinstance(values[0], Tensor) and values[0].dim() > 0
+            if not is_one or values[0].shape[:-1] not in (rows, ()):  # (): of weights alone
                 got = f"{name} of {', '.join(_shown(value) for value in values) or 'nothing'}"
                 raise self._error("products", got, "one tensor of a gate's shape")
-            columns = product(list(self.products).index(name), values[0].expand(shape))
+            columns = product(list(self.products).index(name), values[0].expand(*rows, -1))
             biases = [of_unit[bias] for bias in self.biases[name]]
             sums = tuple(a + b for a, b in zip(columns, biases, strict=True))
             return sums[0] if len(sums) == 1 else sums
@@ -332,13 +333,15 @@ class Cell:
 
         gates: [B, G*H], all parts of gates in the order of `gates.columns`.
         """
-        parts = gates.to(c.dtype).chunk(len(self.gates.columns), -1)
+        parts: Sequence[Tensor] = gates.to(c.dtype).chunk(len(self.gates.columns), -1)
         w = added.w_ch
-        vectors = () if w is None else w.to(c.dtype).chunk(len(self.vectors))
+        vectors: Sequence[Tensor] = () if w is None else w.to(c.dtype).chunk(len(self.vectors))
         states = c.chunk(len(self.states), -1) if self.states else ()
-        columns, matrices = list(self.products.values()), []
-        if added.w_inner is not None:
-            matrices = added.w_inner.split([n * added.w_inner.shape[1] for n in columns])
+        columns, matrices = list(self.products.values()), added.w_inner
+        if matrices:
+            made = [w.shape[0] // n for w, n in zip(matrices, columns, strict=True)]
+            units = [c.shape[-1] // max(len(self.states), 1), parts[0].shape[-1], *made]
+            parts, vectors = self._as_wide(parts, vectors, units)
 
         def product(k: int, value: Tensor) -> list[Tensor]:
             made = value.to(matrices[k].dtype) @ matrices[k].T
@@ -346,6 +349,80 @@ class Cell:
 
         h, after = self.step(parts, states, vectors, product)
         return h.to(gates.dtype), torch.cat(after, -1) if after else h, gates
+
+    def _as_wide(
+        self, parts: Sequence[Tensor], vectors: Sequence[Tensor], units: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return parts of gates and vectors of weights, each as wide as what it meets in a step.
+
+        units: of h, of gates, and of what each product makes.
+        """
+        width = self.program().widths
+        size = dict(enumerate(units)).get
+        return (
+            [t[..., : size(width.of_gate(k), None)] for k, t in enumerate(parts)],
+            [
+                t[: size(width.root(w), None)]
+                for w, t in zip(width.of_weights, vectors, strict=True)
+            ],
+        )
+
+    def units(self, hidden_size: int, told: Mapping[str, int]) -> Units | None:
+        """Return how many units values of a step have; None: all have hidden_size.
+
+        told: name of a gate or of a product -> how many it has.
+
+        Raises:
+            ValueError: a name or a number cannot be.
+        """
+        width, p = self.program().widths, self.program()
+        gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
+        names = dict.fromkeys(gates, width.gates)
+        names |= {name: 2 + k for k, name in enumerate(self.products)}
+        found = {width.h: hidden_size}
+        for name, units in told.items():
+            root = width.root(names[name]) if name in names else None
+            if root is None or not self.products:
+                expected = ", ".join(names) if self.products else "none: it has no products"
+                raise self._error("units", repr(name), expected)
+            if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+                raise self._error("units", f"{units!r} for {name}", "a positive number")
+            if found.setdefault(root, units) != units:
+                meets = "h" if root == width.h else "another with that number"
+                expected = f"{found[root]}, since {name} meets {meets}"
+                raise self._error("units", f"{units} for {name}", expected)
+        if not told:
+            return None
+        of = lambda w: found.get(width.root(w), hidden_size)  # noqa: E731
+        if of(1 + len(p.inner)) != hidden_size:
+            last = list(self.products)[-1]
+            got = f"{of(1 + len(p.inner))} for {last}, the last product"
+            raise self._error("units", got, f"hidden_size, {hidden_size}")
+        phases = {width.h, *(width.of_node.get(n, width.h) for n in p.fed)}
+        for name in told:
+            if width.root(names[name]) not in phases:
+                raise self._error("units", repr(name), "a name whose value h depends on")
+        found_in, phase = [width.gates, *range(2, 2 + len(p.inner))], p.phases()
+        for name, n in zip(self.products, p.fed, strict=True):
+            value = width.of_node.get(n, width.h)
+            if of(value) != of(found_in[max(phase[n], 0)]):
+                got = f"{of(value)} units for what {name} multiplies"
+                expected = f"{of(found_in[max(phase[n], 0)])}, as what it is computed beside has"
+                raise self._error("units", got, expected)
+        inputs = [of(width.of_gate(k)) for k, (_, gate) in enumerate(self.gates.columns)
+                  if gate >= len(gates)]  # fmt: skip
+        if max(inputs, default=0) > of(width.gates):
+            expected = f"at least {max(inputs)}, what inputs have"
+            raise self._error("units", f"{of(width.gates)} for gates", expected)
+        factors = [of(width.of_node.get(n, width.h)) for n in p.fed]
+        products = [of(2 + k) for k in range(len(p.inner))]
+        return Units(of(width.gates), tuple(products), tuple(factors))
+
+    def units_of_weights(self, hidden_size: int, units: Units) -> list[int]:
+        """Return how long the vectors of weights are, in the order of `vectors`."""
+        width = self.program().widths
+        of = dict(enumerate([hidden_size, units.gates, *units.products]))
+        return [of.get(width.root(w), hidden_size) for w in width.of_weights]
 
     def _traced(self, zoneout: bool) -> Program:
         def step(parts: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
@@ -359,7 +436,8 @@ class Cell:
 
         try:
             inner = tuple(self.products.values())
-            return program(step, self.gates, self.states, self.vectors, zoneout, inner)
+            inputs = len(self.inputs)
+            return program(step, self.gates, self.states, self.vectors, zoneout, inner, inputs)
         except CannotExpress as error:
             raise self._error("function", str(error), error.expected) from None
         except WrongCell:
@@ -385,7 +463,7 @@ class Cell:
         CELLS[self.name] = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.vectors), custom=True,
-            inner=sum(self.products.values()),
+            inner=tuple(self.products.values()),
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
             prepare=self.prepare, saved=self._columns, wide=self._is_wide,
         )  # fmt: skip
@@ -409,9 +487,15 @@ class Cell:
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
-        if engine == "triton" and self.products and (spec.projection or not self.gates.by_h):
-            where = "beside a projected h" if spec.projection else "where no gate has a part of h"
-            return f"engine 'triton' has no products inside a step {where}"
+        if engine == "triton" and self.products:
+            found = {
+                "beside a projected h": spec.projection,
+                "where no gate has a part of h": not self.gates.by_h,
+                "with units=": spec.units is not None,
+            }
+            for where, is_so in found.items():
+                if is_so:
+                    return f"engine 'triton' has no products inside a step {where}"
         if engine == "triton":
             self.on_triton(any(spec.zones))
         if engine == "native":
@@ -466,8 +550,8 @@ class Cell:
             len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
             max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c),
         ]  # fmt: skip
-        for columns, value in zip(p.inner, p.fed, strict=True):
-            shape += [columns, p.saved.index(value)]
+        for columns, value, meets in zip(p.inner, p.fed, p.meetings(), strict=True):
+            shape += [columns, p.saved.index(value), *map(int, meets)]
         try:
             torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         except RuntimeError as error:  # there are a thousand others
@@ -592,7 +676,8 @@ def cell(
             step before. A call has them by name, [T, B, 1] or [T, B, H]; a layer is one layer then.
         products: names of matrix products inside the step, in the order in which the function calls
             them, each once: `u(r * h)` is U (r h) + b. Or name -> n, up to 4 columns of a unit,
-            which a call returns as a tuple. A layer has weight_u [n*H, H] and bias_u [n*H].
+            which a call returns as a tuple. A layer has weight_u [n*H, H] and bias_u [n*H]; see
+            Recurrent's `units` for other widths than H.
 
     Raises:
         ValueError: the function cannot be a cell; the message names the function and the argument.

@@ -98,6 +98,7 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
 
     text = [
         f"static constexpr CellShape shape{{{shape(p)}{facts}}};",
+        f"static constexpr long products = {len(p.inner)};",
         f"static constexpr long phase = {phase};",
         f"static constexpr long sums = {p.inner[phase - 1] if phase else len(p.gates.by_h)};",
         f"static constexpr bool zoneout = {str(p.zoneout).lower()};",
@@ -157,15 +158,10 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
 
 
 def backward(p: Program, phase: int) -> list[str]:
-    """Return the statements that make the gradients of a phase.
-
-    Of phase 0 they are those by gates, states and weights, of the others those by what the product
-    made that the phase began with.
-    """
+    """Return the statements that make the gradients of a phase."""
     e, last = p.expressions, len(p.inner)
-    column = sum(p.inner[: phase - 1]) if phase else 0
-    by_product = p.dproducts[column : column + p.inner[phase - 1]] if phase else ()
-    results = by_product if phase else (*p.dgates, *p.dstates, *p.dweights)
+    stores = gradients(p, phase)
+    results = [n for n, _ in stores]
 
     def gradient(at: int) -> str:  # that comes to a phase
         return "by_h" if at == phase else f"arrived({at - 1})"
@@ -188,14 +184,22 @@ def backward(p: Program, phase: int) -> list[str]:
             text.append(f"const Vec<T> {var(p, n)} = row.{value};")
         elif op != "const":
             text.append(statement(p, n))
-    if phase:
-        text.append(f"row.arrive({phase - 1});")
-        products = enumerate(by_product, column)
-        return text + [f"row.by_product({k}, {vector(p, n)});" for k, n in products]
-    text += [f"row.by_state({k}, {vector(p, n)});" for k, n in enumerate(p.dstates)]
-    text += [f"row.by_gate({k}, {vector(p, n)});" for k, n in enumerate(p.dgates)]
-    text += [f"row.by_weight({k}, {vector(p, n)});" for k, n in enumerate(p.dweights)]
-    return text
+    text += [f"row.arrive({phase - 1});"] * bool(phase)
+    return text + [f"row.{store}{vector(p, n)});" for n, store in stores]
+
+
+def gradients(p: Program, phase: int) -> list[tuple[int, str]]:
+    """Return the gradients that a phase makes, and the beginning of each one's store."""
+    made, column = [], 0
+    for product, count in enumerate(p.inner):
+        if p.products_made_in[product] == phase:
+            columns = p.dproducts[column : column + count]
+            made += [(n, f"by_product({product}, {j}, ") for j, n in enumerate(columns)]
+        column += count
+    stores = [(n, f"by_state({k}, ") for k, n in enumerate(p.dstates)]
+    stores += [(n, f"by_gate({k}, ") for k, n in enumerate(p.dgates)]
+    stores += [(n, f"by_weight({k}, ") for k, n in enumerate(p.dweights)]
+    return made + [store for store, at in zip(stores, p.made_in, strict=True) if at == phase]
 
 
 def loops(e: Expressions, order: list[int], known: set[int]) -> dict[int, int]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -33,11 +34,14 @@ class Program:
     counted through all of them; ("dfed", k), the gradient by the value that product k multiplies.
 
     These products divide a step into phases: phase 0 begins with R h, phase k + 1 with product k. A
-    phase computes what the next product multiplies, or in the end h and the states; and it saves
-    every column that is known by then, where later phases find it. Backwards the last phase comes
-    first. Each phase makes the gradients by the product that it began with, and phase 0 those by
-    all else. They hand on the gradients by h and by what products multiply; the rest is computed
-    again.
+    phase saves every column that is known by then, what later products multiply among them, where
+    later phases find it; the last one computes h and the states. Backwards the last phase comes
+    first, and then phase k with the gradient by what product k multiplies. They hand on the
+    gradients by h and by what products multiply; the rest is computed again.
+
+    Values that meet in an operation have as many units. Those of h and of the states are
+    hidden_size; gates, and each product, may have another number where none of theirs meets them
+    (`widths`). A phase's values are as wide as what it begins with.
     """
 
     expressions: Expressions
@@ -54,6 +58,7 @@ class Program:
     inner: tuple[int, ...] = ()  # columns of a unit that each product makes
     fed: tuple[int, ...] = ()  # what each multiplies
     dproducts: tuple[int, ...] = ()  # the gradients by all columns that products make
+    inputs: int = 0  # how many of the gates, the last ones, are inputs that nothing multiplies
 
     @property
     def columns(self) -> int:
@@ -97,6 +102,122 @@ class Program:
         """Return what a phase computes for the next product, or in the end."""
         return [self.fed[phase]] if phase < len(self.fed) else [self.h, *self.after]
 
+    @cached_property
+    def widths(self) -> Widths:
+        """Return which values have as many units."""
+        return Widths(self)
+
+    @cached_property
+    def made_in(self) -> list[int]:
+        """Return the phase of the backward that makes each gradient by a state, gate and weight.
+
+        It is the last one whose values are as wide: no phase behind it has a part in the gradient.
+        """
+        width, last = self.widths, len(self.inner)
+        phases = [*(width.of_node[n] for n in self.fed), width.h]
+        columns = [width.of_gate(k) for k in range(len(self.gates.columns))]
+        wide = [*[width.h] * len(self.states), *columns, *width.of_weights]
+        return [phases.index(width.root(w)) if width.root(w) in phases else last for w in wide]
+
+    @cached_property
+    def products_made_in(self) -> list[int]:
+        """Return the phase of the backward that makes the gradients by each product.
+
+        It is the first one that knows all that they depend on.
+        """
+        e, last, known = self.expressions, len(self.inner), []
+        for n, (op, *rest) in enumerate(e.nodes):
+            of = [known[o] for o in e.operands(n)]
+            of += [rest[1]] if op == "leaf" and rest[0] == "dfed" else []
+            known.append(min(of, default=last))
+        ends = list(accumulate(self.inner, initial=0))
+        return [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+
+    def meetings(self) -> list[tuple[bool, bool]]:
+        """Return whether workers have to meet before each product, forwards and backwards.
+
+        They need not where the last meeting was behind the phase that made its factor. A worker has
+        the same units of products of as many columns: what another may have saved, or may still
+        read of states that the last phase writes over, comes before a meeting too.
+        """
+        first, e, met, forwards = self.phases(), self.expressions, -1, []
+        reads: list[list[int]] = []  # nodes, by phase
+        for phase in range(1 + len(self.inner)):
+            known = {n for n in self.saved if max(first[n], 0) < phase}
+            stored = [n for n in self.saved if max(first[n], 0) == phase]
+            stored += [self.h, *self.after] * (phase == len(self.inner))
+            reads.append(e.order(stored, known))
+        for k, fed in enumerate(self.fed):
+            before = [max(first[n], 0) for n in reads[k + 1] if n in self.saved]
+            if k + 1 == len(self.inner):
+                before += [
+                    q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
+                ]
+            others = [
+                q for q in before if met < q <= k and (not q or self.inner[q - 1] != self.inner[k])
+            ]
+            forwards.append(max(first[fed], 0) > met or bool(others))
+            met = k if forwards[-1] else met  # the last phase that all have finished
+        met, backwards = len(self.inner) + 1, []
+        for k in reversed(range(len(self.inner))):
+            backwards.insert(0, self.products_made_in[k] < met)
+            met = k + 1 if backwards[0] else met
+        return list(zip(forwards, backwards, strict=True))
+
+
+class Widths:
+    """Tells which values of a step have as many units, since they meet in an operation.
+
+    Numbers stand for widths: `h`, that of h and the states, `gates`, and k + 2 for product k; then
+    those of weights of a unit, and of inputs. Equal widths have one `root`, the least.
+    """
+
+    h, gates = 0, 1
+
+    def __init__(self, p: Program) -> None:
+        e, products = p.expressions, 2 + len(p.inner)
+        of_column = [2 + k for k, count in enumerate(p.inner) for _ in range(count)]
+        self.of_weights = [products + k for k in range(len(p.weights))]
+        inputs = products + len(p.weights)
+        first_input = len(p.gates.names) - p.inputs
+        self._of_gate = [
+            inputs + k - first_input if k >= first_input else self.gates for _, k in p.gates.columns
+        ]
+        self._of = list(range(inputs + p.inputs))
+        self.of_node: dict[int, int] = {}
+        gates = dict(zip(p.gates.columns, self._of_gate, strict=True))
+        for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
+            if op == "leaf":
+                kind, k = rest
+                if kind == "dfed":  # as wide as what its product multiplies
+                    continue
+                of = {"weight": self.of_weights, "product": of_column}
+                self.of_node[n] = of[kind][k] if kind in of else gates.get((kind, k), self.h)
+                continue
+            found = [self.of_node[o] for o in e.operands(n) if o in self.of_node]
+            for other in found[1:]:
+                self._join(found[0], other)
+            if found:  # else a constant, as wide as anything
+                self.of_node[n] = found[0]
+        for n in (p.h, *p.after):
+            if n in self.of_node:
+                self._join(self.h, self.of_node[n])
+        self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
+
+    def of_gate(self, column: int) -> int:
+        """Return the width of a part of a gate, as in `Gates.columns`."""
+        return self.root(self._of_gate[column])
+
+    def root(self, width: int) -> int:
+        """Return the least of the widths that equal this one."""
+        while self._of[width] != width:
+            width = self._of[width]
+        return width
+
+    def _join(self, a: int, b: int) -> None:
+        least, other = sorted((self.root(a), self.root(b)))
+        self._of[other] = least
+
 
 def program(
     step: Step,
@@ -105,6 +226,7 @@ def program(
     weights: tuple[str, ...],
     zoneout: bool = False,
     inner: tuple[int, ...] = (),
+    inputs: int = 0,
 ) -> Program:
     """Trace a step and its vector-Jacobian product.
 
@@ -113,6 +235,7 @@ def program(
         states, weights: names.
         zoneout: with zoneout of the states, which no step has to know of.
         inner: the columns that each product inside the step makes.
+        inputs: how many gates, the last ones, are inputs.
 
     Raises:
         CannotExpress: the step uses an operation that no kernel has, or depends on a shape or a
@@ -141,7 +264,7 @@ def program(
         dstates=tuple(gradients[parts:by_weights]),
         dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
         inner=inner, fed=tuple(fed),
-        dproducts=tuple(gradients[by_products : by_products + sum(inner)]),
+        dproducts=tuple(gradients[by_products : by_products + sum(inner)]), inputs=inputs,
     ))  # fmt: skip
 
 

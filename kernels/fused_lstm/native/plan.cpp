@@ -83,12 +83,12 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const bool all = save || plan.wavefront || plan.is_short || width <= few_inputs;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
   if (save) {
-    plan.c = {s.planes() * lanes, s.rows, cell.states * s.hidden, true};
-    plan.gates = {cell.saved ? lanes : 0, s.rows, cell.saved * s.hidden};
+    plan.c = {s.planes() * lanes, s.rows, s.state_columns(), true};
+    plan.gates = {cell.saved ? lanes : 0, s.rows, s.saved_columns()};
   } else if (s.cell.saved > 0 && !plan.is_short) {  // which leaves it in c_n
-    plan.c = {plan.wavefront ? s.layers : s.abreast(), s.batch, cell.states * s.hidden, true};
+    plan.c = {plan.wavefront ? s.layers : s.abreast(), s.batch, s.state_columns(), true};
   }
-  if (cell.inner && !save) plan.gates = {plan.abreast, s.batch, cell.saved * s.hidden};
+  if (cell.inner && !save) plan.gates = {plan.abreast, s.batch, s.saved_columns()};
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (!plan.in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
@@ -100,8 +100,9 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   if (plan.is_short) return;
   const long at_once = plan.wavefront || s.given ? 0 : std::min(plan.chunk * s.batch, s.rows);
   const long workers = plan.wavefront || plan.abreast == plan.team ? 1 : plan.team;  // of a lane
+  const long depth = std::max(s.outputs, s.inner.widest);  // of a step's factors
   const long ready = std::max(m.ready_size(at_once, s.input().depth),
-                              m.ready_size(workers * s.batch, s.outputs));
+                              m.ready_size(workers * s.batch, depth));
   if (ready > 0) plan.ready = {plan.wavefront ? s.layers : plan.abreast, 1, ready};
 }
 
@@ -112,13 +113,20 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   const long dgates = m.blocks_size(cell.gradients(), s.hidden, s.rows);
   plan.dgates = {s.norm ? 2 * at_once : at_once, 1, dgates};
   if (cell.inner) {
-    plan.by_inner = {s.directions, 1, m.blocks_size(cell.inner->total(), s.hidden, s.rows)};
-    plan.arrived = {s.directions, s.batch, cell.inner->count * s.hidden, true};
+    long size = 0;
+    for (long k = 0; k < cell.inner->count; ++k) {
+      size += m.blocks_size(cell.inner->columns[k], s.inner.units[k], s.rows);
+    }
+    plan.by_inner = {s.directions, 1, size};
+    plan.arrived = {s.directions, s.batch, cell.inner->count * s.inner.widest, true};
   }
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
-    const long inner = cell.inner ? cell.inner->total() * s.hidden * s.hidden : 0;
+    long inner = 0;
+    for (long k = 0; cell.inner && k < cell.inner->count; ++k) {
+      inner += cell.inner->columns[k] * s.inner.units[k] * s.inner.depth[k];
+    }
     const long of_ih = cell.x_gates() * s.hidden * s.input().depth;
     const long of_hh = cell.h_gates() * s.hidden * s.outputs;
     plan.partial = {at_once, 1, of_ih + of_hh + projection + inner, true};
@@ -177,7 +185,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   } else {
     long size = m.recurrent_size(s.recurrent(), s.projected);
     for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
-      size += m.recurrent_size({s.cell.inner->columns[k], s.hidden, s.hidden}, false);
+      size += m.recurrent_size({s.cell.inner->columns[k], s.inner.units[k], s.inner.depth[k]}, false);
     }
     plan.recurrent = {plan.abreast, 1, size};
   }

@@ -15,6 +15,7 @@ struct Sizes {
   long heads = 1;            // of a call whose x's part of the gates is given; H and P are a head's
   bool given;                // x is that part, of one layer in one direction
   CellShape cell;
+  InnerSizes inner;
   bool projected, even;      // even: every row is alive at every step, and none is kept back
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
@@ -28,6 +29,12 @@ struct Sizes {
   long lanes() const { return layers * abreast(); }
   long width() const { return abreast() * outputs; }  // columns of y
   long given_columns() const { return heads * cell.x_gates() * hidden; }
+
+  // Units of a state; and how far columns that a step saves lie apart.
+  long state_units() const { return cell.inner ? inner.states : hidden; }
+  long column_units() const { return cell.inner ? inner.widest : hidden; }
+  long state_columns() const { return cell.states * state_units(); }
+  long saved_columns() const { return cell.saved * column_units(); }
 
   WeightShape recurrent() const { return {cell.h_gates(), hidden, outputs}; }
   WeightShape input() const {  // of the layer that has the widest

@@ -75,7 +75,7 @@ void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightSh
                        long place, const T* packed) {
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     Fma<T>::gates(
-        worker, Fma<T>::ready(worker, lane, before.fed, rows), rows, shape, packed, place % 2,
+        worker, Fma<T>::ready(worker, lane, before.fed, lane.outputs, rows), rows, shape, packed, place % 2,
         [](const Sums<T>&, long, long) { return Place<T>{}; },
         [&](const Sums<T>& tile, long unit, long row) {
           keep_product(lane, place, shape.units, unit, row, tile.rows, tile.vectors, tile.data);

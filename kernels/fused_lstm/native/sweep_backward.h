@@ -48,14 +48,14 @@ FL_INLINE Blocks<T> dh_of(const Lane<T>& lane, const LaneGradient<T>& gradient) 
 template <class T>
 FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient<T>& gradient,
                                          long place) {
-  const long row = row_of(lane, place), hidden = lane.hidden;
+  const long row = row_of(lane, place);
   CellStepBack<T> step{};
   step.lane = &lane;
   step.finish = finish_back_of(lane);
   step.place = place;
-  step.hidden = hidden;
+  step.hidden = state_units(lane);
   step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
-  step.gates = lane.gates + row * lane.cell.saved * hidden;
+  step.gates = lane.gates + row * saved_width(lane);
   step.continued = alive(lane, place - 1);
   step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * c_width(lane) : nullptr;
   step.c0 = lane.c0;
@@ -67,7 +67,7 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
   if (lane.cell.inner) {
-    step.by_inner = by_inner_of(lane, gradient);
+    step.by_inner = gradient.by_inner;
     step.arrived = gradient.arrived;
   }
   return step;
@@ -189,7 +189,10 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
   }
   T* const inner = projection + (lane.w_hr ? Fma<T>::columns_size({1, lane.outputs, lane.hidden}) : 0);
-  if (lane.cell.inner) pack_inner(worker, lane, gradient, inner);
+  if (lane.cell.inner) {
+    pack_inner(worker, lane, gradient, inner);
+    clear_inputs(worker, lane, dgates_of(lane, gradient));
+  }
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
@@ -244,7 +247,9 @@ void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T
   pair_rows(worker, dgates_of(lane, gradient));
   if (gradient.by_x) pair_rows(worker, by_input_of(lane, gradient));
   if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
-  if (lane.cell.inner) pair_rows(worker, by_inner_of(lane, gradient));
+  for (long k = 0; lane.cell.inner && k < lane.cell.inner->count; ++k) {
+    pair_rows(worker, by_inner_of(lane, gradient, k));
+  }
 }
 
 // A panel, from its row `at` on, of h before the rows `n` of a place: of h0, of y or, where it was
@@ -285,8 +290,9 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   const long hidden = lane.hidden;
   if (lane.cell.saves_h) {
     const long saved = lane.cell.saved;
-    const T* const h = lane.gates + (saved - 1) * hidden;
-    return pack_rows(h, saved * hidden, rows, column, hidden - column, panel, at);
+    const long width = saved_width(lane);
+    const T* const h = lane.gates + width / saved * (saved - 1);
+    return pack_rows(h, width, rows, column, hidden - column, panel, at);
   }
   if (lane.options) {
     return pack_rows(lane.options->unprojected, hidden, rows, column, hidden - column, panel, at);

@@ -139,7 +139,7 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
   step.input_part = input_part;
   step.input_stride = lane.input_stride;
-  step.gates = lane.save ? lane.gates + row * lane.cell.saved * hidden : lane.gates;
+  step.gates = lane.save ? lane.gates + row * saved_width(lane) : lane.gates;
   step.c_next = lane.save ? lane.c + row * c_width(lane) : lane.c;
   step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
   step.stride = lane.unprojected ? hidden : lane.y_stride;
@@ -181,7 +181,7 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
   const long gates = shape.gates;
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    const auto left = Multiply::ready(worker, lane, before.fed, rows);
+    const auto left = Multiply::ready(worker, lane, before.fed, lane.outputs, rows);
     // Back and forth through the weights: what the last step used last is still in cache.
     Multiply::gates(
         worker, left, rows, shape, weight, place % 2,
@@ -229,7 +229,7 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
   CellStep<T> step = cell_step<T>(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    const Rows<T> left = Fma<T>::ready(worker, lane, before.fed, rows);
+    const Rows<T> left = Fma<T>::ready(worker, lane, before.fed, lane.outputs, rows);
     Fma<T>::gates(
         worker, left, rows, shape, packed.recurrent, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {

@@ -1,9 +1,10 @@
 // Sweeps of a lane whose cell has products inside its step (see InnerProducts): a step is R h, pointwise
 // work, a product of a value of the step, pointwise work, and so on. Each product's tiles are finished
 // where they are made, as those of R h, by the function of the phase; the workers meet between two phases.
+// Where two products do not wait for each other, the workers meet once for both.
 //
 // Backwards from the gradients by what a product made come those by what it multiplied, with which the
-// phase before begins. As dgates they are kept for all steps, and the weights' gradients are one product
+// next function begins. As dgates they are kept for all steps, and the weights' gradients are one product
 // each.
 #pragma once
 
@@ -21,18 +22,13 @@ FL_INLINE CellFunctions functions_around(const Lane<T>& lane, long k) {
 
 template <class T>
 FL_INLINE WeightShape inner_shape(const Lane<T>& lane, long k) {
-  return {lane.cell.inner->columns[k], lane.hidden, lane.hidden};
-}
-
-template <class T>
-FL_INLINE const T* inner_weight(const Lane<T>& lane, long k) {
-  return lane.w_inner + lane.cell.inner->before(k) * lane.hidden * lane.hidden;
+  return {lane.cell.inner->columns[k], lane.inner.units[k], lane.inner.depth[k]};
 }
 
 // Returns what product k multiplies, given row 0 of what is saved.
 template <class T>
 FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
-  return {gates + lane.cell.inner->fed[k] * lane.hidden, lane.cell.saved * lane.hidden};
+  return {gates + lane.cell.inner->fed[k] * lane.inner.widest, saved_width(lane)};
 }
 
 // --- forwards ---
@@ -68,7 +64,7 @@ void first_phase(const Worker& worker, const Lane<T>& lane, long place, const Su
   const WeightShape shape = recurrent_shape(lane);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    const auto left = Multiply::ready(worker, lane, before.fed, rows);
+    const auto left = Multiply::ready(worker, lane, before.fed, lane.outputs, rows);
     Multiply::gates(
         worker, left, rows, shape, weight, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
@@ -87,10 +83,11 @@ void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
   CellStep<T> step = cell_step(lane, place, input_part);
   step.finish = reinterpret_cast<Finish<T>>(functions_around(lane, k).finish);
   const WeightShape shape = inner_shape(lane, k);
+  step.hidden = shape.units;
   const Rows<T> fed = fed_of<T>(lane, k, step.gates);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    const auto left = Multiply::ready(worker, lane, fed, rows);
+    const auto left = Multiply::ready(worker, lane, fed, shape.depth, rows);
     Multiply::gates(
         worker, left, rows, shape, weight, (place + k) % 2,
         [](const Sums<T>&, long, long) { return Place<T>{}; },
@@ -118,7 +115,7 @@ struct StepsInPhases {
         behind(products) {
     if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, packed);
     for (long k = 0; k < lane.cell.inner->count; ++k) {
-      Fma<T>::pack_gates_of(worker, inner_weight(lane, k), inner_shape(lane, k), behind);
+      Fma<T>::pack_gates_of(worker, lane.w_inner[k], inner_shape(lane, k), behind);
       behind += Fma<T>::gates_size(inner_shape(lane, k));
     }
   }
@@ -139,7 +136,7 @@ struct StepsInPhases {
     }
     const T* weight = products;
     for (long k = 0; k < lane.cell.inner->count; ++k) {
-      worker.sync();
+      if (lane.cell.inner->meets[k]) worker.sync();
       inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
       weight += Fma<T>::gates_size(inner_shape(lane, k));
     }
@@ -155,27 +152,33 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
 
 // --- backwards ---
 
-// Gradients by what all products made.
-template <class T>
-FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.by_inner, lane.cell.inner->total(), lane.hidden, lane.first[lane.steps]};
-}
-
-// By what product k made.
+// Gradients by what product k made.
 template <class T>
 FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& gradient, long k) {
-  const InnerProducts& inner = *lane.cell.inner;
-  return groups_of(by_inner_of(lane, gradient), inner.before(k), inner.columns[k], 0);
+  return {gradient.by_inner[k], lane.cell.inner->columns[k], lane.inner.units[k],
+          lane.first[lane.steps]};
+}
+
+// Sets gradients by gates of x alone to 0: a cell's input has the units of the phase that reads it, which
+// may be fewer than a gate's.
+template <class T>
+void clear_inputs(const Worker& worker, const Lane<T>& lane, const Blocks<T>& dgates) {
+  long least = lane.inner.states;
+  for (long k = 0; k < lane.cell.inner->count; ++k) least = min(least, lane.inner.units[k]);
+  if (lane.cell.of_x == 0 || least >= lane.hidden) return;
+  const Blocks<T> alone = groups_of(dgates, dgates.groups - lane.cell.of_x, lane.cell.of_x, 0);
+  const Range mine = part(Blocks<T>::size(alone.groups, alone.units, alone.rows), worker.id, worker.count);
+  for (long i = mine.begin; i < mine.end; ++i) alone.data[i] = T{};
 }
 
 // Packs the products' weights.
 template <class T>
 void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                 T* packed) {
-  clear_rest(worker, by_inner_of(lane, gradient));
   for (long k = 0; k < lane.cell.inner->count; ++k) {
-    Fma<T>::pack_columns_of(worker, inner_weight(lane, k), by_inner_of(lane, gradient, k),
-                            lane.hidden, packed);
+    const Blocks<T> made = by_inner_of(lane, gradient, k);
+    clear_rest(worker, made);
+    Fma<T>::pack_columns_of(worker, lane.w_inner[k], made, lane.inner.depth[k], packed);
     packed += Fma<T>::columns_size(inner_shape(lane, k));
   }
 }
@@ -188,10 +191,11 @@ void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
   for (long k = 0; k < count; ++k) packed += Fma<T>::columns_size(inner_shape(lane, k));
   for (long k = count - 1; k >= 0; --k) {
     packed -= Fma<T>::columns_size(inner_shape(lane, k));
-    worker.sync();
+    if (lane.cell.inner->meets_back[k]) worker.sync();
+    step.hidden = lane.inner.depth[k];
     step.finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, k).finish_back);
     Fma<T>::columns(worker, by_inner_of(lane, gradient, k), step.line,
-                    {0, alive(lane, step.place)}, lane.hidden, packed, (step.place + k) % 2, sums,
+                    {0, alive(lane, step.place)}, step.hidden, packed, (step.place + k) % 2, sums,
                     [&](const Sums<T>& tile, long first, long row) {
       step.finish(step, first, row, tile.rows, tile.vectors, tile.data);
     });
@@ -209,16 +213,16 @@ FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long befor
 template <class T>
 void inner_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                      long behind, T* panel) {
-  const InnerProducts& inner = *lane.cell.inner;
-  for (long k = 0; k < inner.count; ++k) {
+  for (long k = 0; k < lane.cell.inner->count; ++k) {
     const Rows<T> fed = fed_of(lane, k, lane.gates);
-    const long before = inner.before(k) * lane.hidden * lane.hidden;
-    transposed_product(worker, by_inner_of(lane, gradient, k), lane.hidden,
-                       gradient.dw_inner + before,
-                       partial_of(gradient, gradient.dw_inner + before, behind + before), panel,
+    const WeightShape shape = inner_shape(lane, k);
+    T* const out = gradient.dw_inner[k];
+    transposed_product(worker, by_inner_of(lane, gradient, k), shape.depth, out,
+                       partial_of(gradient, out, behind), panel,
                        [&](Range n, long column, const Panel<T>& right) {
-      pack_rows(fed.data, fed.stride, n, column, lane.hidden - column, right);
+      pack_rows(fed.data, fed.stride, n, column, shape.depth - column, right);
     });
+    behind += shape.gates * shape.units * shape.depth;
   }
 }
 

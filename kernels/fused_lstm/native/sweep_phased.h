@@ -11,13 +11,13 @@ namespace fused_lstm::FL_ISA {
 
 struct LanePhases {
   bool apart;              // the input product is a phase of its own, else the first step's
-  long inner;              // products inside a step
+  long inner;              // meetings before products inside a step
   long of_step, of_chunk;  // phases
 
   template <class T>
   LanePhases(const Lane<T>& lane, bool projected, bool apart)
       : apart(apart),
-        inner(lane.cell.inner ? lane.cell.inner->count : 0),
+        inner(lane.cell.inner ? lane.cell.inner->meetings() : 0),
         of_step(1 + (lane.by_h != nullptr) + inner + projected),
         of_chunk(apart + lane.chunk * of_step) {}
 
@@ -28,8 +28,8 @@ struct LanePhases {
 };
 
 // Runs a phase. weights: w_ih, w_hh and w_hr as Multiply takes them; load_bias(tile, unit): what the sums
-// of the input product begin with; inner(place, k, x): runs part k of a step with products inside, of which
-// part 0 begins with R h.
+// of the input product begin with; inner(place, k, x): runs part k of a step with products inside, between
+// two meetings; part 0 begins with R h.
 template <class Multiply, class T, class W, class Bias, class Inner>
 void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phases, long phase,
                const W& w_ih, const W& w_hh, const W& w_hr, const Bias& load_bias,

@@ -206,7 +206,8 @@ constexpr long near_bytes = 16 << 10;
 // Products as `Fma`'s and `Dots`', for step_forward and project.
 template <class F>
 struct Ready {
-  FL_INLINE static Rows<float> ready(const Worker&, const Lane<float>&, Rows<float> left, Range) {
+  FL_INLINE static Rows<float> ready(const Worker&, const Lane<float>&, Rows<float> left,
+                                     long, Range) {
     return left;
   }
 

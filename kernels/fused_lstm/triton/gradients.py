@@ -189,8 +189,8 @@ def of_weights(left: BackwardBuffers, samples: int = 0) -> list[Tensor]:
         if left.dweight is not None:
             dweight = left.rows.of(left.dweight[lane]).sum(0)
             found.append(dweight.to(dgates.dtype))
-        if layer.w_inner is not None:
-            found.append(_of_inner(left, lane))
+        if layer.w_inner:
+            found += _of_inner(left, lane)
         if left.raw_ih is not None:
             found += _of_norms(left, lane, dgates)
     return found
@@ -216,8 +216,8 @@ def _unprojected(left: BackwardBuffers, lane: int) -> Tensor:
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
 
 
-def _of_inner(left: BackwardBuffers, lane: int) -> Tensor:
-    """Return the gradient by the weights of products inside a step, one behind the other.
+def _of_inner(left: BackwardBuffers, lane: int) -> list[Tensor]:
+    """Return the gradients by the weights of products inside a step.
 
     The gradients by what they made are those by their biases, the last weights of a unit.
     """
@@ -229,7 +229,7 @@ def _of_inner(left: BackwardBuffers, lane: int) -> Tensor:
         left.kernels.fed, by_products.split([n * H for n in inner], -1), strict=True
     ):
         found.append(made.mT @ saved[:, column * H : (column + 1) * H].to(dtype))
-    return torch.cat(found)
+    return found
 
 
 def _of_norms(left: BackwardBuffers, lane: int, dgates: Tensor) -> list[Tensor]:

@@ -55,7 +55,7 @@ class Prepared:
     call: launch.Call
     spec: Spec
     shape: Shape
-    order: tuple[int | None, ...]  # of a lane's weights: of each field of Layer the number
+    order: tuple[Any, ...]  # of a lane's weights: of each field of Layer the number
     cell: Cell
     count: int  # of launches
     rounds_before: bool  # whether weights are rounded to TF32 before the launches
@@ -87,7 +87,7 @@ def planned(
     many_steps: bool = False,
     reverse: bool = False,
     by_states: bool = False,
-    order: tuple[int | None, ...] = (),
+    order: tuple[Any, ...] = (),
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
@@ -209,7 +209,7 @@ def plan_of(
 
 
 # A kernel's arguments -> the field of each lane's Layer.
-WEIGHTS = {f"{name}_ptrs": name for name in ("w_ih", "w_hh", "w_hr", "w_inner")}
+WEIGHTS = {f"{name}_ptrs": name for name in ("w_ih", "w_hh", "w_hr")}
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -245,6 +245,8 @@ class Stack:
         for argument, name in WEIGHTS.items():
             if getattr(layers[0], name) is not None:
                 found[argument] = tuple([getattr(layer, name) for layer in layers])
+        if layers[0].w_inner:  # as `_multiplied` joins them
+            found["w_inner_ptrs"] = tuple([layer.w_inner[0] for layer in layers])
         return found
 
 
@@ -276,10 +278,11 @@ def parsed(
     )  # fmt: skip
     shape, rows = prepared.shape, LaneRows(x, h0.shape[1], batch_sizes)
     weights = [w.contiguous() for w in weights]
-    layers = [
-        Layer(*[None if n is None else weights[first + n] for n in prepared.order])
-        for first in range(0, len(weights), each)
-    ]
+    layers = []
+    for first in range(0, len(weights), each):
+        *own, inner = prepared.order
+        lane = [None if n is None else weights[first + n] for n in own]
+        layers.append(Layer(*lane, tuple([weights[first + n] for n in inner])))
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
@@ -287,7 +290,7 @@ def parsed(
         prepared=prepared,
         rows=rows,
         layers=layers,
-        multiplied=_rounded(layers, prepared.is_fused) if prepared.rounds_before else layers,
+        multiplied=_multiplied(layers, prepared),
         seed=seed,
         not_reset=as_bytes(not_reset),
         drop=drop,
@@ -297,21 +300,31 @@ def parsed(
     )
 
 
-def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
-    """Return the layers with the weights that the launches multiply by rounded to TF32."""
+def _multiplied(layers: list[Layer], prepared: Prepared) -> list[Layer]:
+    """Return the layers with the weights that the launches multiply by, rounded to TF32 or not.
+
+    Those of products inside a step lie one behind the other.
+    """
+    if not (prepared.rounds_before or layers[0].w_inner):
+        return layers
     each: list[dict[str, Tensor]] = []
     for lane, layer in enumerate(layers):
         each.append({"w_hh": layer.w_hh})
-        each[-1] |= {
-            name: w for name in ("w_hr", "w_inner") if (w := getattr(layer, name)) is not None
-        }
-        if is_fused and lane > 0:
+        if layer.w_hr is not None:
+            each[-1]["w_hr"] = layer.w_hr
+        if layer.w_inner:
+            each[-1]["w_inner"] = torch.cat(layer.w_inner)
+        if prepared.is_fused and lane > 0:
             each[-1]["w_ih"] = layer.w_ih
-    rounded = iter(rounding.rounded([w for weights in each for w in weights.values()]))
-    return [
-        layer._replace(**dict(zip(weights, rounded, strict=False)))
-        for layer, weights in zip(layers, each, strict=True)
-    ]
+    found = [w for weights in each for w in weights.values()]
+    multiplied = iter(rounding.rounded(found) if prepared.rounds_before else found)
+    made = []
+    for layer, weights in zip(layers, each, strict=True):
+        new: dict[str, Any] = dict(zip(weights, multiplied, strict=False))
+        if "w_inner" in new:
+            new["w_inner"] = (new["w_inner"],)
+        made.append(layer._replace(**new))
+    return made
 
 
 def _shape(

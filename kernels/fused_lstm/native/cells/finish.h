@@ -3,7 +3,8 @@
 // A printed cell is a struct of expressions alone (see printed/):
 //
 //   shape       its CellShape
-//   phase       of a step with products inside (see InnerProducts): 0 begins with R h
+//   products    how many there are inside a step (see InnerProducts)
+//   phase       of such a step: 0 begins with R h
 //   sums        vectors of a row in a tile: gates of h, or what the phase's product made
 //   zoneout     whether its states are kept in part
 //   crossing    vectors that the first loop over a tile's rows leaves for the second
@@ -35,6 +36,12 @@ FL_INLINE const StepMask<T>* zoneout_of(const Lane<T>& lane) {
   return Cell::shape.c_is_h ? &lane.options->zoneout_h : &lane.options->zoneout_c;
 }
 
+// Returns how far columns that a step saves, and weights of a unit, lie apart.
+template <class Cell, class T>
+FL_INLINE long column_units(const Lane<T>& lane) {
+  return Cell::products ? lane.inner.widest : lane.hidden;
+}
+
 // A row's vector of W units in a step: what a cell reads, and where it leaves what it makes.
 template <class Cell, class T>
 struct CellRow {
@@ -46,22 +53,26 @@ struct CellRow {
   long b, unit, width;
   bool kept;
 
+  // Of columns as wide as the phase, and of those that lie `widest` apart.
   FL_INLINE long at(long columns, long k) const {
     return (b * columns + k) * step.hidden + unit;
+  }
+  FL_INLINE long apart(long columns, long k) const {
+    return (b * columns + k) * column_units<Cell>(lane) + unit;
   }
   FL_INLINE Vec<T> sum(long k) const { return sums[k]; }
   FL_INLINE Vec<T> x(long k) const {
     const S* const row = step.input_part + b * step.input_stride + unit;
-    return load(row + k * step.hidden, width);
+    return load(row + k * lane.hidden, width);
   }
   FL_INLINE Vec<T> state(long k) const {
     return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
   }
   FL_INLINE Vec<T> weight(long k) const {
-    return load(lane.options->w_ch + k * step.hidden + unit, width);
+    return load(lane.options->w_ch + k * column_units<Cell>(lane) + unit, width);
   }
   FL_INLINE Vec<T> saved(long k) const {  // by an earlier phase
-    return load(step.gates + at(shape.saved, k), width);
+    return load(step.gates + apart(shape.saved, k), width);
   }
   FL_INLINE Vec<T> zoneout() const {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
@@ -75,7 +86,7 @@ struct CellRow {
     store(step.c_next + at(shape.states, k), v, width);
   }
   FL_INLINE void save(long k, Vec<T> v) const {
-    if (step.gates) store(step.gates + at(shape.saved, k), v, width);
+    if (step.gates) store(step.gates + apart(shape.saved, k), v, width);
   }
   FL_INLINE void h(Vec<T> v) const {
     if constexpr (Cell::zoneout) {
@@ -89,7 +100,7 @@ struct CellRow {
     for (long k = 0; k < shape.sums; ++k) sums[k] = x(k);
     for (long k = 0; k < shape.of_h; ++k) {
       const T* const bias = lane.b_m;
-      sums[shape.sums + k] = bias ? load(bias + k * step.hidden + unit, width) : Vec<T>{};
+      sums[shape.sums + k] = bias ? load(bias + k * lane.hidden + unit, width) : Vec<T>{};
     }
   }
 };
@@ -106,10 +117,14 @@ struct CellRowBack {
   bool kept;
   Vec<T> by_h;  // the gradient by h; in a phase but the last, by what the next product multiplies
 
+  // Of columns as wide as the phase, and of those that lie `widest` apart.
   FL_INLINE long at(long columns, long k) const {
     return (b * columns + k) * step.hidden + unit;
   }
-  FL_INLINE Vec<T> saved(long k) const { return load(step.gates + at(shape.saved, k), width); }
+  FL_INLINE long apart(long columns, long k) const {
+    return (b * columns + k) * column_units<Cell>(lane) + unit;
+  }
+  FL_INLINE Vec<T> saved(long k) const { return load(step.gates + apart(shape.saved, k), width); }
   FL_INLINE Vec<T> state(long k) const {
     return kept ? load(before + at(shape.states, k), width) : Vec<T>{};
   }
@@ -119,7 +134,7 @@ struct CellRowBack {
   FL_INLINE Vec<T> h() const { return load(step.h + b * step.stride + unit, width); }
   FL_INLINE Vec<T> by_after(long k) const { return load(step.dc + at(shape.states, k), width); }
   FL_INLINE Vec<T> weight(long k) const {
-    return load(lane.options->w_ch + k * step.hidden + unit, width);
+    return load(lane.options->w_ch + k * column_units<Cell>(lane) + unit, width);
   }
   FL_INLINE Vec<T> zoneout() const {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
@@ -127,13 +142,15 @@ struct CellRowBack {
 
   // By h, and by what products multiply: the k-th that came to a later phase.
   FL_INLINE Vec<T> arrived(long k) const {
-    return load(step.arrived + at(lane.cell.inner->count, k), width);
+    return load(step.arrived + apart(Cell::products, k), width);
   }
   FL_INLINE void arrive(long k) const {
-    store(step.arrived + at(lane.cell.inner->count, k), by_h, width);
+    store(step.arrived + apart(Cell::products, k), by_h, width);
   }
-  FL_INLINE void by_product(long k, Vec<T> v) const {
-    store_block(step.by_inner, k, block, step.line + b, v, width);
+  FL_INLINE void by_product(long product, long column, Vec<T> v) const {
+    const Blocks<T> all{step.by_inner[product], lane.cell.inner->columns[product], step.hidden,
+                        lane.first[lane.steps]};
+    store_block(all, column, block, step.line + b, v, width);
   }
 
   FL_INLINE void by_state(long k, Vec<T> v) const {
@@ -143,7 +160,7 @@ struct CellRowBack {
     store_block(step.dgates, k, block, step.line + b, v, width);
   }
   FL_INLINE void by_weight(long k, Vec<T> v) const {
-    accumulate<S>(lane.options->dw_ch + at(shape.weights, k), v, width);
+    accumulate<S>(lane.options->dw_ch + apart(shape.weights, k), v, width);
   }
 };
 

@@ -62,8 +62,8 @@ struct CellStepBack {
   Sum<T>* dc;         // [B, H], by c_next; then by c
   const Sum<T>* dc_given;  // [B, H], by c_next too, from outside; or null
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
-  Blocks<T> by_inner; // by what products inside the step made, likewise
-  Sum<T>* arrived;    // [B, H] of each, by what they multiplied, but the first; then by h
+  T* const* by_inner; // by what each product inside the step made, as LaneGradient::by_inner
+  Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h
   long line;
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }

@@ -279,11 +279,11 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   const long index = added_count.load();
   CHECK_VALUE(index < most_added_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  const size_t inner = shape.size() < 8 ? 0 : (shape.size() - 8) / 2;
-  CHECK_VALUE(inner <= InnerProducts::most && shape.size() == 8 + 2 * inner &&
+  const size_t inner = shape.size() < 8 ? 0 : (shape.size() - 8) / 4;
+  CHECK_VALUE(inner <= InnerProducts::most && shape.size() == 8 + 4 * inner &&
                   functions.size() == 6 * (1 + inner),
               "add_cell: got ", shape.size(), " sizes and ", functions.size(),
-              " functions; expected 8 and 6, and 2 and 6 more for each of at most ",
+              " functions; expected 8 and 6, and 4 and 6 more for each of at most ",
               InnerProducts::most, " products inside the step");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
@@ -303,8 +303,11 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
     for (size_t k = 0; k < inner; ++k) cell.inner.functions[i][k] = of(1 + k);
   }
   for (size_t k = 0; k < inner; ++k) {
-    cell.inner.columns[k] = shape[8 + 2 * k];
-    cell.inner.fed[k] = shape[9 + 2 * k];
+    const int64_t* const of = shape.data() + 8 + 4 * k;
+    cell.inner.columns[k] = of[0];
+    cell.inner.fed[k] = of[1];
+    cell.inner.meets[k] = of[2] != 0;
+    cell.inner.meets_back[k] = of[3] != 0;
   }
   added_count.store(index + 1);
 }

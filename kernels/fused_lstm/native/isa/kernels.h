@@ -19,25 +19,40 @@ struct CellFunctions {
   void *finish = nullptr, *finish_back = nullptr;
 };
 
-// Products inside a cell's step, of a value of the step and a weight [columns * H, H] each. They divide it
-// into phases: the first begins with R h, every other one with a product. The cell's own functions are
-// those of the first phase, and backwards of the last.
+// Products inside a cell's step, of a value of the step and a weight [columns * units, depth] each. They
+// divide it into phases: the first begins with R h, every other one with a product. The cell's own
+// functions are those of the first phase, and backwards of the last.
+//
+// A phase's values have as many units as what it begins with: in phase 0 the gates', in others what the
+// product makes, in the last one h and the states.
 struct InnerProducts {
   static constexpr long most = 8;
 
   long count = 0;
   long columns[most] = {};  // of a unit, that each makes: 1 to 4
   long fed[most] = {};      // the saved column that each multiplies
+  // Whether the workers meet before a product, forwards and backwards. They need not where what it
+  // multiplies was made before the last meeting.
+  bool meets[most] = {}, meets_back[most] = {};
   // Finish of the phase that begins with a product, FinishBack of the one before: float32's, float64's,
   // bfloat16's, or none where it is widened.
   CellFunctions functions[3][most] = {};
 
-  constexpr long before(long product) const {  // columns
+  constexpr long meetings() const {
     long sum = 0;
-    for (long k = 0; k < product; ++k) sum += columns[k];
+    for (long k = 0; k < count; ++k) sum += meets[k];
     return sum;
   }
-  constexpr long total() const { return before(count); }
+};
+
+// The sizes of a call's products inside a step.
+struct InnerSizes {
+  long units[InnerProducts::most] = {};  // that each makes of every column
+  long depth[InnerProducts::most] = {};  // that each multiplies
+  long states = 0;                       // of a state, and of the last phase
+  // The most units of a phase. Columns that a step saves, weights of a unit and gradients that wait
+  // for a phase lie so far apart.
+  long widest = 0;
 };
 
 // Tells sweeps what they must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's, or its parts
@@ -162,7 +177,9 @@ struct HeadColumns {
 template <class T>
 struct Lane {
   long steps, batch, inputs;
-  long hidden, outputs;      // H, and P: H or, where h is projected, the rows of w_hr
+  long hidden, outputs;      // H, and P: H or, where h is projected, the rows of w_hr. With products
+                             // inside a step gates have H units, and h has P
+  InnerSizes inner;          // of these products
   CellShape cell;
   CellFunctions functions;   // the cell's
   const long* first;         // [T + 1]
@@ -178,7 +195,7 @@ struct Lane {
   const T* b_hh;             // [G*H] or null
   const T* b_m;              // [M*H], b_hh of M gates of h alone, as of a GRU's n; or null
   const T* w_hr;             // [P, H], or null where h is not projected
-  const T* w_inner;          // [all columns * H, H] of products inside the step, or null
+  const T* w_inner[InnerProducts::most];  // [columns * units, depth] of products inside the step
   T* y;                      // [N, P], a row every y_stride
   long y_stride;
   Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved; null for an RNN
@@ -196,10 +213,22 @@ struct Lane {
   const LaneOptions<T>* options;     // or null: the cell as it is in torch.nn
 };
 
+// Units of a state.
+template <class T>
+constexpr long state_units(const Lane<T>& lane) {
+  return lane.cell.inner ? lane.inner.states : lane.hidden;
+}
+
 // Elements of a row of c.
 template <class T>
 constexpr long c_width(const Lane<T>& lane) {
-  return lane.cell.states * lane.hidden;
+  return lane.cell.states * state_units(lane);
+}
+
+// Elements of a row of what is saved.
+template <class T>
+constexpr long saved_width(const Lane<T>& lane) {
+  return lane.cell.saved * (lane.cell.inner ? lane.inner.widest : lane.hidden);
 }
 
 template <class T>
@@ -218,7 +247,7 @@ struct Weights {
   const E *w_ih, *w_hh;
   const E *b_ih, *b_hh;      // or null
   const E* w_hr;             // or null
-  const E* w_inner;          // or null
+  const E* w_inner[InnerProducts::most];  // as Lane::w_inner
 };
 
 template <class T>
@@ -237,9 +266,9 @@ struct LaneGradient {
   T* db_ih;                  // [G*H] or null
   T* db_hh;                  // [G*H] of a GRU, or null: the same as db_ih
   T* dw_hr;                  // [P, H] or null
-  T* dw_inner;               // as Lane::w_inner, or null
-  T* by_inner;               // scratch: blocks_size(all columns, H, N), by what these products made
-  Sum<T>* arrived;           // scratch: [B, count * H], see CellStepBack
+  T* dw_inner[InnerProducts::most];  // as Lane::w_inner
+  T* by_inner[InnerProducts::most];  // scratch: blocks_size(columns, units, N), by what each made
+  Sum<T>* arrived;           // scratch: [B, count * widest], see CellStepBack
   Sum<T>* partial;           // scratch for these, or null where N is one part (see Shapes)
   T* dgates;                 // scratch: blocks_size(CellShape::gradients, H, N); where the lane
                              // normalizes, by h w_hh'

@@ -139,8 +139,12 @@ struct Stack {
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.dh = part_of<T>(dh, direction);
     if (s.cell.inner) {
-      gradient.dw_inner = data_of<T>(out.dinner[index]);
-      gradient.by_inner = part_of<T>(by_inner, direction);
+      T* blocks = part_of<T>(by_inner, direction);
+      for (long k = 0; k < s.cell.inner->count; ++k) {
+        gradient.dw_inner[k] = data_of<T>(out.dinner[index * s.cell.inner->count + k]);
+        gradient.by_inner[k] = blocks;
+        blocks += kernels.blocks_size(s.cell.inner->columns[k], s.inner.units[k], s.rows);
+      }
       gradient.arrived = part_of<Sum<T>>(arrived, direction);
     }
     gradient.samples = s.samples;

@@ -2,6 +2,7 @@
 // directions, or heads. What forward.cpp and backward.cpp have in common.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -58,7 +59,7 @@ struct Call {
   double clip;              // of heads' gradients through their weights, or 0
   CellOptions options;
   Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
-  Tensors inner;    // of each lane, those of products inside the step; or none
+  Tensors inner;    // lane by lane, those of products inside the step; or none
   OptionalTensor seed;   // [1] or [2]: see fused_lstm.reference.draw
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane
@@ -127,10 +128,14 @@ Weights<E> weights_of(const Call& call, long index) {
   }
   const Tensor* const own = &call.weights[index * call.per_lane];
   const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see LaneOptions
-  return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
-          bias ? data_of<E>(own[3]) : nullptr,
-          call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr,
-          call.inner.empty() ? nullptr : data_of<E>(call.inner[index])};
+  Weights<E> weights{data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
+                     bias ? data_of<E>(own[3]) : nullptr,
+                     call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr, {}};
+  const long products = call.sizes.cell.inner ? call.sizes.cell.inner->count : 0;
+  for (long k = 0; k < products; ++k) {
+    weights.w_inner[k] = data_of<E>(call.inner[index * products + k]);
+  }
+  return weights;
 }
 
 // A head's columns of rows of all heads' gates.
@@ -159,6 +164,7 @@ class OptionsOfLanes {
   std::vector<LaneOptions<T>> lanes_;
   CellShape cell_{};
   long hidden_ = 0, vectors_ = 0;  // of a lane
+  long vector_units_ = 0;          // of Call::vectors, as they lie apart
   Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, made_, biases_;
 };
 
@@ -201,7 +207,8 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
   lane.w_hr = weights.w_hr;
-  lane.w_inner = weights.w_inner;
+  lane.inner = s.inner;
+  std::copy_n(weights.w_inner, InnerProducts::most, lane.w_inner);
   lane.y = y + place * s.outputs;
   lane.y_stride = s.width();
   lane.options = options.of(index);

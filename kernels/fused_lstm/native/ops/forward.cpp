@@ -21,9 +21,9 @@ void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
       std::copy_n(h, lane.outputs, h_n + b * lane.outputs);
       if (!lane.c) {
         using E = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
-        std::copy_n(reinterpret_cast<const E*>(h), lane.hidden, c_n + b * lane.hidden);
+        std::copy_n(reinterpret_cast<const E*>(h), lane.outputs, c_n + b * lane.outputs);
       } else if (lane.c != c_n) {
-        const long width = lane.cell.states * lane.hidden;
+        const long width = c_width(lane);
         std::copy_n(lane.c + (lane.save ? n : b) * width, width, c_n + b * width);
       }
     }

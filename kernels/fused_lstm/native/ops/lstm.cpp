@@ -16,7 +16,8 @@ namespace {
 // a bias where the gates have one.
 long weights_added(const NamedCell& cell, long per_lane) {
   const bool peephole = cell.options.peephole;
-  if (!cell.options.norm) return peephole + (cell.cell->shape.inner != nullptr);
+  const InnerProducts* const inner = cell.cell->shape.inner;
+  if (!cell.options.norm) return peephole + (inner ? inner->count : 0);
   if (!cell.cell->shape.is_lstm) return peephole + 2;
   const bool bias = per_lane - peephole > 6;  // 5 or 6 without it, 8 or 9 with it
   return peephole + (bias ? 4 : 3);
@@ -27,25 +28,49 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
                    long per_lane, Dtype dtype) {
   const long of_x = s.cell.x_gates() * s.hidden;
   const long of_h = s.cell.h_gates() * s.hidden;
+  const long products = s.cell.inner ? s.cell.inner->count : 0;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
     const auto is = [&](Dimensions shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({of_x, inputs});
     if (k == 1) is({of_h, s.outputs});
-    if (s.cell.inner && k == per_lane - 1) {
-      is({s.cell.inner->total() * s.hidden, s.hidden});
+    if (const long n = k - (per_lane - products); n >= 0) {
+      is({s.cell.inner->columns[n] * s.inner.units[n], s.inner.depth[n]});
       continue;
     }
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
-      const long peepholes = vectors_of(s.cell) * s.hidden;
+      const long peepholes = vectors_of(s.cell) * s.column_units();
       is({n == 0 ? peepholes : n == 1 ? of_x : n == 2 ? of_h : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
       is({k == 2 ? of_x : of_h});
     }
+  }
+}
+
+// Fills in the sizes of products inside a step, and the units of gates, from the first lane's weights, of
+// which it has `per_lane`. (With a projection gates have as many units as h before it.)
+void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
+  const InnerProducts& inner = *s.cell.inner;
+  for (long i = 0; i < 2; ++i) {
+    CHECK_VALUE(weights[i].dim() == 2, "weights: got shape ", shown(weights[i]), " at ", i,
+                "; expected [rows, columns]");
+  }
+  if (!s.projected) s.hidden = weights[0].size(0) / s.cell.x_gates();
+  s.inner.states = s.projected ? s.hidden : s.outputs;
+  s.inner.widest = std::max(s.hidden, s.inner.states);
+  for (long k = 0; k < inner.count; ++k) {
+    const long at = per_lane - inner.count + k;
+    const Tensor& weight = weights[at];
+    CHECK_VALUE(weight.dim() == 2 && weight.size(0) % inner.columns[k] == 0,
+                "weights: got shape ", shown(weight), " at ", at, "; expected ", inner.columns[k],
+                " rows for each unit that the product makes");
+    s.inner.units[k] = weight.size(0) / inner.columns[k];
+    s.inner.depth[k] = weight.size(1);
+    s.inner.widest = std::max({s.inner.widest, s.inner.units[k], s.inner.depth[k]});
   }
 }
 
@@ -173,10 +198,12 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   const Dtype given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
+  const long products = s.cell.inner ? s.cell.inner->count : 0;
   call.per_lane = all - added;
+  if (products > 0) set_inner_sizes(s, weights, all);
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {lanes, s.batch, s.outputs}, given);
-  check(c0, "c0", {lanes, s.batch, states * s.hidden}, given);
+  check(c0, "c0", {lanes, s.batch, states * s.state_units()}, given);
   check_weights(weights, s, call.options, call.per_lane, all, given);
   set_rows(call, x, batch_sizes, not_reset);
   s.dropout = dropout > 0;
@@ -197,7 +224,7 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
   call.weights.reserve(weights.size());
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
-    const bool inner = s.cell.inner && i % all == all - 1, plain = i % all < call.per_lane;
+    const bool inner = i % all >= all - products, plain = i % all < call.per_lane;
     Tensors& list = inner ? call.inner : plain ? call.weights : call.vectors;
     const Dtype own = inner || plain ? call.weight_dtype : sum_dtype(call.dtype);
     list.push_back(converted(std::move(weights[i]), own));
@@ -210,13 +237,16 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
 Tensors interleaved(const Call& call, const Backward& out) {
   Tensors result;
   const long lanes = call.h0.size(0), added = static_cast<long>(out.dvectors.size()) / lanes;
+  const long products = static_cast<long>(out.dinner.size()) / lanes;
   for (long lane = 0; lane < lanes; ++lane) {
     const auto plain = out.dweights.begin() + lane * call.per_lane;
     result.insert(result.end(), plain, plain + call.per_lane);
     for (long k = 0; k < added; ++k) {
       result.push_back(to_dtype(out.dvectors[lane * added + k], call.given));
     }
-    if (!out.dinner.empty()) result.push_back(to_dtype(out.dinner[lane], call.given));
+    for (long k = 0; k < products; ++k) {
+      result.push_back(to_dtype(out.dinner[lane * products + k], call.given));
+    }
   }
   return result;
 }
@@ -300,11 +330,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
   if (s.planes() > 0) {
-    const long columns = s.cell.states * s.hidden;
-    check(c, "c", call.shape(s.planes() * lanes, columns), sum_dtype(call.dtype));
+    check(c, "c", call.shape(s.planes() * lanes, s.state_columns()), sum_dtype(call.dtype));
   }
   if (s.cell.saved > 0) {
-    check(gates, "gates", call.shape(lanes, s.cell.saved * s.hidden), call.given);
+    check(gates, "gates", call.shape(lanes, s.saved_columns()), call.given);
   }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};

@@ -67,7 +67,7 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, B = s.batch, H = s.hidden, P = s.outputs;
   const Dtype dtype = call.dtype, sums = sum_dtype(dtype);
-  scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 5 * H), true}, dtype);
+  scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 5 * std::max(H, P)), true}, dtype);
   if (options.recurrent > 0) {
     recurrent_ = fresh(Buffer{B, lanes, P, true}, dtype);
     Dropout rule = dropout_of(options.recurrent, call.seed);  // of the whole's seed, the last
@@ -89,6 +89,7 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
   }
   cell_ = s.cell;
   hidden_ = H;
+  vector_units_ = s.column_units();
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (options.norm) {
     own_ = norm_memory(kernels, s, backward, sums);
@@ -100,7 +101,7 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
       biases_ = fresh(Buffer{lanes, 1, s.cell.gradients() * H, true}, dtype);
     }
   }
-  if (backward && options.peephole) dw_ch_ = zeros({lanes, B, vectors_of(s.cell) * H}, sums);
+  if (backward && options.peephole) dw_ch_ = zeros({lanes, B, vectors_of(s.cell) * vector_units_}, sums);
   if (backward && s.projected && !s.cell.saves_h) {
     unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
   }
@@ -108,7 +109,8 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
     LaneOptions<T> lane_options{};
     lane_options.zoneout_h = zoneout<T>(call, lane, options.zoneout_h, zoneout_h, P, parts);
-    lane_options.zoneout_c = zoneout<T>(call, lane, options.zoneout_c, zoneout_c, H, parts);
+    lane_options.zoneout_c = zoneout<T>(call, lane, options.zoneout_c, zoneout_c,
+                                         s.state_units(), parts);
     if (options.candidate > 0) {
       lane_options.candidate = {parts.take(2 * B * H), H, true, dropout_of(options.candidate, call.seed),
                          candidate + lane * s.steps * B * H};
@@ -168,20 +170,20 @@ template <class T>
 Tensors OptionsOfLanes<T>::gradients() const {
   Tensors found;
   for (long index = 0; index < static_cast<long>(lanes_.size()); ++index) {
-    const auto sum = [&](const Tensor& matrices, long begin, long end) {
-      found.push_back(fresh(Dimensions({(end - begin) * hidden_}), matrices.dtype()));
-      sum_rows<Sum<T>>(matrices, index, begin * hidden_, end * hidden_,
+    const auto sum = [&](const Tensor& matrices, long begin, long end, long units) {
+      found.push_back(fresh(Dimensions({(end - begin) * units}), matrices.dtype()));
+      sum_rows<Sum<T>>(matrices, index, begin * units, end * units,
                        data_of<Sum<T>>(found.back()));
     };
     const CellShape& shape = cell_;
     const long gains = shape.gradients(), of_h = gains + shape.x_gates();
-    if (dw_ch_.defined()) sum(dw_ch_, 0, vectors_of(cell_));
+    if (dw_ch_.defined()) sum(dw_ch_, 0, vectors_of(cell_), vector_units_);
     if (!own_.defined()) continue;
-    sum(own_, gains, of_h);
-    sum(own_, of_h, of_h + shape.h_gates());
+    sum(own_, gains, of_h, hidden_);
+    sum(own_, of_h, of_h + shape.h_gates(), hidden_);
     if (!cell_.is_lstm) continue;
-    sum(own_, 12, 13);
-    if (biases_.defined()) sum(own_, 13, 14);
+    sum(own_, 12, 13, hidden_);
+    if (biases_.defined()) sum(own_, 13, 14, hidden_);
   }
   return found;
 }

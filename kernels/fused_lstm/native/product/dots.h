@@ -112,7 +112,7 @@ struct Dots {
   static constexpr long tallest = (usable - spare) / (N + P::parts);
 
   // They are read as they lie, too.
-  FL_INLINE static Rows<T> ready(const Worker&, const Lane<T>&, Rows<T> left, Range) {
+  FL_INLINE static Rows<T> ready(const Worker&, const Lane<T>&, Rows<T> left, long, Range) {
     return left;
   }
 

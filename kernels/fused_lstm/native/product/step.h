@@ -111,12 +111,12 @@ struct Fma {
     }
   }
 
-  // The rows `rows` of h as `gates` reads them, by the same numbers. Each worker makes its own, which
-  // takes less than to wait for each other.
+  // The rows `rows` of a factor of so many columns as `gates` reads them, by the same numbers. Each
+  // worker makes its own, which takes less than to wait for each other.
   FL_INLINE static Rows<T> ready(const Worker& worker, const Lane<T>& lane, Rows<T> left,
-                                 Range rows) {
+                                 long depth, Range rows) {
     if constexpr (by_unit<T>) {
-      const long depth = lane.outputs, stride = ready_stride<T>(depth);
+      const long stride = ready_stride<T>(depth);
       T* const own = lane.ready + worker.id * lane.batch * stride;
       make_ready(left.data + rows.begin * left.stride, left.stride, rows.end - rows.begin, depth,
                  own);

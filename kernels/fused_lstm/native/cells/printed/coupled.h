@@ -7,6 +7,7 @@ namespace fused_lstm::FL_ISA {
 
 struct CoupledCell {
   static constexpr CellShape shape{.sums = 3, .saved = 3, .is_lstm = true};
+  static constexpr long products = 0;
   static constexpr long phase = 0;
   static constexpr long sums = 3;
   static constexpr bool zoneout = false;

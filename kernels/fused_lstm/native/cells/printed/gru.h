@@ -7,6 +7,7 @@ namespace fused_lstm::FL_ISA {
 
 struct GruCell {
   static constexpr CellShape shape{.sums = 2, .of_h = 1, .of_x = 1, .saved = 4, .c_is_h = true};
+  static constexpr long products = 0;
   static constexpr long phase = 0;
   static constexpr long sums = 3;
   static constexpr bool zoneout = false;

@@ -7,6 +7,7 @@ namespace fused_lstm::FL_ISA {
 
 struct GruDreamerCell {
   static constexpr CellShape shape{.sums = 3, .saved = 4, .c_is_h = true, .in_layers = false};
+  static constexpr long products = 0;
   static constexpr long phase = 0;
   static constexpr long sums = 3;
   static constexpr bool zoneout = false;

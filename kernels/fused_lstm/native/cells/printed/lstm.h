@@ -7,6 +7,7 @@ namespace fused_lstm::FL_ISA {
 
 struct LstmCell {
   static constexpr CellShape shape{.sums = 4, .saved = 4, .is_lstm = true};
+  static constexpr long products = 0;
   static constexpr long phase = 0;
   static constexpr long sums = 4;
   static constexpr bool zoneout = false;

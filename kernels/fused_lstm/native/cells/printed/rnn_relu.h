@@ -7,6 +7,7 @@ namespace fused_lstm::FL_ISA {
 
 struct RnnReluCell {
   static constexpr CellShape shape{.sums = 1, .c_is_h = true};
+  static constexpr long products = 0;
   static constexpr long phase = 0;
   static constexpr long sums = 1;
   static constexpr bool zoneout = false;

@@ -1,0 +1,160 @@
+"""Cells with products inside a step whose values have other widths than h: `Recurrent(units=)`."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import sigmoid, tanh
+
+import fused_lstm
+from fused_lstm import native, zoo
+
+WHY = native.missing(torch.device("cpu"))
+needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
+
+
+@fused_lstm.cell(states="c h", x_only="i f g o", products={"low": 1, "up": 4})
+def low_rank_lstm(i, f, g, o, *, c, h, low, up):
+    a, b, d, e = up(low(h))
+    c = sigmoid(f + b) * c + sigmoid(i + a) * tanh(g + d)
+    return sigmoid(o + e) * tanh(c), c
+
+
+@fused_lstm.cell(states="c", products={"m": 1, "n": 4}, weights="s")
+def deep_lstm(z, *, c, s, m, n):
+    i, f, g, o = n(F.relu(m(tanh(z)) * 1.5))
+    c = sigmoid(f) * c + sigmoid(i + s * c) * tanh(g)
+    return sigmoid(o) * tanh(c), c
+
+
+@fused_lstm.cell(states="h", products="u v")
+def two_at_once(a, *, h, u, v):
+    return tanh(u(sigmoid(a) * h) * 0.5 + v(tanh(a))) + 0.5 * h
+
+
+CASES = {
+    "backbone-wide": (zoo.cfc_backbone, 21, {"a": 33}),
+    "backbone-equal": (zoo.cfc_backbone, 21, {"a": 21}),
+    "backbone-far-wider": (zoo.cfc_backbone, 16, {"a": 128}),
+    "low-rank": (low_rank_lstm, 37, {"low": 5}),
+    "low-rank-of-more": (low_rank_lstm, 20, {"low": 50}),
+    "low-rank-rnn": (zoo.low_rank_rnn, 40, {"low": 2}),
+    "two-layers": (deep_lstm, 19, {"z": 11, "m": 30}),
+    "second-layer": (deep_lstm, 19, {"m": 8}),
+    "first-layer": (deep_lstm, 50, {"z": 70}),
+    "one-meeting": (two_at_once, 19, None),
+}
+
+
+def results(name: str, engine: str, seed: int = 0) -> list[torch.Tensor]:
+    """Return a layer's outputs and all gradients: rows of two lengths, some of which reset."""
+    cell, H, units = CASES[name]
+    torch.manual_seed(seed)
+    T, B, layers = 6, 11, 1 if cell.inputs else 2
+    rnn = fused_lstm.Recurrent(cell, 7, H, layers, engine=engine, units=units, dtype=torch.float64)
+    x = torch.randn(T, B, 7, dtype=torch.float64, requires_grad=True)
+    shape = (T, B, H if seed % 2 else 1)
+    inputs = {n: torch.rand(shape, dtype=torch.float64, requires_grad=True) for n in cell.inputs}
+    lengths, resets = torch.tensor([T] * 4 + [T - 2] * 7), torch.rand(T, B) < 0.2
+    y, last, states = rnn(x, lengths=lengths, resets=resets, return_states=True, **inputs)
+    last = last if isinstance(last, tuple) else (last,)
+    states = states if isinstance(states, tuple) else (states,)
+    loss = (y * torch.linspace(0.5, 1.5, H)).square().sum()
+    loss = loss + sum(t.sin().sum() for t in (*last, *states))
+    wanted = [x, *inputs.values(), *rnn.parameters()]
+    return [y, *last, *torch.autograd.grad(loss, wanted)]
+
+
+@needs_native
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse2"])
+@pytest.mark.parametrize("name", CASES)
+def test_beside_a_loop(name, isa, threads):
+    if isa not in native.OPS.isa_names(None):
+        pytest.skip(f"no {isa} on this CPU")
+    before, own = torch.get_num_threads(), native.OPS.isa()
+    native.OPS.use_isa(isa)
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(2):
+            found, expected = results(name, "native", seed), results(name, "loop", seed)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    finally:
+        native.OPS.use_isa(own)
+        torch.set_num_threads(before)
+
+
+@needs_native
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_in_half_precision_and_without_gradients(name):
+    cell, H, units = CASES[name]
+    rnn = fused_lstm.Recurrent(cell, 7, H, engine="native", units=units).bfloat16()
+    inputs = {n: torch.rand(1, 2, 1).bfloat16() for n in cell.inputs}
+    x = torch.randn(1, 2, 7).bfloat16()
+    with torch.no_grad():
+        y, _ = rnn(x, **inputs)
+        rnn.engine = "loop"
+        torch.testing.assert_close(y, rnn(x, **inputs)[0], rtol=0.05, atol=0.05)
+
+
+def test_two_products_meet_once():
+    assert two_at_once.program().meetings() == [(True, False), (False, True)]  # the last one first
+    # w(x) waits neither for r(x) forwards nor, backwards, for u(h).
+    once, no = (True, True), (False, False)
+    assert zoo.mogrifier.program().meetings() == [once, once, no, once]
+
+
+def test_a_layer_is_exported_compiled_and_copied(tmp_path):
+    rnn = fused_lstm.Recurrent(zoo.low_rank_rnn, 7, 20, units={"low": 3})
+    x = torch.randn(4, 2, 7)
+    expected = rnn(x)[0]
+    again = fused_lstm.Recurrent(zoo.low_rank_rnn, 7, 20, units={"low": 3})
+    again.load_state_dict(rnn.state_dict())
+    assert torch.equal(again(x)[0], expected)
+    exported = torch.export.export(rnn, (x,)).module()
+    torch.testing.assert_close(exported(x)[0], expected)
+    compiled = torch.compile(rnn, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x)[0], expected)
+
+
+ERRORS = {
+    "z meets h": (
+        zoo.gru_reset_before,
+        {"r": 5},
+        "units: got 5 for r; expected 8, since r meets h",
+    ),
+    "no such name": (zoo.low_rank_rnn, {"h": 5}, "units: got 'h'; expected a, low, high"),
+    "no products": (zoo.lltm, {"i": 5}, "units: got 'i'; expected none: it has no products"),
+    "no number": (zoo.low_rank_rnn, {"low": 0}, "units: got 0 for low; expected a positive number"),
+    "inputs": (
+        zoo.cfc_backbone,
+        {"a": 5},
+        "units: got 5 for gates; expected at least 8, what inputs",
+    ),
+    "last": (
+        zoo.low_rank_rnn,
+        {"high": 5},
+        "units: got 5 for high; expected 8, since high meets h",
+    ),
+    "projection": (
+        deep_lstm,
+        {"m": 5},
+        "units: got {'m': 5} with proj_size; expected one of the two",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    cell, units, error = ERRORS[name]
+    more = {"proj_size": 3} if name == "projection" else {}
+    with pytest.raises(ValueError, match=re.escape(error)):
+        fused_lstm.Recurrent(cell, 3, 8, units=units, **more)
+
+
+def test_triton_has_none():
+    with pytest.raises((ValueError, RuntimeError), match="with units="):
+        fused_lstm.Recurrent(deep_lstm, 3, 8, units={"m": 2}, engine="triton")(torch.randn(2, 2, 3))
