@@ -28,6 +28,12 @@ def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
     return weight.unflatten(0, (-1, H))[rows].flatten(0, 1)
 
 
+def padded(vectors: list[Tensor], counts: list[int], length: int) -> list[Tensor]:
+    """Return vectors, each one or some of them one behind the other, with zeros behind every one."""
+    each = [one for v, count in zip(vectors, counts, strict=True) for one in v.chunk(count)]
+    return [F.pad(v, (0, length - len(v))) for v in each]
+
+
 class Recurrent(RecurrentBase):
     """Layers of a cell of your own, with fused_lstm.LSTM's layouts and engines.
 
@@ -272,13 +278,11 @@ class Recurrent(RecurrentBase):
                     vectors = [named[one + lane] for one in cell.weights]
                     for one, columns in cell.products.items():
                         bias = named.get(f"bias_{one}{lane}")
-                        if bias is None:
-                            bias = like.new_zeros(columns * longest)
-                        vectors += bias.chunk(columns)
-                    padded = [
-                        F.pad(v, (0, longest - len(v))) if len(v) < longest else v for v in vectors
-                    ]
-                    found.append(torch.cat(padded))
+                        vectors.append(like.new_zeros(columns * longest) if bias is None else bias)
+                    if self.spec.units is not None:
+                        counts = [*[1] * len(cell.weights), *cell.products.values()]
+                        vectors = padded(vectors, counts, longest)
+                    found.append(torch.cat(vectors))
                 elif name.startswith("weight_inner"):
                     product = list(cell.products)[int(name.removeprefix("weight_inner"))]
                     found.append(named[f"weight_{product}{lane}"])

@@ -367,7 +367,7 @@ def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
 def _with_units(spec: Spec, units: Units, I: int, H: int) -> list[tuple[int, ...]]:
     """Return the shapes where not all values of a step have H units."""
     kind, gates = CELLS[spec.cell], units.gates
-    found = [(kind.gates * gates, I), (kind.of_h * gates, H)]
+    found: list[tuple[int, ...]] = [(kind.gates * gates, I), (kind.of_h * gates, H)]
     found += [(kind.gates * gates,), (kind.of_h * gates,)] * spec.bias
     found += [(kind.weights * units.widest(H),)] * (kind.weights > 0)
     products = zip(kind.inner, units.products, units.factors, strict=True)
