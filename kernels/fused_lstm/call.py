@@ -343,7 +343,12 @@ def check_tensors(
 
     x: [T, B, I], or [N, I] where it arrives packed. h0, c0, weights: as in fused_lstm.ops.
     """
-    expected = expected_weights(spec, x.shape[-1] if x.dim() else 0, H, P)
+    I = x.shape[-1] if x.dim() else 0
+    if (count := CELLS[spec.cell].inputs) and weights[0].dim() == 2:  # behind what it multiplies
+        own, I = I - weights[0].shape[1], weights[0].shape[1]
+        if own not in (count, count * H):
+            raise ValueError(f"x: got {own} columns of inputs; expected {count} or {count * H}")
+    expected = expected_weights(spec, I, H, P)
     device, dtype = x.device, x.dtype
     sizes = rows.batch_sizes if rows is not None and rows.arrives_packed else None
     packed = sizes is not None

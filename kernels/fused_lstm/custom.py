@@ -29,7 +29,7 @@ def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
 
 
 def padded(vectors: list[Tensor], counts: list[int], length: int) -> list[Tensor]:
-    """Return vectors, each one or some of them one behind the other, with zeros behind every one."""
+    """Return vectors, of which each may be some in a row, with zeros behind every one."""
     each = [one for v, count in zip(vectors, counts, strict=True) for one in v.chunk(count)]
     return [F.pad(v, (0, length - len(v))) for v in each]
 
@@ -148,7 +148,7 @@ class Recurrent(RecurrentBase):
         Args:
             inputs: what the cell has as `inputs`, by name, in the layout of `input`: [T, B, 1], or
                 [T, B, H]. Without T, [B, 1] or [B, H], one is the same at each step, which a
-                PackedSequence cannot have. One of H numbers costs as much as another gate.
+                PackedSequence cannot have.
         """
         if resets is not None and any(self.cell.initial_states.values()):
             raise ValueError(
@@ -157,12 +157,11 @@ class Recurrent(RecurrentBase):
             )
         if not self.cell.inputs and not inputs:
             return super().forward(input, hx, lengths, resets, return_states)
-        x, widths = self._with_inputs(input, inputs)
-        weights, width = self._weights_with_inputs(widths), self.input_size + sum(widths)
-        return self._run(x, hx, lengths, resets, return_states, weights, width)
+        x, width = self._with_inputs(input, inputs)
+        return self._run(x, hx, lengths, resets, return_states, width)
 
-    def _with_inputs(self, input: Any, inputs: dict[str, Tensor]) -> tuple[Any, list[int]]:
-        """Return x with the cell's inputs behind it, and the width of each."""
+    def _with_inputs(self, input: Any, inputs: dict[str, Tensor]) -> tuple[Any, int]:
+        """Return x with the cell's inputs behind it, all as wide, and how wide it is then."""
         names, H = self.cell.inputs, self.hidden_size
         if sorted(inputs) != sorted(names):
             got, expected = ", ".join(inputs) or "none", ", ".join(names) or "none"
@@ -182,25 +181,10 @@ class Recurrent(RecurrentBase):
                 expected += ", or without T" if x is input else ""
                 raise ValueError(f"{name}: got {shape}; expected {expected}")
             given.append(got.to(x.dtype))
-        widths = [tensor.shape[-1] for tensor in given]
-        return with_data(input, torch.cat([x, *given], -1)), widths
-
-    def _weights_with_inputs(self, widths: list[int]) -> list[Tensor]:
-        """Return `weights` with the rows that hand the cell's inputs on: ones, or an identity."""
-        H, G = self.hidden_size, self._gate_units()
-        weights, joined, added = self.weights(), [], len(self.cell.inputs) * G
-        per_lane = len(weights) // self.spec.directions
-        for n, weight in enumerate(weights):
-            if n % per_lane == 0:  # weight_ih
-                one, unit = weight.new_ones(G, 1), torch.eye(G, H).to(weight)
-                ones = [one if width == 1 else unit for width in widths]
-                rows = F.pad(torch.block_diag(*ones), (self.input_size, 0))
-                joined.append(torch.cat([F.pad(weight, (0, sum(widths))), rows]))
-            elif n % per_lane == 2 and self.bias:  # bias_ih
-                joined.append(F.pad(weight, (0, added)))
-            else:
-                joined.append(weight)
-        return joined
+        if len({tensor.shape[-1] for tensor in given}) > 1:
+            given = [tensor.expand(*before, H) for tensor in given]
+        joined = torch.cat([x, *given], -1)
+        return with_data(input, joined), joined.shape[-1]
 
     def _make_weights(self) -> None:
         super()._make_weights()
@@ -215,11 +199,6 @@ class Recurrent(RecurrentBase):
             for name in [name + suffix for name in gone if name + suffix in names]:
                 del self._parameters[name]
                 names.remove(name)
-            if self.cell.inputs:  # which the engines have as gates
-                rows = (len(self.cell.gates.by_x) - len(self.cell.inputs)) * self._gate_units()
-                for name in [name for name in names if name.startswith(("weight_ih", "bias_ih"))]:
-                    kept = cast("Tensor", self._parameters[name]).detach()[:rows]
-                    self.register_parameter(name, nn.Parameter(kept.clone()))
             for name, shape in self._own_shapes().items():
                 weight = nn.Parameter(like.new_empty(shape))
                 nn.init.uniform_(weight, -stdv, stdv)

@@ -173,10 +173,9 @@ class RecurrentBase(nn.RNNBase):
         lengths: Tensor | None,
         resets: Tensor | None,
         return_states: bool,
-        weights: list[Tensor] | None = None,
         input_size: int | None = None,
     ) -> Any:
-        """Run `forward`, with other weights and inputs than the module's where these are given."""
+        """Run `forward`, on an input of another size than the module's where that is given."""
         if isinstance(input, fx.Proxy):  # a leaf of fx.symbolic_trace, as torch.nn's modules are
             path, arguments = input.tracer.path_of_module(self), (input, hx, lengths, resets)
             return input.tracer.create_proxy("call_module", path, arguments, {})
@@ -193,7 +192,7 @@ class RecurrentBase(nn.RNNBase):
             h0, c0 = self._state(hx, layout.batched)
         H = self.hidden_size
         y, h_n, c_n, *states = call(
-            self.spec, x, h0, c0, self.weights() if weights is None else weights, H,
+            self.spec, x, h0, c0, self.weights(), H,
             self.proj_size or H, self.engine, self.fuse, self.training, self.recompute, rows,
             resets, return_states, self._override,
         )  # fmt: skip

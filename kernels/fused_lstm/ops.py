@@ -223,7 +223,8 @@ def _widest(spec: Spec, weights: Sequence[Tensor], H: int) -> int:
     lane = weights[: len(spec.weight_names)]
     made = [len(w) // n for w, n in zip(lane[-len(inner) :], inner, strict=True)]
     factors = [w.shape[1] for w in lane[-len(inner) :]]
-    return Units(len(lane[0]) // spec.gates, tuple(made), tuple(factors)).widest(H)
+    gates = len(lane[0]) // (spec.gates - CELLS[spec.cell].inputs)
+    return Units(gates, tuple(made), tuple(factors)).widest(H)
 
 
 def _fake_lstm(

@@ -23,7 +23,7 @@ from torch import Tensor
 from . import reference, stack, transforms
 from .choose import in_a_graph
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
-from .reference import Layer, by_layer
+from .reference import Layer, by_layer, input_product
 from .rows import Padding
 from .spec import CELLS, LANE_CELLS, Spec, is_reversed
 
@@ -78,7 +78,7 @@ def run(
         bias, bias_m = biases(layer, spec)
         w_hh = layer.w_hh if layer.w_hh.dim() == 3 else layer.w_hh[None]
         y, h_n, c_n, c = recur(
-            ops, cell_of(spec, lane), F.linear(x, layer.w_ih, bias), h0[lane], c0[lane], w_hh,
+            ops, cell_of(spec, lane), input_product(x, layer, spec, bias), h0[lane], c0[lane], w_hh,
             bias_m, batch_sizes, None if not_reset is None else not_reset[lane % D], states,
         )  # fmt: skip
         if not spec.has_c:
@@ -96,9 +96,10 @@ def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
     kind = CELLS[spec.cell]
     if (not kind.apart and kind.of_h == kind.gates) or layer.b_ih is None or layer.b_hh is None:
         return layer.bias(), None
-    H = len(layer.b_ih) // kind.gates
+    of_x = kind.gates - kind.inputs
+    H = len(layer.b_ih) // of_x
     summed, alone = layer.b_hh.split([kind.sums * H, kind.apart * H])
-    by_x = layer.b_ih + F.pad(summed, (0, (kind.gates - kind.sums) * H))
+    by_x = layer.b_ih + F.pad(summed, (0, (of_x - kind.sums) * H))
     return by_x, alone if kind.apart else None
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import pointwise, stack
 from .philox import dropout_mask
@@ -220,6 +221,38 @@ class ClippedGradient(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, tangent, _):
         return tangent.clone()
+
+
+# --- a cell's inputs, which lie behind x and are not multiplied ---
+
+
+def input_product(x: Tensor, layer: Layer, spec: Spec, bias: Tensor | None = None) -> Tensor:
+    """Return x's part of all gates [.., G*H], those of a cell's inputs, the last ones, as given."""
+    count, I = CELLS[spec.cell].inputs, layer.w_ih.shape[1]
+    made = F.linear(x[..., :I] if count else x, layer.w_ih, bias)
+    if not count:
+        return made
+    gates = CELLS[spec.cell].gates - count
+    return torch.cat([made, spread(x[..., I:], count, made.shape[-1] // gates)], -1)
+
+
+def spread(given: Tensor, count: int, units: int) -> Tensor:
+    """Return inputs [.., count * units], given one number of each, or as many as of units of h."""
+    each = given.unflatten(-1, (count, -1))
+    if each.shape[-1] == 1:
+        each = each.expand(*each.shape[:-1], units)
+    elif each.shape[-1] < units:
+        each = F.pad(each, (0, units - each.shape[-1]))
+    return each.flatten(-2)
+
+
+def as_wide(layer: Layer, spec: Spec) -> Layer:
+    """Return a lane whose bias_ih has zeros for a cell's inputs."""
+    count = CELLS[spec.cell].inputs
+    if not count or layer.b_ih is None:
+        return layer
+    H = len(layer.b_ih) // (CELLS[spec.cell].gates - count)
+    return layer._replace(b_ih=F.pad(layer.b_ih, (0, count * H)))
 
 
 # --- one lane ---
@@ -467,7 +500,7 @@ def run(
         order, layer = rows.order(is_reversed(spec, lane)), layers[lane]
         drawn = draw(spec, seed, lane, lanes, rows.T, B, P, c0.shape[2])
         if CELLS[spec.cell].custom:  # which has no other engine where there is no compiler
-            x, layer = x @ layer.w_ih.T, layer._replace(w_ih=None)
+            x, layer = input_product(x, layer, spec), as_wide(layer, spec)._replace(w_ih=None)
         h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], layer, order, drawn, spec)
         end = order.steps[-1]
         return stack.Swept(rows.pack(h), rows.pack(c), h[end], c[end])

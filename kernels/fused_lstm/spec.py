@@ -28,6 +28,7 @@ class Kind(NamedTuple):
     of_torch: bool = True  # a cell of torch.nn's
     apart: int = 0  # how many of h's parts of gates are not added to one of x's
     weights: int = 0  # vectors [H] that a custom cell reads
+    inputs: int = 0  # of its gates, the last ones, which lie behind x and are not multiplied
     custom: bool = False  # made by fused_lstm.cell
     projects: bool = False  # h may be projected: no state is h
     h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
@@ -309,14 +310,15 @@ class Spec:
     def _weights(self) -> dict[str, tuple[tuple[int, str], ...]]:
         """Return a lane's weights: name -> dimensions, each a multiple of I, H, P, K or 1."""
         G, N, of_h = self.gates, self.num_heads, CELLS[self.cell].of_h - self.coupled
+        G_of_x = G - CELLS[self.cell].inputs
         of: dict[str, tuple[tuple[int, str], ...]] = {
-            "weight_ih": ((G, "H"), (1, "I")),
+            "weight_ih": ((G_of_x, "H"), (1, "I")),
             "weight_hh": ((of_h, "H"), (1, "P")) if N == 1 else ((N, "1"), (of_h, "K"), (1, "K")),
         }
         if self.bias and not CELLS[self.cell].in_layers:
             of["bias"] = ((G, "H"),)
         elif self.bias:
-            of["bias_ih"], of["bias_hh"] = ((G, "H"),), ((of_h, "H"),)
+            of["bias_ih"], of["bias_hh"] = ((G_of_x, "H"),), ((of_h, "H"),)
         if self.projection:
             of["weight_hr"] = ((1, "P"), (1, "H"))
         if self.peephole:
@@ -367,8 +369,9 @@ def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
 def _with_units(spec: Spec, units: Units, I: int, H: int) -> list[tuple[int, ...]]:
     """Return the shapes where not all values of a step have H units."""
     kind, gates = CELLS[spec.cell], units.gates
-    found: list[tuple[int, ...]] = [(kind.gates * gates, I), (kind.of_h * gates, H)]
-    found += [(kind.gates * gates,), (kind.of_h * gates,)] * spec.bias
+    of_x, of_h = (kind.gates - kind.inputs) * gates, kind.of_h * gates
+    found: list[tuple[int, ...]] = [(of_x, I), (of_h, H)]
+    found += [(of_x,), (of_h,)] * spec.bias
     found += [(kind.weights * units.widest(H),)] * (kind.weights > 0)
     products = zip(kind.inner, units.products, units.factors, strict=True)
     return found + [(columns * made, factor) for columns, made, factor in products]

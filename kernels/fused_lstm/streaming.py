@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, recurrence
@@ -20,7 +19,7 @@ from .custom import Recurrent
 from .layout import State, as_step, check_kind, of_step, zeros
 from .modules import RecurrentBase
 from .prepare import Prepared
-from .reference import by_layer
+from .reference import by_layer, input_product
 from .spec import Spec
 
 
@@ -68,7 +67,6 @@ class Streaming:
         inputs, weights = 0, module.weights()
         if isinstance(module, Recurrent) and module.cell.inputs:
             inputs, self._cells = len(module.cell.inputs), module
-            weights = module._weights_with_inputs([1] * inputs)
         self._weights = weights = [weight.detach() for weight in weights]
         parameters = {parameter.data_ptr() for parameter in module.parameters()}
         if isinstance(module, Recurrent) and any(w.data_ptr() not in parameters for w in weights):
@@ -131,12 +129,8 @@ class Streaming:
     @torch.no_grad()
     def _join(self, module: Recurrent, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Put a cell's weights together as they are now; return x with the cell's inputs behind."""
-        if not module.cell.inputs and not inputs:
-            self._weights[:] = module.weights()
-            return x
-        joined, widths = module._with_inputs(x, inputs)
-        self._weights[:] = module._weights_with_inputs(widths)
-        return joined
+        self._weights[:] = module.weights()
+        return module._with_inputs(x, inputs)[0] if module.cell.inputs or inputs else x
 
     @property
     def state(self) -> State | Tensor:
@@ -199,7 +193,7 @@ def _step_in_heads(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
             for n, layer in enumerate(layers):
                 bias, bias_m = recurrence.biases(layer, spec)
                 w_hh = layer.w_hh if layer.w_hh.dim() == 3 else layer.w_hh[None]
-                gates = F.linear(x, layer.w_ih, bias)
+                gates = input_product(x, layer, spec, bias)
                 x, h_last, c_last, *_ = run(
                     gates, h[n], c[n], w_hh, bias_m, cell.name, False, precision=cell.precision
                 )

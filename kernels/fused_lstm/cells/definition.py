@@ -463,7 +463,7 @@ class Cell:
         CELLS[self.name] = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.vectors), custom=True,
-            inner=tuple(self.products.values()),
+            inner=tuple(self.products.values()), inputs=len(self.inputs),
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
             prepare=self.prepare, saved=self._columns, wide=self._is_wide,
         )  # fmt: skip
@@ -547,8 +547,8 @@ class Cell:
         p = self._on_native(zoneout, projected)
         functions = compile.compiled(print_cpp.source(p), isa, 1 + len(p.inner))
         shape = [
-            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
-            max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c),
+            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x) - p.inputs, p.columns,
+            max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c), p.inputs,
         ]  # fmt: skip
         for columns, value, meets in zip(p.inner, p.fed, p.meetings(), strict=True):
             shape += [columns, p.saved.index(value), *map(int, meets)]

@@ -117,8 +117,9 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
 def shape(p: Program) -> str:
     """Return the fields of a cell's CellShape."""
     fields = {
-        "sums": len(p.gates.summed), "of_h": len(p.gates.of_h), "of_x": len(p.gates.of_x),
-        "saved": p.columns, "states": len(p.states), "weights": len(p.weights),
+        "sums": len(p.gates.summed), "of_h": len(p.gates.of_h),
+        "of_x": len(p.gates.of_x) - p.inputs, "saved": p.columns, "inputs": p.inputs,
+        "states": len(p.states), "weights": len(p.weights),
     }  # fmt: skip
     text = [
         f".{name} = {n}" for name, n in fields.items() if n and not (name == "states" and n < 2)
@@ -145,7 +146,7 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
             continue
         kind, k = rest
         value = {
-            "x": lambda k: f"x({p.gates.by_x.index(k)})",
+            "x": lambda k: of_x(p, p.gates.by_x.index(k)),
             "gate": lambda k: f"sum({p.gates.by_h.index(k)})",
             "h": lambda k: f"sum({p.gates.by_h.index(k)})",
             "product": lambda k: f"sum({k - column})",
@@ -155,6 +156,12 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
         }[kind](k)
         lines.append(f"const Vec<T> {var(p, n)} = row.{value};")
     return lines
+
+
+def of_x(p: Program, gate: int) -> str:
+    """Return what reads x's part of a gate, or an input; the inputs are the last gates."""
+    first = len(p.gates.by_x) - p.inputs
+    return f"x({gate})" if gate < first else f"input({gate - first})"
 
 
 def backward(p: Program, phase: int) -> list[str]:
@@ -197,7 +204,9 @@ def gradients(p: Program, phase: int) -> list[tuple[int, str]]:
             made += [(n, f"by_product({product}, {j}, ") for j, n in enumerate(columns)]
         column += count
     stores = [(n, f"by_state({k}, ") for k, n in enumerate(p.dstates)]
-    stores += [(n, f"by_gate({k}, ") for k, n in enumerate(p.dgates)]
+    gates = len(p.dgates) - p.inputs
+    stores += [(n, f"by_gate({k}, ") for k, n in enumerate(p.dgates[:gates])]
+    stores += [(n, f"by_input({k}, ") for k, n in enumerate(p.dgates[gates:])]
     stores += [(n, f"by_weight({k}, ") for k, n in enumerate(p.dweights)]
     return made + [store for store, at in zip(stores, p.made_in, strict=True) if at == phase]
 

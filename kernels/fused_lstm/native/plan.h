@@ -28,7 +28,7 @@ struct Sizes {
   long abreast() const { return directions * heads; }  // lanes of a layer
   long lanes() const { return layers * abreast(); }
   long width() const { return abreast() * outputs; }  // columns of y
-  long given_columns() const { return heads * cell.x_gates() * hidden; }
+  long given_columns() const { return heads * (cell.x_gates() + cell.inputs) * hidden; }
 
   // Units of a state; and how far columns that a step saves lie apart.
   long state_units() const { return cell.inner ? inner.states : hidden; }

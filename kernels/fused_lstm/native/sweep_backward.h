@@ -64,6 +64,8 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.stride = lane.y_stride;
   step.dc = gradient.dc0;
   step.dc_given = gradient.dc ? gradient.dc + row * c_width(lane) : nullptr;
+  step.by_own = gradient.by_own;
+  if (step.by_own.data) step.by_own.data += row * step.by_own.stride;
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
   if (lane.cell.inner) {
@@ -189,10 +191,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
   }
   T* const inner = projection + (lane.w_hr ? Fma<T>::columns_size({1, lane.outputs, lane.hidden}) : 0);
-  if (lane.cell.inner) {
-    pack_inner(worker, lane, gradient, inner);
-    clear_inputs(worker, lane, dgates_of(lane, gradient));
-  }
+  if (lane.cell.inner) pack_inner(worker, lane, gradient, inner);
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;

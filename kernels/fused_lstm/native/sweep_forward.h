@@ -139,6 +139,7 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
   step.input_part = input_part;
   step.input_stride = lane.input_stride;
+  step.own = lane.own.columns.data + row * lane.own.columns.stride;
   step.gates = lane.save ? lane.gates + row * saved_width(lane) : lane.gates;
   step.c_next = lane.save ? lane.c + row * c_width(lane) : lane.c;
   step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;

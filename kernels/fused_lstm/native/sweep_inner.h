@@ -159,18 +159,6 @@ FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& grad
           lane.first[lane.steps]};
 }
 
-// Sets gradients by gates of x alone to 0: a cell's input has the units of the phase that reads it, which
-// may be fewer than a gate's.
-template <class T>
-void clear_inputs(const Worker& worker, const Lane<T>& lane, const Blocks<T>& dgates) {
-  long least = lane.inner.states;
-  for (long k = 0; k < lane.cell.inner->count; ++k) least = min(least, lane.inner.units[k]);
-  if (lane.cell.of_x == 0 || least >= lane.hidden) return;
-  const Blocks<T> alone = groups_of(dgates, dgates.groups - lane.cell.of_x, lane.cell.of_x, 0);
-  const Range mine = part(Blocks<T>::size(alone.groups, alone.units, alone.rows), worker.id, worker.count);
-  for (long i = mine.begin; i < mine.end; ++i) alone.data[i] = T{};
-}
-
 // Packs the products' weights.
 template <class T>
 void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,

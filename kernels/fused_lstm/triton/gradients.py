@@ -79,6 +79,11 @@ class BackwardBuffers:
         return torch.cat([summed, alone], -1)  # by_h is by the product, before it was normalized
 
     @property
+    def inputs(self) -> int:
+        """Return how many inputs the cell has, which lie behind x and are gates in the kernels."""
+        return CELLS[self.cell.cell].inputs
+
+    @property
     def H(self) -> int:
         return self.c0.shape[-1] // self.kernels.states
 
@@ -155,8 +160,23 @@ def statistics(left: BackwardBuffers) -> Tensor:
 
 def of_x(left: BackwardBuffers, first: int) -> Tensor:
     """Return the gradient by the input of a layer [live, .], whose first lane is number `first`."""
-    dx = left.by_x(first) @ left.layers[first].w_ih
-    return dx if left.D == 1 else dx.addmm_(left.by_x(first + 1), left.layers[first + 1].w_ih)
+    dx = _of_lane(left, first)
+    if left.D == 1:
+        return dx
+    if left.inputs:
+        return dx + _of_lane(left, first + 1)
+    return dx.addmm_(left.by_x(first + 1), left.layers[first + 1].w_ih)
+
+
+def _of_lane(left: BackwardBuffers, lane: int) -> Tensor:
+    """Return a lane's part of the gradient by its input, the cell's own inputs behind it."""
+    w_ih, by_x = left.layers[lane].w_ih, left.by_x(lane)
+    if not left.inputs:
+        return by_x @ w_ih
+    own = by_x[:, len(w_ih) :]
+    if left.x.shape[1] - w_ih.shape[1] == left.inputs:  # one number for all units
+        own = own.unflatten(-1, (left.inputs, -1)).sum(-1)
+    return torch.cat([by_x[:, : len(w_ih)] @ w_ih, own], -1)
 
 
 def of_weights(left: BackwardBuffers, samples: int = 0) -> list[Tensor]:
@@ -171,6 +191,8 @@ def of_weights(left: BackwardBuffers, samples: int = 0) -> list[Tensor]:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
         dgates = left.dgates_of(lane)
+        if left.inputs:  # which nothing multiplies
+            dgates, below = dgates[:, : len(layer.w_ih)], below[:, : layer.w_ih.shape[1]]
         by_x = by_h = own(dgates)
         if left.by_h is not None:
             by_h = own(left.rows.of(left.by_h[lane]))

@@ -26,8 +26,8 @@ from torch import Tensor
 from .. import stack
 from ..ops import saved_dtype
 from ..pointwise import normalized, scaled
-from ..reference import Layer, by_layer, state_dtype
-from ..spec import RECURRENT, Spec, cell_of
+from ..reference import Layer, as_wide, by_layer, spread, state_dtype
+from ..spec import CELLS, RECURRENT, Spec, cell_of
 from . import devices, gradients, launch, philox, precision, rounding, tuned
 from .cells import Cell
 from .choice import choose
@@ -391,7 +391,7 @@ def biases(of: Stack) -> tuple[Tensor, ...]:
         return (of.x.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
     if not cell.apart:
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
-    both = cell.sums * H
+    both, layers = cell.sums * H, [as_wide(layer, of.prepared.spec) for layer in layers]
     return tuple(
         torch.cat([w.b_ih[:both] + w.b_hh[:both], w.b_ih[both:], w.b_hh[both:]]) for w in layers
     )
@@ -480,6 +480,10 @@ def multiply_x(
         gates = gates[:, (prepared.columns - X) * H :]
     if prepared.cell.of_h > 0:
         bias = bias[: X * H]
+    if count := CELLS[prepared.spec.cell].inputs:  # behind x, and not multiplied
+        own, I = (X - count) * H, layer.w_ih.shape[1]
+        gates[:, own:].copy_(spread(x[:, I:], count, H))
+        gates, bias, x = gates[:, :own], bias[:own], x[:, :I]
     if not prepared.spec.layer_norm:
         if gates.dtype == x.dtype:
             torch.addmm(bias, x, layer.w_ih.T, out=gates)

@@ -65,6 +65,11 @@ struct CellRow {
     const S* const row = step.input_part + b * step.input_stride + unit;
     return load(row + k * lane.hidden, width);
   }
+  FL_INLINE Vec<T> input(long k) const {
+    const HeadColumns<const T>& columns = lane.own.columns;
+    const T* const of_row = step.own + b * columns.stride + k * columns.gate;
+    return lane.own.single ? broadcast(S(load(of_row, 1)[0])) : load(of_row + unit, width);
+  }
   FL_INLINE Vec<T> state(long k) const {
     return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
   }
@@ -158,6 +163,10 @@ struct CellRowBack {
   }
   FL_INLINE void by_gate(long k, Vec<T> v) const {
     store_block(step.dgates, k, block, step.line + b, v, width);
+  }
+  FL_INLINE void by_input(long k, Vec<T> v) const {
+    const HeadColumns<T>& own = step.by_own;
+    if (own.data) store(own.data + b * own.stride + k * own.gate + unit, v, width);
   }
   FL_INLINE void by_weight(long k, Vec<T> v) const {
     accumulate<S>(lane.options->dw_ch + apart(shape.weights, k), v, width);

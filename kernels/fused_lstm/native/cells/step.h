@@ -37,6 +37,7 @@ struct CellStep {
   const Sum<T>* c;      // [B, H] before
   const Sum<T>* input_part;  // [B, G*H] of the gates, a row every `input_stride`
   long input_stride;
+  const T* own;              // Lane::own of row 0
   T* gates;             // [B, K*H] activated, or null
   Sum<T>* c_next;       // [B, H]
   T* h;                 // [B, H], a row every `stride`
@@ -61,6 +62,7 @@ struct CellStepBack {
   long stride;
   Sum<T>* dc;         // [B, H], by c_next; then by c
   const Sum<T>* dc_given;  // [B, H], by c_next too, from outside; or null
+  HeadColumns<T> by_own;  // of the place's rows
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
   T* const* by_inner; // by what each product inside the step made, as LaneGradient::by_inner
   Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h

@@ -279,11 +279,11 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   const long index = added_count.load();
   CHECK_VALUE(index < most_added_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  const size_t inner = shape.size() < 8 ? 0 : (shape.size() - 8) / 4;
-  CHECK_VALUE(inner <= InnerProducts::most && shape.size() == 8 + 4 * inner &&
+  const size_t inner = shape.size() < 9 ? 0 : (shape.size() - 9) / 4;
+  CHECK_VALUE(inner <= InnerProducts::most && shape.size() == 9 + 4 * inner &&
                   functions.size() == 6 * (1 + inner),
               "add_cell: got ", shape.size(), " sizes and ", functions.size(),
-              " functions; expected 8 and 6, and 4 and 6 more for each of at most ",
+              " functions; expected 9 and 6, and 4 and 6 more for each of at most ",
               InnerProducts::most, " products inside the step");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
@@ -292,6 +292,7 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
                 .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0,
                 .c_is_h = shape[7] != 0};
+  cell.shape.inputs = shape[8];
   cell.inner.count = inner;
   if (inner > 0) cell.shape.inner = &cell.inner;
   for (size_t i = 0; i < 3; ++i) {  // FactorKind: float32, float64, bfloat16
@@ -303,7 +304,7 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
     for (size_t k = 0; k < inner; ++k) cell.inner.functions[i][k] = of(1 + k);
   }
   for (size_t k = 0; k < inner; ++k) {
-    const int64_t* const of = shape.data() + 8 + 4 * k;
+    const int64_t* const of = shape.data() + 9 + 4 * k;
     cell.inner.columns[k] = of[0];
     cell.inner.fed[k] = of[1];
     cell.inner.meets[k] = of[2] != 0;

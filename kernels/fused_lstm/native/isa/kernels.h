@@ -34,9 +34,8 @@ struct InnerProducts {
   // Whether the workers meet before a product, forwards and backwards. They need not where what it
   // multiplies was made before the last meeting.
   bool meets[most] = {}, meets_back[most] = {};
-  // Finish of the phase that begins with a product, FinishBack of the one before: float32's, float64's,
-  // bfloat16's, or none where it is widened.
-  CellFunctions functions[3][most] = {};
+  // Finish of the phase that begins with a product, FinishBack of the one before, by FactorKind.
+  CellFunctions functions[5][most] = {};
 
   constexpr long meetings() const {
     long sum = 0;
@@ -63,6 +62,7 @@ struct InnerSizes {
 struct CellShape {
   long sums, of_h, of_x;
   long saved;              // K: columns that the backward reads; 0 where y is enough, as of an RNN
+  long inputs = 0;         // numbers of a step, or of a unit, that nothing multiplies: Lane::own
   long states = 1;         // columns of c, where anything is saved
   long weights = 0;        // [H] each, that the pointwise part reads
   bool saves_h = false;    // the last saved column is h, of a cell whose h is projected
@@ -170,6 +170,13 @@ struct HeadColumns {
   long stride, gate;
 };
 
+// What a cell reads as `inputs`: columns likewise, or one number of all units.
+template <class T>
+struct OwnInputs {
+  HeadColumns<T> columns;
+  bool single;
+};
+
 // One layer in one direction, or a head of one: a lane. Step t's rows are the rows
 // first[t] .. first[t + 1] of every tensor of N rows; there are never more of them than at the step before, and row b of a step is
 // row b of the states. A lane's own order is that of time, or where `reverse` the opposite, so that
@@ -187,6 +194,7 @@ struct Lane {
   const bool* not_reset;          // [N], false where a row's state is 0 before that step, or null
   const T* x;                // [N, I], after dropout; or
   HeadColumns<const T> given;  // W x, which was made before the call
+  OwnInputs<const T> own;    // the cell's inputs
   const T* h0;               // [B, P]
   const Sum<T>* c0;          // [B, H]
   const T* w_ih;             // [G*H, I]
@@ -259,6 +267,7 @@ struct LaneGradient {
   Sum<T>* dx;                // [N, I] or null
   bool add;                  // to dx, which another lane began
   HeadColumns<T> by_given;   // gradients by Lane::given
+  HeadColumns<T> by_own;     // by Lane::own, of each unit
   Sum<T>* dh0;               // [B, P]
   Sum<T>* dc0;               // [B, H], dc_n (or 0) at first: the running dc
   T* dw_ih;                  // [G*H, I]

@@ -17,7 +17,7 @@ struct Stack {
   const Dtype dtype, sums;
   const OptionsOfLanes<T> options;
   Backward out;
-  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived;
+  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own;
 
   Stack(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
       : kernels(kernels),
@@ -54,6 +54,9 @@ struct Stack {
     }
     for (const Tensor& weight : call.inner) {
       out.dinner.push_back(fresh(weight.sizes(), weight.dtype()));
+    }
+    if (needs_dx && call.own.defined()) {
+      by_own = fresh(Dimensions({s.directions, s.rows, s.cell.inputs * s.state_units()}), dtype);
     }
     by_inner = fresh(plan.by_inner, dtype);
     arrived = fresh(plan.arrived, dtype);
@@ -117,7 +120,11 @@ struct Stack {
 
   LaneGradient<T> gradient_of_head(long index) const {
     LaneGradient<T> gradient = gradient_of(index);
-    gradient.by_given = columns_of(call, data_of<T>(out.dx), index);
+    T* const dx = data_of<T>(out.dx);
+    gradient.by_given = columns_of(call, dx, index);
+    if (s.cell.inputs > 0) {
+      gradient.by_own = columns_of(call, dx + s.heads * s.cell.x_gates() * s.hidden, index);
+    }
     gradient.dw_hh = part_of<T>(out.dweights[0], index);
     gradient.db_hh = part_of<T>(out.db, index);
     gradient.clip = static_cast<Sum<T>>(call.clip);
@@ -138,6 +145,10 @@ struct Stack {
     gradient.db_hh = bias && s.cell.apart() ? data_of<T>(own[3]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.dh = part_of<T>(dh, direction);
+    if (by_own.defined()) {
+      const long units = s.state_units();
+      gradient.by_own = {part_of<T>(by_own, direction), s.cell.inputs * units, units};
+    }
     if (s.cell.inner) {
       T* blocks = part_of<T>(by_inner, direction);
       for (long k = 0; k < s.cell.inner->count; ++k) {
@@ -214,9 +225,36 @@ struct Stack {
       }
     }
     out.dvectors = options.gradients();
+    if (by_own.defined()) join_inputs();
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
-    if (dx) clear_rest(call, dx, s.inputs);
+    if (dx) clear_rest(call, dx, s.inputs + (by_own.defined() ? call.own.size(1) : 0));
   }
+
+  // Puts the gradients by a cell's inputs behind those by x; of one number those of all units are summed.
+  void join_inputs() {
+    const long own = call.own.size(1), each = own / s.cell.inputs, units = s.state_units();
+    const Tensor dx = std::move(out.dx);
+    out.dx = fresh(call.shape(s.inputs + own), sums);
+    Sum<T>* to = data_of<Sum<T>>(out.dx);
+    const Sum<T>* from = data_of<Sum<T>>(dx);
+    for (long row = 0; row < s.rows; ++row, from += s.inputs) {
+      to = std::copy_n(from, s.inputs, to);
+      for (long k = 0; k < s.cell.inputs; ++k, to += each) {
+        std::fill_n(to, each, Sum<T>(0));
+        for (long direction = 0; direction < s.directions; ++direction) {
+          const T* const of_units =
+              part_of<T>(by_own, direction) + (row * s.cell.inputs + k) * units;
+          for (long unit = 0; unit < units; ++unit) {
+            to[each == 1 ? 0 : unit] += number(of_units[unit]);
+          }
+        }
+      }
+    }
+  }
+
+  static double number(double value) { return value; }
+  static float number(float value) { return value; }
+  static float number(Bf16 value) { return c10::BFloat16(value.bits, c10::BFloat16::from_bits()); }
 };
 
 }  // namespace

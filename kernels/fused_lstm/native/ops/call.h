@@ -52,6 +52,7 @@ struct Call {
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights, nn.LSTM's
   Tensor x, h0, c0;         // x: x's part of the gates where sizes.given
+  Tensor own;               // [N, inputs] or [N, inputs * H] of a cell with inputs, behind x as it is given
   Tensor not_reset;              // [D, T, B] or [D, N], or undefined
   Tensors weights;          // lane by lane, or one [N, G*K, K] of all heads
   Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
@@ -145,6 +146,19 @@ HeadColumns<T> columns_of(const Call& call, T* rows, long head) {
   return {rows + head * s.hidden, s.given_columns(), s.heads * s.hidden};
 }
 
+// The inputs of a lane's cell: behind x's part of the gates where that is given.
+template <class T>
+OwnInputs<const T> own_inputs_of(const Call& call, const T* x, long head) {
+  const Sizes& s = call.sizes;
+  if (s.given) {
+    const T* const first = x ? x + s.heads * s.cell.x_gates() * s.hidden : nullptr;
+    return {columns_of(call, first, head), false};
+  }
+  if (!call.own.defined()) return {};
+  const long columns = call.own.size(1), each = columns / s.cell.inputs;
+  return {{data_of<T>(call.own), columns, each}, each == 1};
+}
+
 // The options of all lanes that nn.LSTM's cell does not have, and their memory.
 template <class T>
 class OptionsOfLanes {
@@ -212,6 +226,7 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   lane.y = y + place * s.outputs;
   lane.y_stride = s.width();
   lane.options = options.of(index);
+  if (s.cell.inputs > 0) lane.own = own_inputs_of(call, s.given ? x : nullptr, index);
   if (s.given) {
     if (x) lane.given = columns_of(call, x, index);
     lane.b_m = part_of<T>(call.b_m, index);

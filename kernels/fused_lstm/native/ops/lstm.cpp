@@ -51,6 +51,32 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
   }
 }
 
+// The columns of x behind those that weight_ih multiplies: a number, or one of each unit, for every input
+// of the cell.
+long own_columns(const CellShape& cell, const Tensor& x, const Tensors& weights) {
+  if (cell.inputs == 0 || x.dim() == 0 || weights.empty() || weights[0].dim() != 2) return 0;
+  return std::max<long>(x.size(x.dim() - 1) - weights[0].size(1), 0);
+}
+
+// Divides x's rows into what is multiplied and the cell's inputs.
+void separate_inputs(Call& call, const Tensor& x, long own) {
+  const Sizes& s = call.sizes;
+  CHECK_VALUE(own == s.cell.inputs || own == s.cell.inputs * s.state_units(), "x: got ", own,
+              " columns behind weight_ih's; expected ", s.cell.inputs, " or ",
+              s.cell.inputs * s.state_units(), ", of the cell's inputs");
+  const Tensor all = converted(x, call.dtype);
+  const long rows = s.rows, width = s.inputs + own, bytes = bytes_of(call.dtype);
+  call.x = fresh(call.shape(s.inputs), call.dtype);
+  call.own = fresh(Dimensions({rows, own}), call.dtype);
+  const char* const from = static_cast<const char*>(all.data());
+  char *const x_to = static_cast<char*>(call.x.data()), *const own_to = static_cast<char*>(call.own.data());
+  for (long row = 0; row < rows; ++row) {
+    const char* const of_row = from + row * width * bytes;
+    std::copy_n(of_row, s.inputs * bytes, x_to + row * s.inputs * bytes);
+    std::copy_n(of_row + s.inputs * bytes, own * bytes, own_to + row * own * bytes);
+  }
+}
+
 // Fills in the sizes of products inside a step, and the units of gates, from the first lane's weights, of
 // which it has `per_lane`. (With a projection gates have as many units as h before it.)
 void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
@@ -76,8 +102,10 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
 
 // Returns sizes except for those of packed rows: P from h0 [L * D, B, P], and H from c0 [L * D, B, S*H] of
 // S states.
+//
+// own: the last columns of x, which are a cell's inputs.
 Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long states, long weights,
-               long added, int64_t told, bool packed) {
+               long added, int64_t told, bool packed, long own = 0) {
   CHECK_VALUE(told == 1 || told == 2 || told == -1, "directions: got ", told,
               "; expected 1, 2, or -1 for one that runs backwards");
   const int64_t directions = std::abs(told);
@@ -95,7 +123,7 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long states,
   const long per_lane = weights / lanes - added;
   s.projected = per_lane % 2 == 1;
   s.batch = h0.size(1);
-  s.inputs = x.size(packed ? 1 : 2);
+  s.inputs = x.size(packed ? 1 : 2) - own;
   s.outputs = h0.size(2);
   s.hidden = s.projected ? c0.size(2) / states : s.outputs;
   s.layers = lanes / directions;
@@ -190,7 +218,8 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
   const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
   const long states = named.cell->shape.states, count = static_cast<long>(weights.size());
-  s = sizes_of(x, h0, c0, states, count, added, directions, call.packed);
+  const long own = own_columns(named.cell->shape, x, weights);
+  s = sizes_of(x, h0, c0, states, count, added, directions, call.packed, own);
   call.reverse = directions < 0;
   s.cell = named.cell->shape;
   CHECK_VALUE(s.cell.is_lstm || s.cell.saves_h || !s.projected,
@@ -219,7 +248,11 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
     check(*seed, "seed", {own ? 2 : 1}, Dtype::Long);
     call.seed = seed->contiguous();
   }
-  call.x = converted(std::move(x), call.dtype);
+  if (own > 0) {
+    separate_inputs(call, x, own);
+  } else {
+    call.x = converted(std::move(x), call.dtype);
+  }
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
   call.weights.reserve(weights.size());
@@ -362,7 +395,8 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   call.packed = batch_sizes.has_value();
   call.isa = &current_isa();
   const NamedCell named = cell_of(*call.isa, cell, {}, false);
-  CHECK_VALUE(!named.options.on && named.cell->shape.in_tiles(), "cell: got '", cell,
+  const CellShape& shape = named.cell->shape;
+  CHECK_VALUE(!named.options.on && shape.in_tiles() && shape.inputs == 0, "cell: got '", cell,
               "'; expected '', coupled, gru, an RNN's or a cell of your own of one to four gates of x and"
               " h, without weights of a unit, inputs or products");
   const long count = static_cast<long>(weights.size());
