@@ -34,6 +34,38 @@ def padded(vectors: list[Tensor], counts: list[int], length: int) -> list[Tensor
     return [F.pad(v, (0, length - len(v))) for v in each]
 
 
+def with_inputs(
+    module: Any, cell: Cell | None, input: Any, inputs: dict[str, Tensor], every_unit: bool = False
+) -> tuple[Any, int]:
+    """Return x with a cell's inputs behind it, all as wide, and how wide it is then.
+
+    module: has sizes and the layout. every_unit: a number of each unit, even where one was given.
+    """
+    names, H = () if cell is None else cell.inputs, module.hidden_size
+    if sorted(inputs) != sorted(names):
+        got, expected = ", ".join(inputs) or "none", ", ".join(names) or "none"
+        raise ValueError(f"inputs: got {got}; expected the cell's: {expected}")
+    x = data_of(input)
+    check_input(x, (2, 3) if x is input else (2,), module.input_size, module.batch_first)
+    before, given = list(x.shape[:-1]), []
+    steps = 1 if module.batch_first and x.dim() == 3 else 0  # where T is
+    row = before[:steps] + before[steps + 1 :]
+    for name in names:
+        got: Any = data_of(inputs[name])
+        shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
+        if x is input and shape in ([*row, 1], [*row, H]):  # the same at each step
+            got = got.unsqueeze(steps).expand(*before, -1)
+        elif shape not in ([*before, 1], [*before, H]):
+            expected = f"{[*before, 1]} or {[*before, H]}"
+            expected += ", or without T" if x is input else ""
+            raise ValueError(f"{name}: got {shape}; expected {expected}")
+        given.append(got.to(x.dtype))
+    if every_unit or len({tensor.shape[-1] for tensor in given}) > 1:
+        given = [tensor.expand(*before, H) for tensor in given]
+    joined = torch.cat([x, *given], -1)
+    return with_data(input, joined), joined.shape[-1]
+
+
 class Recurrent(RecurrentBase):
     """Layers of a cell of your own, with fused_lstm.LSTM's layouts and engines.
 
@@ -157,34 +189,8 @@ class Recurrent(RecurrentBase):
             )
         if not self.cell.inputs and not inputs:
             return super().forward(input, hx, lengths, resets, return_states)
-        x, width = self._with_inputs(input, inputs)
+        x, width = with_inputs(self, self.cell, input, inputs)
         return self._run(x, hx, lengths, resets, return_states, width)
-
-    def _with_inputs(self, input: Any, inputs: dict[str, Tensor]) -> tuple[Any, int]:
-        """Return x with the cell's inputs behind it, all as wide, and how wide it is then."""
-        names, H = self.cell.inputs, self.hidden_size
-        if sorted(inputs) != sorted(names):
-            got, expected = ", ".join(inputs) or "none", ", ".join(names) or "none"
-            raise ValueError(f"inputs: got {got}; expected the cell's: {expected}")
-        x = data_of(input)
-        check_input(x, (2, 3) if x is input else (2,), self.input_size, self.batch_first)
-        before, given = list(x.shape[:-1]), []
-        steps = 1 if self.batch_first and x.dim() == 3 else 0  # where T is
-        row = before[:steps] + before[steps + 1 :]
-        for name in names:
-            got: Any = data_of(inputs[name])
-            shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-            if x is input and shape in ([*row, 1], [*row, H]):  # the same at each step
-                got = got.unsqueeze(steps).expand(*before, -1)
-            elif shape not in ([*before, 1], [*before, H]):
-                expected = f"{[*before, 1]} or {[*before, H]}"
-                expected += ", or without T" if x is input else ""
-                raise ValueError(f"{name}: got {shape}; expected {expected}")
-            given.append(got.to(x.dtype))
-        if len({tensor.shape[-1] for tensor in given}) > 1:
-            given = [tensor.expand(*before, H) for tensor in given]
-        joined = torch.cat([x, *given], -1)
-        return with_data(input, joined), joined.shape[-1]
 
     def _make_weights(self) -> None:
         super()._make_weights()

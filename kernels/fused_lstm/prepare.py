@@ -24,7 +24,7 @@ from . import library
 from .adopt.convert import OURS, conversions, spec_of
 from .cells import Cell
 from .choose import why_no_cell
-from .custom import Recurrent
+from .custom import Recurrent, with_inputs
 from .errors import meant
 from .layout import (
     TIME_FIRST,
@@ -68,7 +68,7 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
     Its weights are those of this moment: later changes of the replaced layer's are not seen. A
     state_dict has names, shapes and values of the replaced layer's, and loads into either. The
     logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell
-    of your own that has weights of a unit, inputs or products, a layer that is not on the CPU, or
+    of your own that has several states or more than four gates, a layer that is not on the CPU, or
     one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights
     at each call, and no other hook would be called any more.
 
@@ -141,14 +141,14 @@ def _why_left(model: nn.Module, name: str) -> str | None:
 
 def _why_not_told(module: Recurrent) -> str | None:
     """Return why weights of a cell of a user's own are not packed, or None."""
-    cell, gates = module.cell, module.cell.gates
-    as_they_lie = cell.rows == (None, None) and not cell.vectors
-    both = gates.summed and len(gates.by_x) == len(gates.by_h) <= 4 and len(gates.of_h) <= 1
-    if not both or not as_they_lie or cell.inputs or cell.products:
-        return (
-            "its cell has more than one to four gates of x and h: weights of a unit, inputs,"
-            " products, or gates of one of the two"
-        )
+    cell, spec = module.cell, module.spec
+    counts = len(cell.gates.by_x) - len(cell.inputs), len(cell.gates.by_h)
+    if not all(1 <= count <= 4 for count in counts):
+        return f"its cell has {counts[0]} gates of x and {counts[1]} of h, not one to four of each"
+    if cell.rows != (None, None):
+        return "its gates of one of x and h do not come last"
+    if spec.units is not None:
+        return "its values have other widths than hidden_size"
     if len(cell.states) > 1 or any(cell.initial_states.values()):
         return "its cell has several states, or one that begins at another value than 0"
     if module.spec.projection:
@@ -257,15 +257,16 @@ class Prepared(nn.Module):
         self.dtype = dtype or (torch.float32 if own == torch.float16 else own)
         self.weight_only = weight_only
         for name in self.names if self.dtype == torch.int8 and not weight_only else ():
-            if not name.startswith("bias") and (depth := self._shape(name)[1]) > DEEPEST:
+            if self._is_matrix(name) and (depth := self._shape(name)[1]) > DEEPEST:
                 raise ValueError(
                     f"{name}: got {depth:,} columns with torch.int8; expected at most {DEEPEST:,},"
                     " whose sum an int32 holds, or weight_only=True"
                 )
         # Not buffers: `model.half()` or `model.to(...)` would change what only kernels can read.
         self.weights = [self._packed(name, getattr(module, name)) for name in self.names]
-        # Weights, and the same ones unpacked.
+        # Weights, and the same ones unpacked; and as the operator takes them.
         self._unpacked: tuple[list[Tensor], list[Tensor]] | None = None
+        self._arguments: tuple[list[Tensor], list[Tensor]] | None = None
 
     def _packed(self, name: str, weight: Tensor, scale: Tensor | None = None) -> Tensor:
         """Return a weight [rows, columns], or a bias [rows], as the operator takes it."""
@@ -282,7 +283,7 @@ class Prepared(nn.Module):
         """Return the weights in bfloat16 as they were before they were packed."""
         if self._unpacked is None or self._unpacked[0] is not self.weights:
             plain = [
-                weight.bfloat16() if name.startswith("bias")
+                weight.bfloat16() if not self._is_matrix(name)
                 else unpack(weight, self._gates(name), *self._shape(name))[0]
                 for name, weight in zip(self.names, self.weights, strict=True)
             ]  # fmt: skip
@@ -290,7 +291,7 @@ class Prepared(nn.Module):
         return self._unpacked[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_unpacked": None}
+        return vars(self) | {"_unpacked": None, "_arguments": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -298,20 +299,53 @@ class Prepared(nn.Module):
             raise RuntimeError(f"Prepared: engine 'native' cannot run its cell here: {why}")
 
     def _gates(self, name: str) -> int:
-        return 1 if "_hr_" in name else self.spec.gates
+        """Return how many gates, or columns, a weight's rows are of."""
+        of = name[: name.rindex("_l")]
+        if self.cell is None:
+            return 1 if of == "weight_hr" else self.spec.gates
+        of_x, of_h = len(self.cell.gates.by_x) - len(self.cell.inputs), len(self.cell.gates.by_h)
+        counts = {"ih": of_x, "hh": of_h, **self.cell.products}
+        return 1 if of in self.cell.weights else counts[of.split("_", 1)[1]]
+
+    def _is_matrix(self, name: str) -> bool:
+        """Return whether a weight has rows and columns, and is packed."""
+        own = self.cell is not None and name[: name.rindex("_l")] in self.cell.weights
+        return not (own or name.startswith("bias"))
 
     def _shape(self, name: str) -> tuple[int, int]:
         """Return the units and the depth of a matrix."""
-        width, layer = self.proj_size or self.hidden_size, int(name.split("_l")[1].split("_")[0])
-        if "_hr_" in name:
+        of, _, lane = name.rpartition("_l")
+        width, layer = self.proj_size or self.hidden_size, int(lane.split("_")[0])
+        if of == "weight_hr":
             return width, self.hidden_size
         inputs = self.input_size if layer == 0 else self.spec.directions * width
-        return self.hidden_size, inputs if "_ih_" in name else width
+        return self.hidden_size, inputs if of == "weight_ih" else width
+
+    def arguments(self) -> list[Tensor]:
+        """Return the weights as the operator takes them: vectors of a cell of one's own joined."""
+        if self.cell is None or not (self.cell.vectors or self.cell.products):
+            return self.weights
+        if self._arguments is None or self._arguments[0] is not self.weights:
+            self._arguments = self.weights, self._joined_weights(self.cell)
+        return self._arguments[1]
+
+    def _joined_weights(self, cell: Cell) -> list[Tensor]:
+        named, found = dict(zip(self.names, self.weights, strict=True)), []
+        for lane in [name.removeprefix("weight_ih") for name in self.names if "weight_ih_" in name]:
+            plain = [f"{of}_{part}{lane}" for of in ("weight", "bias") for part in ("ih", "hh")]
+            found += [named[name] for name in plain if name in named]
+            vectors = [named[name + lane] for name in cell.weights]
+            for product, columns in cell.products.items():
+                none = torch.zeros(columns * self.hidden_size)
+                vectors.append(named.get(f"bias_{product}{lane}", none))
+            found.append(torch.cat(vectors))
+            found += [named[f"weight_{product}{lane}"] for product in cell.products]
+        return found
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, weight in zip(self.names, self.weights, strict=True):
-            if name.startswith("bias"):
+            if not self._is_matrix(name):
                 destination[prefix + name] = weight
                 continue
             matrix, scale = unpack(weight, self._gates(name), *self._shape(name))
@@ -332,7 +366,7 @@ class Prepared(nn.Module):
                 missing_keys.append(key)
                 continue
             weight, scale = state_dict[key], state_dict.get(scale_key)
-            matrix = not name.startswith("bias")
+            matrix = self._is_matrix(name)
             units, *depth = self._shape(name) if matrix else (self.hidden_size,)
             shape = (self._gates(name) * units, *depth)
             if tuple(weight.shape) != shape:
@@ -362,13 +396,20 @@ class Prepared(nn.Module):
         hx: Any = None,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
+        **inputs: Tensor,
     ) -> Any:
         """Return the same as the module's `forward`, without gradients.
+
+        Args:
+            inputs: what a cell of one's own has as `inputs`, as `Recurrent` takes them.
 
         Raises:
             ValueError: an argument does not fit; names it.
         """
-        x, rows, resets, layout = lay_out(input, lengths, resets, self.input_size, self.batch_first)
+        width = self.input_size
+        if inputs or (self.cell is not None and self.cell.inputs):
+            input, width = with_inputs(self, self.cell, input, inputs, every_unit=True)
+        x, rows, resets, layout = lay_out(input, lengths, resets, width, self.batch_first)
         if resets is not None:
             check_resets(resets, x)
         B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
@@ -401,7 +442,7 @@ class Prepared(nn.Module):
                 )  # fmt: skip
                 return outputs[:3]
             return ops.prepared_lstm(
-                x, h0, c0, self.weights, self.spec.schema_directions, sizes, not_reset,
+                x, h0, c0, self.arguments(), self.spec.schema_directions, sizes, not_reset,
                 self.spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:
@@ -411,7 +452,7 @@ class Prepared(nn.Module):
 
     def _takes_layers_kernels(self, x: Tensor) -> bool:
         """Return whether a call is of so many rows that a layer's own kernels are faster."""
-        if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16:
+        if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         many = x.numel() // x.shape[-1] >= MANY_ROWS
         return many and torch.ops.fused_lstm_native.isa() == "amx"

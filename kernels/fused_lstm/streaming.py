@@ -15,7 +15,7 @@ from torch import Tensor
 from . import ops, recurrence
 from .call import check_tensors, precision_now
 from .choose import choose, engine_module
-from .custom import Recurrent
+from .custom import Recurrent, with_inputs
 from .layout import State, as_step, check_kind, of_step, zeros
 from .modules import RecurrentBase
 from .prepare import Prepared
@@ -55,6 +55,7 @@ class Streaming:
 
     def __init__(self, module: RecurrentBase | Prepared, batch_size: int = 1) -> None:
         self._cells: Recurrent | None = None  # a module whose weights are put together at each step
+        self._prepared: Any = None  # a Prepared layer of a cell of one's own
         if isinstance(module, Prepared):
             self._of_prepared(module, batch_size)
             return
@@ -89,6 +90,7 @@ class Streaming:
     def _of_prepared(self, module: Prepared, B: int) -> None:
         """Set up the steps of packed weights."""
         check_in_time(module.spec)
+        self._prepared = None if module.cell is None else module
         spec, H, P = module.spec, module.hidden_size, module.proj_size
         self._like = torch.empty(0, dtype=torch.float32)
         self._shape = B, module.input_size
@@ -98,7 +100,8 @@ class Streaming:
 
         @torch.no_grad()
         def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return run(x, h, c, module.weights, 1, None, None, spec.schema_cell, module.weight_only)
+            weights = module.arguments()
+            return run(x, h, c, weights, 1, None, None, spec.schema_cell, module.weight_only)
 
         self._step = step
         self.reset()
@@ -121,6 +124,8 @@ class Streaming:
             )
         if self._cells is not None:
             x = self._join(self._cells, x, inputs)
+        elif self._prepared is not None and self._prepared.cell.inputs:
+            x, _ = with_inputs(self._prepared, self._prepared.cell, x, inputs, every_unit=True)
         elif inputs:
             raise ValueError(f"inputs: got {', '.join(inputs)}; expected none")
         y, *self._states = self._step(as_step(x), *self._states)
@@ -130,7 +135,9 @@ class Streaming:
     def _join(self, module: Recurrent, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Put a cell's weights together as they are now; return x with the cell's inputs behind."""
         self._weights[:] = module.weights()
-        return module._with_inputs(x, inputs)[0] if module.cell.inputs or inputs else x
+        if not module.cell.inputs and not inputs:
+            return x
+        return with_inputs(module, module.cell, x, inputs)[0]
 
     @property
     def state(self) -> State | Tensor:

@@ -429,8 +429,20 @@ def test_a_model_keeps_its_places(caplog):
     assert left.startswith("left odd, a LSTM: its cell has options")
 
 
-# Cells of one to four gates of x and h: of three, two that are a pair, three with a pair, one.
-TOLD = {"lltm": zoo.lltm, "mgu": zoo.mgu, "gru": zoo.gru, "rnn": zoo.rnn}
+# Cells of one to four gates of x and h: of three, two that are a pair, three with a pair, one; with
+# weights of a unit, inputs, a gate of x alone, products inside the step; and two of these.
+TOLD = (
+    "lltm",
+    "mgu",
+    "gru",
+    "rnn",
+    "ind_rnn",
+    "cfc",
+    "nbrc",
+    "gru_reset_before",
+    "highway",
+    "time_lstm",
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
@@ -439,7 +451,9 @@ def test_a_cell_of_ones_own(every_isa, name, dtype):
     """The layer with the weights that a state_dict has; products round x and h besides."""
     if every_isa == "emulated":
         pytest.skip("no cell is compiled for it")
-    layer = fused_lstm.Recurrent(TOLD[name], 5, 21, 2, bidirectional=True, engine="native")
+    cell = zoo.ALL[name]
+    layers, inputs = 1 if cell.inputs else 2, {n: torch.rand(4, 3, 1) for n in cell.inputs}
+    layer = fused_lstm.Recurrent(cell, 5, 21, layers, bidirectional=True, engine="native")
     prepared, x = Prepared(layer, dtype), torch.randn(4, 3, 5)
     weights = prepared.state_dict()
     for key, weight in weights.items():
@@ -451,9 +465,20 @@ def test_a_cell_of_ones_own(every_isa, name, dtype):
     lengths = torch.tensor([4, 2, 3])
     with torch.no_grad():
         for given in ({}, {"lengths": lengths}, {"resets": torch.rand(4, 3) > 0.5}):
+            given |= inputs
             leaves = (torch.utils._pytree.tree_leaves(m(x, **given)) for m in (prepared, layer))
             for found, wanted in zip(*leaves, strict=True):
                 assert (found - wanted).abs().max() <= allowed * max(1, wanted.abs().max())
+
+
+def test_a_stream_of_a_cell_with_inputs():
+    prepared = fused_lstm.prepare(fused_lstm.Recurrent(zoo.cfc_backbone, 3, 4))
+    x, dt = torch.randn(3, 2, 3), torch.rand(3, 2, 1)
+    stream = fused_lstm.Streaming(prepared, 2)
+    found = torch.stack([stream(row, dt=own) for row, own in zip(x, dt, strict=True)])
+    torch.testing.assert_close(found, prepared(x, dt=dt)[0])
+    with pytest.raises(ValueError, match="inputs: got none; expected the cell's: dt"):
+        stream(x[0])
 
 
 def test_a_cell_of_ones_own_is_pickled_and_streamed(tmp_path):
@@ -472,18 +497,19 @@ def test_a_cell_of_ones_own_is_pickled_and_streamed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "units", "why"),
     [
-        ("peephole", "weights of a unit"), ("cfc", "inputs"), ("highway", "products"),
-        ("sru", "gates of one of the two"), ("rhn", "several states"),
+        ("sru", None, "4 gates of x and 0 of h, not one to four of each"),
+        ("ran", None, "gates of one of x and h do not come last"), ("rhn", None, "several states"),
+        ("cfc_backbone", {"a": 9}, "other widths than hidden_size"),
     ],
 )  # fmt: skip
-def test_which_cells_are_left(caplog, name, why):
-    layer = fused_lstm.Recurrent(zoo.ALL[name], 3, 4)
+def test_which_cells_are_left(caplog, name, units, why):
+    layer = fused_lstm.Recurrent(zoo.ALL[name], 3, 4, units=units)
     with caplog.at_level(logging.WARNING, "fused_lstm"):
         assert fused_lstm.prepare(layer) is layer
-    assert re.search(f"left the model, a Recurrent: its cell has .*({why})", caplog.text)
-    with pytest.raises(ValueError, match="module: got Recurrent, which is left: its cell has"):
+    assert re.search(f"left the model, a Recurrent: its .*{why}", caplog.text)
+    with pytest.raises(ValueError, match="module: got Recurrent, which is left: its"):
         Prepared(layer)
 
 

@@ -151,8 +151,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
 bool is_short(const Sizes& s) {
   const bool cached = s.hidden >= 256 && (s.narrow || s.hidden <= 1024);
   const long most = s.unit ? 8 : 16;
-  const long gates = std::max(s.cell.x_gates(), s.cell.h_gates());
-  const bool tiles = s.cell.inner ? s.cell.h_gates() > 0 && gates <= 4 : s.cell.in_tiles();
+  const bool tiles = s.norm ? s.cell.in_tiles() : s.cell.fits_tiles();
   return tiles && s.rows <= most && (s.steps <= 4 || cached);
 }
 

@@ -27,13 +27,24 @@ struct LanePhases {
   }
 };
 
-// Runs a phase. weights: w_ih, w_hh and w_hr as Multiply takes them; load_bias(tile, unit): what the sums
-// of the input product begin with; inner(place, k, x): runs part k of a step with products inside, between
-// two meetings; part 0 begins with R h.
+// Runs a step of a cell that is not `in_tiles`, between two meetings: part 0 begins with R h.
+template <class Multiply, class T, class W, class Inner>
+void run_part(const Worker& worker, const Lane<T>& lane, long place, long part, const Sum<T>* x,
+              const W& w_hh, const Inner& w_inner) {
+  if (part == 0) return first_phase<Multiply>(worker, lane, place, x, w_hh);
+  const InnerProducts& products = *lane.cell.inner;
+  for (long k = 0, met = 0; k < products.count; ++k) {
+    met += products.meets[k];
+    if (met == part) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+  }
+}
+
+// Runs a phase. Weights are as Multiply takes them; w_inner(k): that of product k inside a step;
+// load_bias(tile, unit): what the sums of the input product begin with.
 template <class Multiply, class T, class W, class Bias, class Inner>
 void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phases, long phase,
-               const W& w_ih, const W& w_hh, const W& w_hr, const Bias& load_bias,
-               const Inner& inner) {
+               const W& w_ih, const W& w_hh, const W& w_hr, const Inner& w_inner,
+               const Bias& load_bias) {
   const long begin = phase / phases.of_chunk * lane.chunk;
   const long at = phase % phases.of_chunk - phases.apart;
   const Range rows = rows_of(lane, begin, min(begin + lane.chunk, lane.steps));
@@ -56,8 +67,8 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   }
   const long place = begin + at / phases.of_step, kind = at % phases.of_step;
   Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-  if (lane.cell.inner && kind <= phases.inner) {
-    inner(place, kind, x);
+  if (kind <= phases.inner && !lane.cell.in_tiles()) {
+    run_part<Multiply>(worker, lane, place, kind, x, w_hh, w_inner);
     if (kind == 0) draw_masks(worker, lane, place + 1);
   } else if (kind == 0) {
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);

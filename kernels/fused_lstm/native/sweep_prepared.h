@@ -528,11 +528,10 @@ void prepared_lane(const Worker& worker, const Lane<float>& lane, const Prepared
                    long phase) {
   run_phase<Ready<F>>(
       worker, lane, phases_of<F>(lane, weights), phase, &weights.w_ih, &weights.w_hh,
-      &weights.w_hr,
+      &weights.w_hr, [&](long k) { return &weights.w_inner[k]; },
       [&](const Sums<float>& tile, long unit) {
         return load_bias(tile, lane, tile.vectors, lane.hidden, unit);
-      },
-      [](long, long, const float*) {});  // no cell that is prepared has products inside its step
+      });
 }
 
 template <class F>

@@ -34,16 +34,8 @@ void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& 
     }
     return Place<T>{place_of(tile).data, 0, W<T>};
   };
-  const auto inner = [&](long place, long part, const Sum<T>* x) {
-    if (part == 0) return first_phase<Dots<T, E>>(worker, lane, place, x, weights.w_hh);
-    const InnerProducts& products = *lane.cell.inner;
-    for (long k = 0, met = 0; k < products.count; ++k) {
-      met += products.meets[k];
-      if (met == part) inner_phase<Dots<T, E>>(worker, lane, place, k, x, weights.w_inner[k]);
-    }
-  };
   run_phase<Dots<T, E>>(worker, lane, phases_of(lane, weights), phase, weights.w_ih, weights.w_hh,
-                        weights.w_hr, load_bias, inner);
+                        weights.w_hr, [&](long k) { return weights.w_inner[k]; }, load_bias);
 }
 
 template <class T, class E>

@@ -80,6 +80,10 @@ struct CellShape {
   constexpr bool in_tiles() const {
     return of_h == of_x && of_h <= 1 && sums > 0 && h_gates() <= 4 && !inner;
   }
+  // Whether tiles have all gates of x, and all of h, beside each other or not.
+  constexpr bool fits_tiles() const {
+    return x_gates() > 0 && x_gates() <= 4 && h_gates() > 0 && h_gates() <= 4;
+  }
 };
 
 // Names what products of a set's kernels are made of.

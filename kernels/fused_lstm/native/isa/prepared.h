@@ -24,7 +24,7 @@ struct PreparedMatrix {
 
 // A lane's weights: shapes as in Lane.
 struct PreparedWeights {
-  PreparedMatrix w_ih, w_hh, w_hr;
+  PreparedMatrix w_ih, w_hh, w_hr, w_inner[InnerProducts::most];
 };
 
 // With int8 the left factor is bytes too; with int8_weights it is float32.

@@ -99,7 +99,10 @@ struct Stack {
   Weights<T> own_weights(long index) const {
     if (narrow()) return {};
     Weights<T> own = weights_of<T>(call, index);
-    if (s.prepared) own.w_ih = own.w_hh = own.w_hr = nullptr;
+    if (s.prepared) {  // of which the biases alone are plain numbers
+      own.w_ih = own.w_hh = own.w_hr = nullptr;
+      std::fill_n(own.w_inner, InnerProducts::most, nullptr);
+    }
     return own;
   }
 
@@ -234,7 +237,9 @@ struct Stack {
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
       const long gates = s.cell.x_gates();
       long bytes = 0;
-      for (const Tensor& weight : call.weights) bytes += weight.numel() * bytes_of(weight.dtype());
+      for (const Tensors* list : {&call.weights, &call.inner}) {
+        for (const Tensor& weight : *list) bytes += weight.numel() * bytes_of(weight.dtype());
+      }
       const long ahead = prepared::ahead_here(bytes / plan.team);
       in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
@@ -247,9 +252,13 @@ struct Stack {
           return made;
         };
         const long inputs = index < s.directions ? s.inputs : s.width();
-        return PreparedWeights{matrix(own.w_ih, {gates, s.hidden, inputs}),
-                               matrix(own.w_hh, s.recurrent()),
-                               matrix(own.w_hr, {1, s.outputs, s.hidden})};
+        PreparedWeights made{matrix(own.w_ih, {gates, s.hidden, inputs}),
+                             matrix(own.w_hh, s.recurrent()),
+                             matrix(own.w_hr, {1, s.outputs, s.hidden}), {}};
+        for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
+          made.w_inner[k] = matrix(own.w_inner[k], {s.cell.inner->columns[k], s.hidden, s.hidden});
+        }
+        return made;
       });
     }
   }

@@ -396,25 +396,35 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   call.isa = &current_isa();
   const NamedCell named = cell_of(*call.isa, cell, {}, false);
   const CellShape& shape = named.cell->shape;
-  CHECK_VALUE(!named.options.on && shape.in_tiles() && shape.inputs == 0, "cell: got '", cell,
+  const bool options = named.options.norm || (shape.is_lstm && named.options.peephole);
+  CHECK_VALUE(!options && shape.fits_tiles(), "cell: got '", cell,
               "'; expected '', coupled, gru, an RNN's or a cell of your own of one to four gates of x and"
-              " h, without weights of a unit, inputs or products");
-  const long count = static_cast<long>(weights.size());
-  s = sizes_of(x, h0, c0, 1, count, 0, directions, call.packed);
+              " as many of h");
+  const long count = static_cast<long>(weights.size()), lanes = h0.dim() > 0 ? h0.size(0) : 0;
+  const long added = lanes ? weights_added(named, count / lanes) : 0;
+  const long own = h0.dim() == 3 ? shape.inputs * h0.size(2) : 0;  // one number of each unit
+  s = sizes_of(x, h0, c0, shape.states, count, added, directions, call.packed, own);
   call.reverse = directions < 0;
   call.cell = named.cell;
-  s.cell = named.cell->shape;
+  call.options = named.options;
+  s.cell = shape;
+  CHECK_VALUE(s.inputs > 0, "x: got shape ", shown(x), "; expected ", own,
+              " columns of the cell's inputs behind others");
   CHECK_VALUE(s.cell.is_lstm || !s.projected,
               "weights: got weight_hr; expected none, except for an LSTM");
   call.given = x.dtype();
   call.dtype = compute_dtype(x, "x");
   CHECK_VALUE(call.dtype == Dtype::Float, "x: got dtype ", call.given,
               "; expected float32, bfloat16 or float16");
-  const long lanes = h0.size(0);
-  call.per_lane = count / lanes;
+  const long all = count / lanes;
+  call.per_lane = all - added;
+  const long products = s.cell.inner ? s.cell.inner->count : 0;
+  s.inner.states = s.inner.widest = s.hidden;
+  std::fill_n(s.inner.units, products, s.hidden);
+  std::fill_n(s.inner.depth, products, s.hidden);
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {lanes, s.batch, s.outputs}, call.given);
-  check(c0, "c0", {lanes, s.batch, std::max(s.cell.states, 1L) * s.hidden}, call.given);
+  check(c0, "c0", {lanes, s.batch, s.cell.states * s.hidden}, call.given);
   const Dtype of = weights[0].dtype();
   CHECK_VALUE(of == Dtype::Float || of == Dtype::BFloat16 || of == Dtype::Char,
               "weights: got dtype ", of, "; expected float32, bfloat16 or int8");
@@ -424,25 +434,32 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
                   : weight_only ? Prepared::int8_weights
                                 : Prepared::int8;
-  const long gates = s.cell.x_gates();
+  const long of_x = s.cell.x_gates(), of_h = s.cell.h_gates();
   for (long i = 0; i < count; ++i) {
-    const long k = i % call.per_lane;
-    const long inputs = i / call.per_lane < s.directions ? s.inputs : s.directions * s.outputs;
+    const long k = i % all, product = k - (all - products);
+    const long inputs = i / all < s.directions ? s.inputs : s.directions * s.outputs;
     const bool projection = s.projected && k == call.per_lane - 1;
-    if (k < 2 || projection) {
-      const WeightShape shape = projection ? WeightShape{1, s.outputs, s.hidden}
-                                           : WeightShape{gates, s.hidden, k ? s.outputs : inputs};
-      const long elements = prepared::bytes_of(call.prepared, shape) / bytes_of(of);
-      check(weights[i], "weights", {elements}, of, i);
+    if (k < 2 || projection || product >= 0) {
+      const WeightShape matrix = product >= 0 ? WeightShape{s.cell.inner->columns[product], s.hidden, s.hidden}
+                                 : projection ? WeightShape{1, s.outputs, s.hidden}
+                                 : k == 0     ? WeightShape{of_x, s.hidden, inputs}
+                                              : WeightShape{of_h, s.hidden, s.outputs};
+      check(weights[i], "weights", {prepared::bytes_of(call.prepared, matrix) / bytes_of(of)}, of, i);
     } else {
-      check(weights[i], "weights", {gates * s.hidden}, Dtype::Float, i);
+      const long vectors = k >= call.per_lane ? s.cell.weights : k == 2 ? of_x : of_h;
+      check(weights[i], "weights", {vectors * s.hidden}, Dtype::Float, i);
     }
-    call.weights.push_back(weights[i].contiguous());
+    Tensors& list = product >= 0 ? call.inner : k < call.per_lane ? call.weights : call.vectors;
+    list.push_back(weights[i].contiguous());
   }
   set_rows(call, x, batch_sizes, not_reset);
   s.prepared = true;
   s.weight_bytes = bytes_of(of);
-  call.x = converted(std::move(x), call.dtype);
+  if (own > 0) {
+    separate_inputs(call, x, own);
+  } else {
+    call.x = converted(std::move(x), call.dtype);
+  }
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), call.dtype);
   Forward out = run_forward(call, false);
