@@ -22,6 +22,7 @@ from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
 from .program import Product, Program, program
 from .trace import INSTEAD, CannotExpress
+from .widths import Refused, Widths, units_of
 
 # Names that a layer's parameters, and its forward's arguments, have already.
 TAKEN = {
@@ -375,48 +376,15 @@ class Cell:
         Raises:
             ValueError: a name or a number cannot be.
         """
-        width, p = self.program().widths, self.program()
-        gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
-        names = dict.fromkeys(gates, width.gates)
-        names |= {name: 2 + k for k, name in enumerate(self.products)}
-        found = {width.h: hidden_size}
-        for name, units in told.items():
-            root = width.root(names[name]) if name in names else None
-            if root is None or not self.products:
-                expected = ", ".join(names) if self.products else "none: it has no products"
-                raise self._error("units", repr(name), expected)
-            if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-                raise self._error("units", f"{units!r} for {name}", "a positive number")
-            if found.setdefault(root, units) != units:
-                meets = "h" if root == width.h else "another with that number"
-                expected = f"{found[root]}, since {name} meets {meets}"
-                raise self._error("units", f"{units} for {name}", expected)
         if not told:
             return None
-        of = lambda w: found.get(width.root(w), hidden_size)  # noqa: E731
-        if of(1 + len(p.inner)) != hidden_size:
-            last = list(self.products)[-1]
-            got = f"{of(1 + len(p.inner))} for {last}, the last product"
-            raise self._error("units", got, f"hidden_size, {hidden_size}")
-        phases = {width.h, *(width.of_node.get(n, width.h) for n in p.fed)}
-        for name in told:
-            if width.root(names[name]) not in phases:
-                raise self._error("units", repr(name), "a name whose value h depends on")
-        found_in, phase = [width.gates, *range(2, 2 + len(p.inner))], p.phases()
-        for name, n in zip(self.products, p.fed, strict=True):
-            value = width.of_node.get(n, width.h)
-            if of(value) != of(found_in[max(phase[n], 0)]):
-                got = f"{of(value)} units for what {name} multiplies"
-                expected = f"{of(found_in[max(phase[n], 0)])}, as what it is computed beside has"
-                raise self._error("units", got, expected)
-        inputs = [of(width.of_gate(k)) for k, (_, gate) in enumerate(self.gates.columns)
-                  if gate >= len(gates)]  # fmt: skip
-        if max(inputs, default=0) > of(width.gates):
-            expected = f"at least {max(inputs)}, what inputs have"
-            raise self._error("units", f"{of(width.gates)} for gates", expected)
-        factors = [of(width.of_node.get(n, width.h)) for n in p.fed]
-        products = [of(2 + k) for k in range(len(p.inner))]
-        return Units(of(width.gates), tuple(products), tuple(factors))
+        gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
+        names = dict.fromkeys(gates, Widths.gates) if self.products else {}
+        names |= {name: 2 + k for k, name in enumerate(self.products)}
+        try:
+            return units_of(self.program(), names, told, hidden_size)
+        except Refused as refused:
+            raise self._error("units", refused.got, refused.expected) from None
 
     def units_of_weights(self, hidden_size: int, units: Units) -> list[int]:
         """Return how long the vectors of weights are, in the order of `vectors`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from .expressions import HEAVY, Expressions
 from .gates import Gates
 from .trace import CannotExpress, traced
+from .widths import Widths
 
 # (k, a value of the step) -> the columns that product k makes of it
 Product = Callable[[int, Tensor], list[Tensor]]
@@ -163,60 +164,6 @@ class Program:
             backwards.insert(0, self.products_made_in[k] < met)
             met = k + 1 if backwards[0] else met
         return list(zip(forwards, backwards, strict=True))
-
-
-class Widths:
-    """Tells which values of a step have as many units, since they meet in an operation.
-
-    Numbers stand for widths: `h`, that of h and the states, `gates`, and k + 2 for product k; then
-    those of weights of a unit, and of inputs. Equal widths have one `root`, the least.
-    """
-
-    h, gates = 0, 1
-
-    def __init__(self, p: Program) -> None:
-        e, products = p.expressions, 2 + len(p.inner)
-        of_column = [2 + k for k, count in enumerate(p.inner) for _ in range(count)]
-        self.of_weights = [products + k for k in range(len(p.weights))]
-        inputs = products + len(p.weights)
-        first_input = len(p.gates.names) - p.inputs
-        self._of_gate = [
-            inputs + k - first_input if k >= first_input else self.gates for _, k in p.gates.columns
-        ]
-        self._of = list(range(inputs + p.inputs))
-        self.of_node: dict[int, int] = {}
-        gates = dict(zip(p.gates.columns, self._of_gate, strict=True))
-        for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
-            if op == "leaf":
-                kind, k = rest
-                if kind == "dfed":  # as wide as what its product multiplies
-                    continue
-                of = {"weight": self.of_weights, "product": of_column}
-                self.of_node[n] = of[kind][k] if kind in of else gates.get((kind, k), self.h)
-                continue
-            found = [self.of_node[o] for o in e.operands(n) if o in self.of_node]
-            for other in found[1:]:
-                self._join(found[0], other)
-            if found:  # else a constant, as wide as anything
-                self.of_node[n] = found[0]
-        for n in (p.h, *p.after):
-            if n in self.of_node:
-                self._join(self.h, self.of_node[n])
-        self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
-
-    def of_gate(self, column: int) -> int:
-        """Return the width of a part of a gate, as in `Gates.columns`."""
-        return self.root(self._of_gate[column])
-
-    def root(self, width: int) -> int:
-        """Return the least of the widths that equal this one."""
-        while self._of[width] != width:
-            width = self._of[width]
-        return width
-
-    def _join(self, a: int, b: int) -> None:
-        least, other = sorted((self.root(a), self.root(b)))
-        self._of[other] = least
 
 
 def program(
