@@ -28,10 +28,10 @@ CALLS = {
     "erf": "tl.erf",
 }  # fmt: skip
 STEP = "step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr)"
-BACKWARD = "backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr)"
+BACKWARD = "backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr)"
 # Signatures of phase k of a cell with products inside its step.
 STEP_AFTER = "{}(by_x, made, saved, states, options, HAS: tl.constexpr)"
-BACK = "{}(saved, states, after, by, dafter, edges, options, HAS: tl.constexpr)"
+BACK = "{}(saved, states, after, by, dafter, options, HAS: tl.constexpr)"
 
 
 def source(p: Program, name: str, head: str) -> str:

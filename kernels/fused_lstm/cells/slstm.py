@@ -1,7 +1,8 @@
 """The sLSTM's cells (Beck et al. 2024), whose forget gate is sigmoid or exp.
 
 c and the normalizer n are kept divided by exp(m), so that no exponential gate overflows; h does not
-depend on m. A state whose n is 0 holds nothing yet, and m begins at i.
+depend on m. A state whose n is 0 holds nothing yet, and m begins at i. m is the larger exponent, so
+that the exponential of one is 1, a constant.
 """
 
 import torch
@@ -21,10 +22,14 @@ def slstm_exponential(i, f, z, o, *, c, n, m):
 
 
 def _step(i, log_f, z, o, c, n):
-    m = torch.where((n == 0) | (i >= log_f), i, log_f)
-    i, f = torch.exp(i - m), torch.exp((log_f - m).clamp(max=0))
+    more = log_f - i
+    is_larger = more > 0
+    is_f = is_larger & (n != 0)
+    m = torch.where(is_f, log_f, i)
+    smaller = torch.exp(torch.where(is_larger, -more, more))
+    i, f = torch.where(is_f, smaller, 1.0), torch.where(is_larger, 1.0, smaller)
     c, n = f * c + i * torch.tanh(z), f * n + i
-    return torch.sigmoid(o) * c / n, c, n, m
+    return torch.sigmoid(o) * (c / n), c, n, m
 
 
 SLSTM = Cell(slstm, states="c n m")

@@ -30,7 +30,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
 
 
 @helper
-def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     dstate_h, dh = dafter[0] + dh, tl.zeros_like(dh)
     gate_n_by_h = saved[0]
     state_h = states[0]
