@@ -82,7 +82,7 @@ def janet(f, g, *, c):
 
 @cell(states="c n m")
 def slstm(i, f, z, o, *, c, n, m):
-    """Follow Beck et al. 2024: fused_lstm.SLSTM's cell."""
+    """Follow Beck et al. 2024."""
     return of_slstm(i, f, z, o, c=c, n=n, m=m)
 
 

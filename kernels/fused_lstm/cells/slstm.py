@@ -1,8 +1,8 @@
 """The sLSTM's cells (Beck et al. 2024), whose forget gate is sigmoid or exp.
 
 c and the normalizer n are kept divided by exp(m), so that no exponential gate overflows; h does not
-depend on m. A state whose n is 0 holds nothing yet, and m begins at i. m is the larger exponent, so
-that the exponential of one is 1, a constant.
+depend on m. m is the larger of both exponents, so that one exponential is 1. A state whose n is 0
+holds nothing yet: its exponent is -inf.
 """
 
 import torch
@@ -22,12 +22,12 @@ def slstm_exponential(i, f, z, o, *, c, n, m):
 
 
 def _step(i, log_f, z, o, c, n):
+    log_f = torch.where(n == 0, -torch.inf, log_f)
     more = log_f - i
-    is_larger = more > 0
-    is_f = is_larger & (n != 0)
+    is_f = more > 0
     m = torch.where(is_f, log_f, i)
-    smaller = torch.exp(torch.where(is_larger, -more, more))
-    i, f = torch.where(is_f, smaller, 1.0), torch.where(is_larger, 1.0, smaller)
+    e = torch.exp(torch.where(is_f, -1.0, 1.0) * more)
+    i, f = torch.where(is_f, e, 1.0), torch.where(is_f, 1.0, e)
     c, n = f * c + i * torch.tanh(z), f * n + i
     return torch.sigmoid(o) * (c / n), c, n, m
 

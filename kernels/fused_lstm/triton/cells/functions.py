@@ -47,14 +47,10 @@ def log_one_plus(y):
     """Return log(1 + y) for 0 <= y <= 1: twice the inverse hyperbolic tangent of y / (2 + y)."""
     s = y / (2.0 + y)
     square = s * s
-    if y.dtype == tl.float64:
-        total = 1.0 / 31 + square * 0.0
-        for k in tl.static_range(15):
-            total = total * square + 1.0 / (29 - 2 * k)
-    else:
-        total = 1.0 / 13 + square * 0.0
-        for k in tl.static_range(6):
-            total = total * square + 1.0 / (11 - 2 * k)
+    terms: tl.constexpr = 16 if y.dtype == tl.float64 else 7
+    total = square * 0.0
+    for k in tl.static_range(terms):
+        total = total * square + 1.0 / (2 * (terms - k) - 1)
     return 2.0 * s * total
 
 
