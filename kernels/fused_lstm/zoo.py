@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import sigmoid, tanh
 
 from .cells import Cell, cell
-from .cells.slstm import slstm as of_slstm
 
 
 @cell(states="c")
@@ -83,7 +82,11 @@ def janet(f, g, *, c):
 @cell(states="c n m")
 def slstm(i, f, z, o, *, c, n, m):
     """Follow Beck et al. 2024."""
-    return of_slstm(i, f, z, o, c=c, n=n, m=m)
+    log_f = F.logsigmoid(f) + m
+    m = torch.where((n == 0) | (i >= log_f), i, log_f)
+    i, f = torch.exp(i - m), torch.exp((log_f - m).clamp(max=0))
+    c, n = f * c + i * tanh(z), f * n + i
+    return sigmoid(o) * c / n, c, n, m
 
 
 @cell
