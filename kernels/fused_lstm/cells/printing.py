@@ -1,4 +1,4 @@
-"""What all printers of a cell's programs share: variables, and the text of an operation."""
+"""Variables and operations of a cell's programs, as every printer writes them."""
 
 from __future__ import annotations
 
