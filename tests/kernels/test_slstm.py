@@ -98,6 +98,20 @@ def test_gradients_of_many_steps_are_accurate(cell):
         assert error < 5e-6, f"{name}: {error:.1e}"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_gradient_by_an_empty_state(engine):
+    """It is f, at most 1, as in xLSTM: a state of 0 with n 0 may be learned."""
+    torch.manual_seed(2)
+    module, zeros = fused_lstm.SLSTM(3, 8, engine=engine, **DOUBLE), torch.zeros(1, 4, 8, **DOUBLE)
+    x, c = torch.randn(1, 4, 3, **DOUBLE) * 9, zeros.clone().requires_grad_()
+    _, (_, c_n, *_) = module(x, (zeros, c, zeros, zeros))
+    i, f, _, _ = (x[0] @ module.weight_ih_l0.T + module.bias_l0).chunk(4, -1)
+    right = (torch.nn.functional.logsigmoid(f) - i).clamp(max=0).exp()
+    assert (right == 1).any()
+    assert (right < 1).any()
+    assert_close(torch.autograd.grad(c_n.sum(), c)[0][0], right.detach(), "c_0")
+
+
 def test_biases_begin_with_memories_of_many_lengths():
     module = fused_lstm.SLSTM(3, 8, num_heads=2)
     i, f, z, o = module.bias_l0.detach().chunk(4)

@@ -2,7 +2,7 @@
 
 c and the normalizer n are kept divided by exp(m), so that no exponential gate overflows; h does not
 depend on m. m is the larger of both exponents, so that one exponential is 1. A state whose n is 0
-holds nothing yet: its exponent is -inf.
+holds nothing yet, and m begins at i; f is at most 1 there too, as in xLSTM.
 """
 
 import torch
@@ -22,12 +22,12 @@ def slstm_exponential(i, f, z, o, *, c, n, m):
 
 
 def _step(i, log_f, z, o, c, n):
-    log_f = torch.where(n == 0, -torch.inf, log_f)
     more = log_f - i
-    is_f = more > 0
+    is_larger = more > 0
+    is_f = is_larger & (n != 0)
     m = torch.where(is_f, log_f, i)
-    e = torch.exp(torch.where(is_f, -1.0, 1.0) * more)
-    i, f = torch.where(is_f, e, 1.0), torch.where(is_f, 1.0, e)
+    e = torch.exp(torch.where(is_larger, -1.0, 1.0) * more)
+    i, f = torch.where(is_f, e, 1.0), torch.where(is_larger, 1.0, e)
     c, n = f * c + i * torch.tanh(z), f * n + i
     return torch.sigmoid(o) * (c / n), c, n, m
 

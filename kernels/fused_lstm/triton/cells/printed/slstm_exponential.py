@@ -17,26 +17,26 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
     state_n = states[1]
     state_m = states[2]
     v15 = gate_f + state_m
-    v16 = state_n == 0.0
-    v18 = tl.where(v16, float("-inf"), v15)
-    v19 = v18 - gate_i
-    v20 = v19 > 0.0
-    v21 = tl.where(v20, v18, gate_i)
-    v23 = tl.where(v20, -1.0, 1.0)
-    v24 = v19 * v23
-    v25 = tl.exp(v24)
-    v26 = tl.where(v20, v25, 1.0)
-    v27 = tl.where(v20, 1.0, v25)
-    v28 = state_c * v27
-    v29 = tanh(gate_z)
-    v30 = v26 * v29
-    v31 = v28 + v30
-    v32 = state_n * v27
-    v33 = v26 + v32
-    v34 = sigmoid(gate_o)
-    v35 = v31 / v33
-    v36 = v34 * v35
-    return v36, (v31, v33, v21), (v19, v25, v29, v34)
+    v16 = v15 - gate_i
+    v17 = v16 > 0.0
+    v18 = state_n != 0.0
+    v19 = v17 & v18
+    v20 = tl.where(v19, v15, gate_i)
+    v22 = tl.where(v17, -1.0, 1.0)
+    v23 = v16 * v22
+    v24 = tl.exp(v23)
+    v25 = tl.where(v19, v24, 1.0)
+    v26 = tl.where(v17, 1.0, v24)
+    v27 = state_c * v26
+    v28 = tanh(gate_z)
+    v29 = v25 * v28
+    v30 = v27 + v29
+    v31 = state_n * v26
+    v32 = v25 + v31
+    v33 = sigmoid(gate_o)
+    v34 = v30 / v32
+    v35 = v33 * v34
+    return v35, (v30, v32, v20), (v16, v24, v28, v33)
 
 
 @helper
@@ -46,50 +46,50 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     dstate_c = dafter[0]
     dstate_n = dafter[1]
     dstate_m = dafter[2]
-    v16 = state_n == 0.0
-    v19 = saved[0]
-    v20 = v19 > 0.0
-    v23 = tl.where(v20, -1.0, 1.0)
-    v25 = saved[1]
-    v26 = tl.where(v20, v25, 1.0)
-    v27 = tl.where(v20, 1.0, v25)
-    v29 = saved[2]
-    v31 = after[0]
-    v33 = after[1]
-    v34 = saved[3]
-    v35 = v31 / v33
+    v16 = saved[0]
+    v17 = v16 > 0.0
+    v18 = state_n != 0.0
+    v19 = v17 & v18
+    v22 = tl.where(v17, -1.0, 1.0)
+    v24 = saved[1]
+    v25 = tl.where(v19, v24, 1.0)
+    v26 = tl.where(v17, 1.0, v24)
+    v28 = saved[2]
+    v30 = after[0]
+    v32 = after[1]
+    v33 = saved[3]
+    v34 = v30 / v32
+    v36 = dh * v33
     v37 = dh * v34
-    v38 = dh * v35
-    v39 = v35 / v33
-    v41 = v37 * v39
-    v43 = v37 / v33
-    v44 = dstate_c + v43
-    v45 = dstate_n - v41
-    v46 = 1.0 - v34
-    v47 = v34 * v46
-    v48 = v38 * v47
-    v49 = v27 * v45
-    v50 = state_n * v45
-    v51 = v26 * v44
-    v52 = v29 * v44
-    v53 = v45 + v52
-    v54 = v29 * v29
-    v55 = 1.0 - v54
-    v56 = v51 * v55
-    v57 = v27 * v44
-    v58 = state_c * v44
-    v59 = v50 + v58
-    v60 = tl.where(v20, 0.0, v59)
-    v61 = tl.where(v20, v53, 0.0)
-    v62 = v60 + v61
-    v63 = v25 * v62
-    v64 = v23 * v63
-    v65 = tl.where(v20, 0.0, dstate_m)
-    v66 = tl.where(v20, dstate_m, 0.0)
-    v68 = v64 + v66
-    v69 = v65 - v64
-    v70 = tl.where(v16, 0.0, v68)
-    return (v69, v70, v56, v48), (v69, v70, v56, v48), (v57, v49, v70), ()
+    v38 = v34 / v32
+    v40 = v36 * v38
+    v42 = v36 / v32
+    v43 = dstate_c + v42
+    v44 = dstate_n - v40
+    v45 = 1.0 - v33
+    v46 = v33 * v45
+    v47 = v37 * v46
+    v48 = v26 * v44
+    v49 = state_n * v44
+    v50 = v25 * v43
+    v51 = v28 * v43
+    v52 = v44 + v51
+    v53 = v28 * v28
+    v54 = 1.0 - v53
+    v55 = v50 * v54
+    v56 = v26 * v43
+    v57 = state_c * v43
+    v58 = v49 + v57
+    v59 = tl.where(v17, 0.0, v58)
+    v60 = tl.where(v19, v52, 0.0)
+    v61 = v59 + v60
+    v62 = v24 * v61
+    v63 = v22 * v62
+    v64 = tl.where(v19, 0.0, dstate_m)
+    v65 = tl.where(v19, dstate_m, 0.0)
+    v67 = v63 + v65
+    v68 = v64 - v63
+    return (v68, v67, v55, v47), (v68, v67, v55, v47), (v56, v48, v67), ()
 
 
 CELL = Cell("slstm_exponential", step, backward, sums=4, of_x=0, of_h=0, saved=4, states=3)
