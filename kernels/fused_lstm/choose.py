@@ -72,8 +72,8 @@ ENGINES = {
 
 def why_no_cell(engine: str, spec: Spec) -> str | None:
     """Return why an engine cannot have a Spec's cell here, or None; it has it from then on."""
-    prepare = CELLS[spec.cell].prepare
-    return None if prepare is None else prepare(engine, spec)
+    kind = CELLS[spec.cell]
+    return kind.cell.prepare(engine, spec) if kind.custom else None
 
 
 Function = TypeVar("Function", bound=Callable)

@@ -482,7 +482,8 @@ class SLSTM(RecurrentBase):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype: as torch.nn.LSTM.
         num_heads: a divisor of hidden_size.
-        exponential_forget, recurrent_clip: as fused_lstm.Spec takes them.
+        exponential_forget: whether the forget gate is exp instead of sigmoid.
+        recurrent_clip: as fused_lstm.Spec takes it.
         engine, fuse, reverse, recompute: as fused_lstm.LSTM.
 
     Raises:
@@ -517,9 +518,9 @@ class SLSTM(RecurrentBase):
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
-            "slstm", layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
-            dropout=dropout, recompute=recompute, num_heads=num_heads, reverse=reverse,
-            exponential_forget=exponential_forget, recurrent_clip=recurrent_clip,
+            "slstm_exponential" if exponential_forget else "slstm", layers=num_layers,
+            directions=1 + bool(bidirectional), bias=bias, dropout=dropout, recompute=recompute,
+            num_heads=num_heads, reverse=reverse, recurrent_clip=recurrent_clip,
         )  # fmt: skip
         # An LSTM to RNNBase, which has as many gates; its weights are replaced where they differ.
         super().__init__(

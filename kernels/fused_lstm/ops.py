@@ -210,10 +210,8 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
 
 def saved_dtype(engine: str, spec: Spec, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of what a step saves beside c: the call's, or the state dtype."""
-    wide = CELLS[spec.cell].wide
-    if engine == "native" or wide is None or not wide(spec):
-        return dtype
-    return reference.state_dtype(dtype)
+    is_wide = engine != "native" and CELLS[spec.cell].is_wide(spec)
+    return reference.state_dtype(dtype) if is_wide else dtype
 
 
 def _widest(spec: Spec, weights: Sequence[Tensor], H: int) -> int:
@@ -277,7 +275,9 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     spec = recurrence.Cell(cell).spec
     kind = CELLS[spec.cell]
     columns = kind.columns(engine, spec) if kind.custom else kind.kept
-    saved = dtype if width > K else saved_dtype(engine, spec, x_part.dtype)
+    # native computes a cell of several states in the state dtype, and saves as it computes.
+    in_wide = engine == "native" and width > K
+    saved = dtype if in_wide else saved_dtype(engine, spec, x_part.dtype)
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)
     if save and columns:

@@ -9,7 +9,6 @@ B, H: batch, hidden size. Gate order i, f, g, o.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,13 +18,12 @@ EPS = 1e-5  # nn.LayerNorm's
 
 
 class OptionTensors(NamedTuple):
-    """The tensors of a cell's options in a step; None where an option is off."""
+    """The tensors of an LSTM's options in a step; None where an option is off."""
 
-    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o; or a custom cell's weights
+    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, H], multiplies g
-    w_inner: tuple[Tensor, ...] = ()  # [n*H, H] each, of products inside a custom cell's step
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """Return the peepholes of i, f and o, [H] each, or None."""
@@ -192,11 +190,3 @@ def normalized_backward(dx_hat: Tensor, x_hat: Tensor, rstd: Tensor) -> Tensor:
     """Return the gradient by x [B, C], given the gradient by its normalized rows."""
     along = (dx_hat * x_hat).mean(-1, keepdim=True)
     return rstd * (dx_hat - dx_hat.mean(-1, keepdim=True) - x_hat * along)
-
-
-# --- all cells ---
-
-# A cell's name -> forward(gates, c, added) as above; fused_lstm.cells fills in those that are told
-# as functions, which autograd differentiates.
-Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
-CELLS: dict[str, Forward] = {"lstm": forward}

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,13 @@ from .choose import in_a_graph
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .reference import Layer, by_layer, input_product
 from .rows import Padding
-from .spec import CELLS, LANE_CELLS, Spec, is_reversed
+from .spec import CELLS, Spec, is_reversed
 
 
 class Cell(NamedTuple):
     """A lane's cell and direction, as arguments of the operators."""
 
-    name: str  # of fused_lstm.spec.CELLS, or of LANE_CELLS
+    name: str  # of fused_lstm.spec.CELLS
     reverse: bool = False  # from the last step to the first
     clip: float = 0.0  # the largest gradient through R; 0 for no limit
     precision: str | None = None  # as in the operator lstm
@@ -44,15 +44,13 @@ class Cell(NamedTuple):
 
 @lru_cache
 def _spec_of(name: str, clip: float) -> Spec:
-    kind, *options = LANE_CELLS.get(name, (name,))
-    on: dict[str, Any] = dict.fromkeys(options, True)
-    return Spec(kind, recurrent_clip=clip or None, **on)
+    return Spec(name, recurrent_clip=clip or None)
 
 
 def cell_of(spec: Spec, lane: int = 0) -> Cell:
     """Return the operators' arguments for a call's lane."""
     clip = spec.recurrent_clip or 0.0
-    return Cell(spec.lane_cell, is_reversed(spec, lane), float(clip), spec.precision)
+    return Cell(spec.cell, is_reversed(spec, lane), float(clip), spec.precision)
 
 
 # --- a stack of layers ---

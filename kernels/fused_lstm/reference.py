@@ -72,12 +72,12 @@ class Layer(NamedTuple):
         return self.b_ih + self.b_hh
 
     def added(self, mask: Tensor | None, spec: Spec = PLAIN) -> OptionTensors:
-        """Return the tensors of the cell's options; mask: [B, H] on g, or None."""
+        """Return the tensors of an LSTM's options; mask: [B, H] on g, or None."""
         w_ch = self.w_ch
         if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return OptionTensors(w_ch, self.gain_c, self.b_c, mask, self.w_inner)
+        return OptionTensors(w_ch, self.gain_c, self.b_c, mask)
 
 
 FIELDS = {
@@ -334,13 +334,38 @@ def step(
         norms = Norms(*normalized(by_x), *normalized(by_h))
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
     gates = sums(by_x, by_h, layer, spec)
-    added = layer.added(draws.candidate, spec)
-    forward = pointwise.CELLS[spec.lane_cell]
-    h_next, c_next, activated = forward(gates.to(x.dtype), c, added)
+    gates = gates.to(x.dtype)
+    if CELLS[spec.cell].is_lstm:
+        added = layer.added(draws.candidate, spec)
+        h_next, c_next, gates = pointwise.forward(gates, c, added)
+    else:
+        h_next, c_next = told(gates, c, layer, spec)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
     h_next, c_next = zoned(h_next, h, draws.zoneout_h), zoned(c_next, c, draws.zoneout_c)
-    return h_next, c_next, activated, *norms
+    return h_next, c_next, gates, *norms
+
+
+def told(gates: Tensor, c: Tensor, layer: Layer, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Run a cell that is told as a function: gates [B, G*H], as `sums` has them -> h, c_next."""
+    cell = CELLS[spec.cell].cell
+    parts = gates.to(c.dtype).chunk(len(cell.gates.columns), -1)
+    states = c.chunk(len(cell.states), -1) if cell.states else ()
+    w, vectors = layer.w_ch, ()
+    if w is not None:
+        vectors = w.to(c.dtype).chunk(len(cell.vectors))
+    columns, matrices = list(cell.products.values()), layer.w_inner
+    if matrices:
+        made = [w.shape[0] // n for w, n in zip(matrices, columns, strict=True)]
+        units = [c.shape[-1] // max(len(states), 1), parts[0].shape[-1], *made]
+        parts, vectors = cell.as_wide(parts, vectors, units)
+
+    def product(k: int, value: Tensor) -> list[Tensor]:
+        made = value.to(matrices[k].dtype) @ matrices[k].T
+        return list(made.to(c.dtype).chunk(columns[k], -1))
+
+    h, after = cell.step(parts, states, vectors, product)
+    return h.to(gates.dtype), torch.cat(after, -1) if after else h
 
 
 def layer_forward(

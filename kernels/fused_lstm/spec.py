@@ -11,7 +11,7 @@ units of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -34,22 +34,21 @@ class Kind(NamedTuple):
     h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
     is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
     kept: int = 0  # `columns` of a cell of the library's, before its options
-    edges: bool = False  # its backward depends on where a row begins and ends
+    wide: bool = False  # `is_wide` of a cell of the library's
     inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
-    # (engine, Spec) -> None: makes a custom cell ready for an engine; or why that cannot be
-    prepare: Callable[[str, Spec], str | None] | None = None
-    # (engine, Spec) -> `columns`, of a custom cell
-    saved: Callable[[str, Spec], int] | None = None
-    # (Spec) -> whether half precision cannot hold what a step of a custom cell saves
-    wide: Callable[[Spec], bool] | None = None
+    cell: Any = None  # the fused_lstm.cells.Cell that it is told as: cells/library.py sets it
 
     def columns(self, engine: str, spec: Spec) -> int:
         """Return the columns a unit that a step saves; 0 where its backward needs h alone."""
-        if self.saved is not None:
-            return self.saved(engine, spec)
+        if self.custom:
+            return self.cell.columns(engine, spec)
         if engine == "triton" and not self.kept:  # x's parts of the gates lie there
             return self.gates
         return self.kept - spec.coupled
+
+    def is_wide(self, spec: Spec) -> bool:
+        """Return whether half precision cannot hold what a step saves."""
+        return self.cell.is_wide(spec) if self.custom else self.wide
 
     def takes(self, option: str) -> bool:
         """Return whether it has an option of Spec: any cell may be reversed."""
@@ -91,21 +90,19 @@ class Units(NamedTuple):
 LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
-SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
-OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads", "reverse"
+OPTIONS = *LSTM_OPTIONS, "recurrent_clip", "num_heads", "reverse"
+SLSTM = Kind(
+    4, ("recurrent_clip", "num_heads"), ("h", "c", "n", "m"), of_torch=False, kept=5, wide=True
+)
 CELLS = {
     "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True, is_lstm=True, kept=4),
     "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1, kept=4),
     "rnn_tanh": Kind(1, ("num_heads",)),
     "rnn_relu": Kind(1, ("num_heads",)),
-    "slstm": Kind(
-        4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m"), of_torch=False, kept=5, edges=True
-    ),
+    "slstm": SLSTM,
+    "slstm_exponential": SLSTM._replace(kept=4),
     "gru_dreamer": Kind(3, ("num_heads",), of_torch=False, kept=4),
 }
-# The operator `recurrence` has another name for a cell with an option: the cell, the option.
-LANE_CELLS = {"slstm_exponential": ("slstm", "exponential_forget")}
-LANE_NAMES = {of: name for name, of in LANE_CELLS.items()}
 
 
 OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
@@ -121,8 +118,9 @@ class Spec:
 
     Args:
         cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": a cell of torch.nn, with its weights;
-            "slstm": exponential gates, four states and one bias (Beck et al. 2024); or
-            "gru_dreamer": DreamerV3's GRU, with one bias (Hafner et al. 2023).
+            "slstm": exponential gates, four states and one bias (Beck et al. 2024), or
+            "slstm_exponential", whose forget gate is exp instead of sigmoid; or "gru_dreamer":
+            DreamerV3's GRU, with one bias (Hafner et al. 2023).
         layer_norm: normalize W x, R h and nn.LSTM's c, with gains (Ba, Kiros and Hinton 2016).
         peephole: the gates depend on the cell state (Gers and Schmidhuber 2000).
         coupled: the forget gate is 1 minus the input gate (Greff et al. 2017). Not with layer_norm.
@@ -146,7 +144,6 @@ class Spec:
             sLSTM's.
         reverse: every lane runs from the last step to the first. Not with two directions.
         units: of a custom cell with products inside its step, where not all have hidden_size.
-        exponential_forget: an sLSTM's forget gate is exp instead of sigmoid.
         recurrent_clip: of an sLSTM: the gradient by h(t-1) that comes through R is clamped to
             [-recurrent_clip, recurrent_clip] (xLSTM's and FlashRNN's gradient_recurrent_clipval).
     """
@@ -168,7 +165,6 @@ class Spec:
     recompute: int | None = None
     level: str | None = None
     num_heads: int = 1
-    exponential_forget: bool = False
     recurrent_clip: float | None = None
     reverse: bool = False
     units: Units | None = None
@@ -188,7 +184,6 @@ class Spec:
         init=False, repr=False, compare=False
     )
     is_dropped: bool = field(init=False, repr=False, compare=False)  # whether states or h may be
-    lane_cell: str = field(init=False, repr=False, compare=False)  # `cell` of a lane's operator
     schema_cell: str = field(init=False, repr=False, compare=False)  # an operator's `cell`
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
     schema_directions: int = field(init=False, repr=False, compare=False)  # its `directions`
@@ -231,8 +226,6 @@ class Spec:
         if kind.custom and self.projection:
             names += [PROJECTED]
         self._set("schema_cell", ",".join(names))
-        of_lane = [LANE_NAMES[of] for of in [(self.cell, o) for o in on] if of in LANE_NAMES]
-        self._set("lane_cell", of_lane[0] if of_lane else self.cell)
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
@@ -247,7 +240,7 @@ class Spec:
     def _check(self) -> None:
         if self.cell not in CELLS:
             raise ValueError(f"cell: got {self.cell!r}; expected one of {', '.join(CELLS)}")
-        for name in ("layer_norm", "peephole", "coupled", "exponential_forget", "reverse"):
+        for name in ("layer_norm", "peephole", "coupled", "reverse"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; expected True or False")
         pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)

@@ -22,7 +22,8 @@ from bench import zoo
 from cases import needs_native
 from fused_lstm import custom
 from fused_lstm.cells import compile as compiling
-from fused_lstm.cells import definition, generate
+from fused_lstm.cells import definition, generate, library
+from fused_lstm.spec import CELLS, Spec
 from tolerance import assert_close
 
 ENGINES = ["loop", pytest.param("native", marks=needs_native)]
@@ -513,6 +514,15 @@ def test_the_printed_code_has_the_cells_names():
 def test_the_librarys_cells_are_as_printed(name):
     """The committed C++ is what cells/*.py prints: run `python -m fused_lstm.cells.generate`."""
     assert (generate.FOLDER / f"{name}.h").read_text() == generate.header(name)
+
+
+@pytest.mark.parametrize("name", sorted(CELLS.keys() & library.CELLS.keys()))
+def test_what_a_spec_says_of_the_librarys_cells(name):
+    """These are facts of fused_lstm.spec, since a trace takes seconds."""
+    told, kind = library.CELLS[name], CELLS[name]
+    assert kind.cell is told
+    assert kind.kept == len(told.program().saved)
+    assert told.is_wide(Spec(name)) or not kind.wide  # of a GRU only m is wide
 
 
 def test_the_source_of_an_engine():

@@ -15,7 +15,7 @@ from torch import Tensor
 import fresh
 import fused_lstm
 from cases import needs_native
-from fused_lstm.spec import CELLS, LANE_CELLS, OPTIONS
+from fused_lstm.spec import CELLS, OPTIONS
 
 ENGINES = ["loop", pytest.param("native", marks=needs_native)]
 WORDS = (
@@ -66,12 +66,12 @@ def test_a_name_in_a_compiled_training_step(word):
 
 def reads_a_name(node: ast.AST) -> bool:
     """Return whether a node compares a cell's name, or takes a part of it, with a text."""
-    library = {*CELLS, *LANE_CELLS, *OPTIONS}
+    library = {*CELLS, *OPTIONS}
 
     def is_a_name(value: ast.AST) -> bool:
         if isinstance(value, ast.Name | ast.Attribute):
             return (value.id if isinstance(value, ast.Name) else value.attr) in (
-                "cell", "schema_cell", "lane_cell", "name",
+                "cell", "schema_cell", "name",
             )  # fmt: skip
         return False
 

@@ -115,7 +115,8 @@ def test_tirex_2_gives_what_it_gives(dtype):
         got = results()
     assert len(calls) == 12  # six sLSTM blocks, forwards and backwards in time
     largest = max(value.abs().max() for name, value in expected.items() if name != "y")
-    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}[dtype]
+    # TiRex's own float32 gradients are 1.4e-4 from those in float64, ours 1.3e-4.
+    tolerance = {torch.float64: 1e-10, torch.float32: 2e-4}[dtype]
     for name, value in got.items():
         # A gradient that is zero but for rounding is compared with the largest one's rounding.
         right = expected[name]

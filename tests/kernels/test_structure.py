@@ -83,5 +83,5 @@ def test_triton_3_6_can_read_every_assignment():
                 seen += 1
                 if not all(isinstance(e, ast.Name) for e in node.targets[0].elts):
                     found.append(f"{function.name}: {ast.unparse(node.targets[0])}")
-    assert seen > 100
+    assert seen > 80
     assert not found

@@ -165,7 +165,7 @@ def leaky_step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
 
 
 @helper
-def leaky_backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def leaky_backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     i, f, g, o = saved
     dc = dafter[0] + dh * o
     df = dc * (states[0] - g) * f * (1.0 - f)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import pointwise
 from ..errors import first_line, meant
 from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec, Units
 from . import compile, print_cpp, print_python, print_triton
@@ -327,31 +326,7 @@ class Cell:
         h, after = results[0], iter(results[1:])
         return h, [h if name == "h" else next(after) for name in self.states]
 
-    def reference(
-        self, gates: Tensor, c: Tensor, added: pointwise.OptionTensors = pointwise.PLAIN
-    ) -> Any:
-        """Compute `pointwise.forward`'s results in plain PyTorch, which autograd differentiates.
-
-        gates: [B, G*H], all parts of gates in the order of `gates.columns`.
-        """
-        parts: Sequence[Tensor] = gates.to(c.dtype).chunk(len(self.gates.columns), -1)
-        w = added.w_ch
-        vectors: Sequence[Tensor] = () if w is None else w.to(c.dtype).chunk(len(self.vectors))
-        states = c.chunk(len(self.states), -1) if self.states else ()
-        columns, matrices = list(self.products.values()), added.w_inner
-        if matrices:
-            made = [w.shape[0] // n for w, n in zip(matrices, columns, strict=True)]
-            units = [c.shape[-1] // max(len(self.states), 1), parts[0].shape[-1], *made]
-            parts, vectors = self._as_wide(parts, vectors, units)
-
-        def product(k: int, value: Tensor) -> list[Tensor]:
-            made = value.to(matrices[k].dtype) @ matrices[k].T
-            return list(made.to(c.dtype).chunk(columns[k], -1))
-
-        h, after = self.step(parts, states, vectors, product)
-        return h.to(gates.dtype), torch.cat(after, -1) if after else h, gates
-
-    def _as_wide(
+    def as_wide(
         self, parts: Sequence[Tensor], vectors: Sequence[Tensor], units: list[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return parts of gates and vectors of weights, each as wide as what it meets in a step.
@@ -433,9 +408,8 @@ class Cell:
             apart=len(gates.of_h), weights=len(self.vectors), custom=True,
             inner=tuple(self.products.values()), inputs=len(self.inputs),
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
-            prepare=self.prepare, saved=self._columns, wide=self._is_wide,
+            cell=self,
         )  # fmt: skip
-        pointwise.CELLS[self.name] = self.reference
 
     def refused(self) -> dict[str, str]:
         """Return the options that a layer of the cell cannot have: name -> why."""
@@ -473,7 +447,7 @@ class Cell:
                 return str(error)
         return None
 
-    def _columns(self, engine: str, spec: Spec) -> int:
+    def columns(self, engine: str, spec: Spec) -> int:
         """Return the columns a unit that a step saves on an engine."""
         if engine == "native":
             return self._on_native(spec.is_dropped, spec.projection).columns
@@ -481,7 +455,7 @@ class Cell:
         saved, by_x = len(p.saved) + spec.projection, len(self.gates.by_x)  # which lie there too
         return saved + by_x if p.inner else max(saved, by_x)
 
-    def _is_wide(self, spec: Spec) -> bool:
+    def is_wide(self, spec: Spec) -> bool:
         """Return whether a step saves more than sigmoids and hyperbolic tangents.
 
         Other values may be too large for float16. A backward may compare them, and has to decide as

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import pointwise
+from ..spec import CELLS as KINDS
 from .coupled import COUPLED
 from .definition import Cell
 from .gru import GRU
@@ -18,5 +18,5 @@ CELLS: dict[str, Cell] = {
     )
 }  # fmt: skip
 
-for name, told in CELLS.items():  # the LSTM is there by hand, with its options, as a text to read
-    pointwise.CELLS.setdefault(name, told.reference)
+for name in CELLS.keys() & KINDS.keys():
+    KINDS[name] = KINDS[name]._replace(cell=CELLS[name])

@@ -5,15 +5,10 @@ A sweep calls a cell through a pointer, once a tile, so that no sweep is compile
 
 from __future__ import annotations
 
-import re
-
 from .expressions import HEAVY, Expressions
+from .printing import INFIX, operation, variable
 from .program import Program
 
-INFIX = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
-    "eq": "==", "ne": "!=", "and": "&", "or": "|",
-}  # fmt: skip
 CALLS = {"max": "maximum", "min": "minimum", "abs": "absolute", "sqrt": "square_root"}
 
 
@@ -87,9 +82,7 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
     crossing = [n for n in sorted(used) if n not in there and not is_const(e, n)]
 
     def body(k: int) -> list[str]:
-        text = [
-            f"const Vec<T> {var(p, n)} = row.crossing({i});" for i, n in enumerate(crossing) if k
-        ]
+        text = [f"const auto {var(p, n)} = row.crossing({i});" for i, n in enumerate(crossing) if k]
         text += [statement(p, n) for n in nodes[k]]
         text += [f"row.{store}{vector(p, n)});" for n, store in stores if loop[n] == k]
         if k == 0:
@@ -98,20 +91,18 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
 
     text = [
         f"static constexpr CellShape shape{{{shape(p)}{facts}}};",
-        f"static constexpr long products = {len(p.inner)};",
-        f"static constexpr long phase = {phase};",
         f"static constexpr long sums = {p.inner[phase - 1] if phase else len(p.gates.by_h)};",
-        f"static constexpr bool zoneout = {str(p.zoneout).lower()};",
-        f"static constexpr bool two_loops = {str(bool(nodes[1])).lower()};",
-        f"static constexpr long crossing = {len(crossing)};",
     ]
-    text += function("step", f"CellRow<{name}, T>", [*leaf_lines(p, order, phase, known), *body(0)])
+    others = {"products": len(p.inner), "phase": phase}
+    others |= {"zoneout": int(p.zoneout), "crossing": len(crossing)}
+    text += [f"static constexpr long {name} = {n};" for name, n in others.items() if n]
+    text += function("step", [*leaf_lines(p, order, phase, known), *body(0)])
     if nodes[1]:
         found = leaf_lines(p, [n for n in weights if n in used], phase, known)
-        text += function("finish", f"CellRow<{name}, T>", [*found, *body(1)])
-    text += function("back", f"CellRowBack<{name}, T>", backward(p, phase))
+        text += function("finish", [*found, *body(1)])
+    text += function("back", backward(p, phase))
     lines = "".join(f"  {line}\n" if line else "\n" for line in text)
-    return f"struct {name} {{\n{lines}}};\n"
+    return f"struct {name} : PrintedCell {{\n{lines}}};\n"
 
 
 def shape(p: Program) -> str:
@@ -127,12 +118,10 @@ def shape(p: Program) -> str:
     return ", ".join(text + [".c_is_h = true"] * (p.states in ((), ("h",))))
 
 
-def function(name: str, row: str, lines: list[str]) -> list[str]:
+def function(name: str, lines: list[str]) -> list[str]:
     """Return the lines of a function of a row, S being the type of its sums."""
-    uses_s = any(re.search(r"\bS\b", line) for line in lines)
-    body = ["using S = Sum<T>;"] * uses_s + lines
-    head = ["", "template <class T>", f"FL_INLINE static void {name}(const {row}& row) {{"]
-    return [*head, *("  " + line for line in body), "}"]
+    head = ["", "template <class S, class Row>", f"FL_INLINE static void {name}(const Row& row) {{"]
+    return [*head, *("  " + line for line in lines), "}"]
 
 
 def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> list[str]:
@@ -141,7 +130,7 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
     for n in order:
         op, *rest = p.expressions.nodes[n]
         if n in known:
-            lines.append(f"const Vec<T> {var(p, n)} = row.saved({p.saved.index(n)});")
+            lines.append(f"const auto {var(p, n)} = row.saved({p.saved.index(n)});")
         if n in known or op != "leaf":
             continue
         kind, k = rest
@@ -154,7 +143,7 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
             "weight": lambda k: f"weight({k})",
             "zoneout": lambda _: "zoneout()",
         }[kind](k)
-        lines.append(f"const Vec<T> {var(p, n)} = row.{value};")
+        lines.append(f"const auto {var(p, n)} = row.{value};")
     return lines
 
 
@@ -181,14 +170,14 @@ def backward(p: Program, phase: int) -> list[str]:
     for n in e.order(results, p.known):
         op, *rest = e.nodes[n]
         if n in places and op != "const":
-            text.append(f"const Vec<T> {var(p, n)} = row.{places[n]};")
+            text.append(f"const auto {var(p, n)} = row.{places[n]};")
         elif op == "leaf":
             kind, k = rest
             value = {
                 "state": f"state({k})", "weight": f"weight({k})", "zoneout": "zoneout()",
                 "dh": gradient(last), "dfed": gradient(k), "dstate": f"by_after({k})",
             }[kind]  # fmt: skip
-            text.append(f"const Vec<T> {var(p, n)} = row.{value};")
+            text.append(f"const auto {var(p, n)} = row.{value};")
         elif op != "const":
             text.append(statement(p, n))
     text += [f"row.arrive({phase - 1});"] * bool(phase)
@@ -243,20 +232,8 @@ def is_const(e: Expressions, n: int) -> bool:
 
 def var(p: Program, n: int) -> str:
     """Return a node's variable, or its value where it is a constant."""
-    op, *rest = p.expressions.nodes[n]
-    if op == "const":
-        return f"S({number(rest[0])})"
-    if op != "leaf":
-        return f"v{n}"
-    kind, k = rest
-    names = {"state": p.states, "weight": p.weights, "dstate": p.states}
-    if kind in ("gate", "x", "h"):
-        return f"gate_{p.gates.column_name((kind, k))}"
-    if kind in names:
-        return f"{kind}_{names[kind][k]}"
-    if kind in ("product", "dfed"):
-        return f"{'product' if kind == 'product' else 'by_fed'}_{k}"
-    return {"dh": "by_h", "zoneout": "zoneout"}[kind]
+    value = p.expressions.value(n)
+    return variable(p, n) if value is None else f"S({number(value)})"
 
 
 def number(value: float) -> str:
@@ -278,14 +255,8 @@ def statement(p: Program, n: int) -> str:
     """Return the statement that computes a node."""
     e = p.expressions
     op, *args = e.nodes[n]
-    names, vectors = [var(p, x) for x in args], [vector(p, x) for x in args]
-    if op in INFIX:
-        text = f"{names[0]} {INFIX[op]} {names[1]}"
-        text += " + S(0)" if n in p.rounded else ""  # this sum takes the product unrounded
-    elif op in ("neg", "not"):
-        text = ("-" if op == "neg" else "~") + names[0]
-    elif op == "where":
-        text = f"{names[0]} ? {vectors[1]} : {vectors[2]}"
-    else:
-        text = f"{CALLS.get(op, op)}<S>({', '.join(vectors)})"
-    return f"const {'auto' if e.is_mask(n) else 'Vec<T>'} v{n} = {text};"
+    operands = [(var if op in INFIX else vector)(p, x) for x in args]
+    text = operation(p, n, operands, f"{CALLS.get(op, op)}<S>", " + S(0)")
+    if op == "where":
+        text = f"{operands[0]} ? {operands[1]} : {operands[2]}"
+    return f"const auto v{n} = {text};"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .expressions import HEAVY
-from .print_cpp import INFIX
+from .printing import operation
 from .program import Program
 
 CALLS = {
@@ -99,8 +99,4 @@ def expression(p: Program, n: int) -> str:
     """Return what computes a node."""
     op, *args = p.expressions.nodes[n]
     names = [named(p, x) for x in args]
-    if op in INFIX:
-        return f"{names[0]} {INFIX[op]} {names[1]}"
-    if op in ("neg", "not"):
-        return f"{'-' if op == 'neg' else '~'}{names[0]}"
-    return f"{CALLS.get(op, 'torch.' + op)}({', '.join(names)})"
+    return operation(p, n, names, CALLS.get(op, f"torch.{op}"))

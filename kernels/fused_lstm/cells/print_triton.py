@@ -12,8 +12,8 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from . import printing
 from .compile import cache_folder
-from .print_cpp import INFIX
 from .program import Program
 
 FUNCTIONS = {  # of triton/cells, by their module
@@ -28,10 +28,10 @@ CALLS = {
     "erf": "tl.erf",
 }  # fmt: skip
 STEP = "step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr)"
-BACKWARD = "backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr)"
+BACKWARD = "backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr)"
 # Signatures of phase k of a cell with products inside its step.
 STEP_AFTER = "{}(by_x, made, saved, states, options, HAS: tl.constexpr)"
-BACK = "{}(saved, states, after, by, dafter, edges, options, HAS: tl.constexpr)"
+BACK = "{}(saved, states, after, by, dafter, options, HAS: tl.constexpr)"
 
 
 def source(p: Program, name: str, head: str) -> str:
@@ -141,29 +141,14 @@ def statement(p: Program, n: int) -> str:
     """Return the statement that computes a node."""
     op, *args = p.expressions.nodes[n]
     names = [variable(p, x) for x in args]
-    if op in INFIX:
-        rounded = " + 0.0" if n in p.rounded else ""  # as in C++
-        return f"v{n} = {names[0]} {INFIX[op]} {names[1]}{rounded}"
-    if op in ("neg", "not"):
-        return f"v{n} = {'-' if op == 'neg' else '~'}{names[0]}"
-    return f"v{n} = {CALLS.get(op, op)}({', '.join(names)})"
+    return f"v{n} = {printing.operation(p, n, names, CALLS.get(op, op), ' + 0.0')}"
 
 
 def variable(p: Program, n: int) -> str:
     """Return a node's variable, or its value where it is a constant."""
     value = p.expressions.value(n)
     if value is None:
-        op, *rest = p.expressions.nodes[n]
-        if op != "leaf":
-            return f"v{n}"
-        kind, k = rest
-        if kind in ("gate", "x", "h"):
-            return f"gate_{p.gates.column_name((kind, k))}"
-        if kind in ("dh", "zoneout"):
-            return {"dh": "dh", "zoneout": "kept"}[kind]
-        if kind in ("product", "dfed"):
-            return f"{kind}_{k}"
-        return f"{kind}_{p.weights[k] if kind == 'weight' else p.states[k]}"
+        return printing.variable(p, n)
     finite = value == value and abs(value) != float("inf")
     return repr(value) if finite else f'float("{value}")'
 

@@ -165,7 +165,7 @@ def lstm_backward_kernel(
                     gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN
                 )  # fmt: skip
                 dc = dc_of(dc_ptr, last, step, block, rows, PLAN)
-                dc = plus_given(dc, dstates_ptr, after, 0.0, step, block, PLAN)
+                dc = plus_given(dc, dstates_ptr, step, block, PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
                 if k + 1 < PLAN.PRODUCTS:
                     fresh = inner.by_fed(w_inner, k + 1, between_ptr, batch, PLAN)
@@ -175,9 +175,7 @@ def lstm_backward_kernel(
                         given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN
                     )  # fmt: skip
                     by = inner.gradients(fresh, 0, by_ptr, step, block, rows, PLAN)
-                made = CELL.backs[k](
-                    saved, before, after, by, dc, (0.0, 0.0), cell_options, PLAN.HAS
-                )  # fmt: skip
+                made = CELL.backs[k](saved, before, after, by, dc, cell_options, PLAN.HAS)
                 inner.hand_back(made, k, between_ptr, block, turn, share.all_ptr, PLAN)
         if PLAN.PRODUCTS > 0:
             position.wait(share, wave * PLAN.MEETINGS + PLAN.PRODUCTS, PLAN)
@@ -188,10 +186,7 @@ def lstm_backward_kernel(
             # First what no other program writes: it arrives while the others finish.
             saved, before, after = stored(gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN)
             dc = dc_kept if PLAN.ALONE else dc_of(dc_ptr, last, step, block, rows, PLAN)
-            edges = 0.0, 0.0
-            if PLAN.HAS.EDGES:
-                edges = position.edges(step, block.b, rows, PLAN)
-            dc = plus_given(dc, dstates_ptr, after, edges[0], step, block, PLAN)
+            dc = plus_given(dc, dstates_ptr, step, block, PLAN)
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
                 dh = project.multiply(w_hr, between_ptr, batch, PLAN)
@@ -213,7 +208,7 @@ def lstm_backward_kernel(
                 )  # fmt: skip
             else:
                 by_x, by_h, dc, dweights = CELL.backward(
-                    saved, before, after, dh, dc, edges, cell_options, PLAN.HAS
+                    saved, before, after, dh, dc, cell_options, PLAN.HAS
                 )
             if PLAN.HAS.WEIGHTS > 0:
                 weights: tl.constexpr = PLAN.HAS.WEIGHTS
@@ -295,11 +290,8 @@ def dc_of(dc_ptr, last, step, block, rows, PLAN: tl.constexpr):
 
 
 @helper
-def plus_given(dc, dstates_ptr, after, ends, step, block, PLAN: tl.constexpr):
-    """Return gradients by the states after a step with those that come from outside.
-
-    Of an sLSTM's m only the rest, as cells/slstm.py takes it: at a row's end it subtracts itself.
-    """
+def plus_given(dc, dstates_ptr, step, block, PLAN: tl.constexpr):
+    """Return gradients by the states after a step with those that come from outside."""
     if PLAN.BY_STATES:
         at = step.first * (PLAN.STATES * PLAN.H) + position.states_at(block, PLAN)
         given = tile.load_columns(dstates_ptr, at, block.mask, PLAN.H, PLAN.STATES, PLAN.ACC)
@@ -307,9 +299,6 @@ def plus_given(dc, dstates_ptr, after, ends, step, block, PLAN: tl.constexpr):
         for i in tl.static_range(PLAN.STATES):
             found = found + (dc[i] + given[i],)
         dc = found
-        if PLAN.HAS.EDGES:
-            in_c_and_n = tl.where(ends, 0.0, given[0] * after[0] + given[1] * after[1])
-            dc = dc[0], dc[1], dc[2] - in_c_and_n
     return dc
 
 

@@ -110,9 +110,7 @@ def recurrence(
     X, S, columns = of.prepared.cell.by_x, of.prepared.cell.states, of.prepared.columns
     y = x_part.new_empty(rows.N, N * K)
     c = of.c0.new_empty(N, rows.N if save else rows.B, S * K)
-    # An sLSTM's gradients by i are differences.
-    dtype = of.c0.dtype if S > 1 else of.prepared.saved
-    gates = y.new_empty(N, rows.N, columns * K, dtype=dtype)
+    gates = y.new_empty(N, rows.N, columns * K, dtype=of.prepared.saved)
     gates[..., (columns - X) * K :] = heads_first(x_part.reshape(rows.N, -1), N, K)
     bias = y.new_zeros(N, (X + of.prepared.cell.of_h) * K)
     if bias_m is not None:

@@ -22,7 +22,7 @@ from triton.runtime import driver
 from ..spec import CELLS, PLAIN, Spec
 from . import backward, cells, forward, precision
 from .barrier import APART
-from .cells import lstm, printed, slstm
+from .cells import lstm, printed
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
@@ -74,7 +74,6 @@ def on_their_device(operator: Callable) -> Callable:
 
 # Made by fused_lstm.cell: name, and whether with zoneout -> the kernels' form.
 CUSTOM: dict[tuple[str, bool], cells.Cell] = {}
-SLSTMS = {"slstm": slstm.SLSTM}
 BY_HAND = {"peephole", "zoneout", "candidate_dropout", "layer_norm"}  # options of an LSTM
 
 
@@ -82,8 +81,6 @@ def kernel_cell(cell: Spec) -> cells.Cell:
     """Return the kernels' form of a cell."""
     if CELLS[cell.cell].custom:
         return CUSTOM[cell.cell, any(cell.zones)]
-    if cell.cell in SLSTMS:
-        return SLSTMS[cell.cell]
     if CELLS[cell.cell].is_lstm and BY_HAND.intersection(cell.options):
         return lstm.COUPLED if cell.coupled else lstm.LSTM
     name = "coupled" if cell.coupled else cell.cell
@@ -119,8 +116,6 @@ class Features:
     WEIGHTS: int  # vectors of weights of a unit, peepholes too
     COUPLED: bool  # an LSTM's forget gate is 1 minus the input gate
     G: int  # the index of g among an LSTM's gates
-    EXPONENTIAL: bool  # an sLSTM's forget gate is exp
-    EDGES: bool  # the cell's backward asks where a row ends and begins
     CLIP: bool  # the gradient by h that comes through w_hh is cut
     CANDIDATE: bool  # a mask on g
     RECURRENT: bool  # a mask on what w_hh is multiplied by
@@ -153,8 +148,6 @@ def has(cell: Spec, draws: bool) -> Features:
         "WEIGHTS": peepholes + CELLS[cell.cell].weights,
         "COUPLED": cell.coupled,
         "G": 2 - cell.coupled,
-        "EXPONENTIAL": cell.exponential_forget,
-        "EDGES": CELLS[cell.cell].edges,
         "CLIP": cell.recurrent_clip is not None,
         "CANDIDATE": draws and cell.candidate_dropout > 0,
         "RECURRENT": draws and cell.recurrent_dropout > 0,

@@ -228,18 +228,6 @@ def each_unless_reset(states, t, lane, b, rows, PLAN: tl.constexpr):
 
 
 @helper
-def edges(step, b, rows, PLAN: tl.constexpr):
-    """Return masks [1, BLOCK_B]: whether a row ends at a step, and whether it begins."""
-    t = step.t
-    ends, begins = (t == rows.T - 1) & (b >= 0), (t == 0) & (b >= 0)
-    if PLAN.VARLEN:
-        _, alive_next = place(t + 1, step.lane, rows, PLAN)
-        _, alive_before = place(t - 1, step.lane, rows, PLAN)
-        ends, begins = b >= alive_next, b >= alive_before
-    return ends[None, :], begins[None, :]
-
-
-@helper
 def ending(step, rows, PLAN: tl.constexpr):
     """Return how many of a step's rows go on: those from there on end with it."""
     more = tl.where(step.t == rows.T - 1, 0, step.alive)

@@ -9,7 +9,8 @@
 #include "cells/printed/lstm.h"
 #include "cells/printed/rnn_relu.h"
 #include "cells/printed/rnn_tanh.h"
-#include "cells/slstm.h"
+#include "cells/printed/slstm.h"
+#include "cells/printed/slstm_exponential.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -26,7 +27,6 @@ FL_INLINE CellFunctions printed() {
 // The number-th cell, or one without a name behind the last.
 template <class T>
 OwnCell own_cell(long number) {
-  constexpr CellShape slstm{.sums = 4, .saved = 5, .states = 3, .in_layers = false};
   const OwnCell all[] = {
       {"lstm", LstmCell::shape, printed<LstmCell, T>(),
        functions_of<T>(finish_options<4>, finish_options_back<4>)},
@@ -36,8 +36,8 @@ OwnCell own_cell(long number) {
       {"rnn_tanh", RnnTanhCell::shape, printed<RnnTanhCell, T>(), {}},
       {"rnn_relu", RnnReluCell::shape, printed<RnnReluCell, T>(), {}},
       {"gru_dreamer", GruDreamerCell::shape, printed<GruDreamerCell, T>(), {}},
-      {"slstm", slstm, functions_of<T>(finish_slstm<false>, finish_slstm_back), {}},
-      {"slstm_exponential", slstm, functions_of<T>(finish_slstm<true>, finish_slstm_back), {}},
+      {"slstm", SlstmCell::shape, printed<SlstmCell, T>(), {}},
+      {"slstm_exponential", SlstmExponentialCell::shape, printed<SlstmExponentialCell, T>(), {}},
   };
   return number < long(sizeof all / sizeof all[0]) ? all[number] : OwnCell{};
 }

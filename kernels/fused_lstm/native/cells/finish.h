@@ -3,14 +3,12 @@
 // A printed cell is a struct of expressions alone (see printed/):
 //
 //   shape       its CellShape
-//   products    how many there are inside a step (see InnerProducts)
-//   phase       of such a step: 0 begins with R h
 //   sums        vectors of a row in a tile: gates of h, or what the phase's product made
-//   zoneout     whether its states are kept in part
-//   crossing    vectors that the first loop over a tile's rows leaves for the second
-//   step        expressions of the first loop, forwards
-//   finish      expressions of the second one, where two_loops is true
+//   step        expressions of the first loop over a tile's rows, forwards
+//   finish      expressions of the second one, where there is one
 //   back        expressions backwards
+//
+// S is the type of sums.
 //
 // Rows do not wait for each other: the second loop's functions, which wait for the first's, keep a CPU as
 // busy.
@@ -20,6 +18,14 @@
 #include "cells/options.h"
 
 namespace fused_lstm::FL_ISA {
+
+// What of a printed cell is so unless it says otherwise.
+struct PrintedCell {
+  static constexpr long products = 0;  // inside a step, see InnerProducts
+  static constexpr long phase = 0;     // of such a step: 0 begins with R h
+  static constexpr long zoneout = 0;   // whether its states are kept in part
+  static constexpr long crossing = 0;  // vectors that the first loop leaves for a second; 0: there is none
+};
 
 // Returns the part of a row's units that keep their states of the step before. mask: null, or zoneout
 // of h or of c.
@@ -197,11 +203,11 @@ FL_APART void finish(const CellStep<T>& given, long first, long row, long rows, 
   Vec<T> more[behind > 0 ? most * behind : 1];
   for_rows<Cell>(step, first, row, rows, blocks, sums, more, [](const CellRow<Cell, T>& at) {
     if (Cell::phase == 0 && !at.kept) at.reset();
-    Cell::step(at);
+    Cell::template step<Sum<T>>(at);
   });
-  if constexpr (Cell::two_loops) {
+  if constexpr (Cell::crossing > 0) {
     for_rows<Cell>(step, first, row, rows, blocks, sums, more,
-                   [](const CellRow<Cell, T>& at) { Cell::finish(at); });
+                   [](const CellRow<Cell, T>& at) { Cell::template finish<Sum<T>>(at); });
   }
 }
 
@@ -214,8 +220,8 @@ FL_APART void finish_back(const CellStepBack<T>& given, long first, long row, lo
     const Sum<T>* const before = b < step.continued ? step.c : step.c0;
     for (long block = first; block < first + blocks; ++block, ++dh) {
       const long unit = block * W<T>;
-      Cell::back(CellRowBack<Cell, T>{step, *step.lane, before, b, block, unit,
-                                      step.hidden - unit, kept, *dh});
+      Cell::template back<Sum<T>>(CellRowBack<Cell, T>{step, *step.lane, before, b, block, unit,
+                                                       step.hidden - unit, kept, *dh});
     }
   }
 }

@@ -87,8 +87,8 @@ Tensor weight_of(const Tensor& weight, Dtype dtype) {
 
 // --- a call ---
 
-// The dtype of gates that a forward saves. An sLSTM's gradients by i are differences: of gates that were
-// rounded to 8 bits nothing is left.
+// The dtype of gates that a forward saves. A cell of several states is computed in float32, and its
+// backward may compare what it saved: rounded, it would decide otherwise than the step.
 Dtype kept_dtype(const Call& call) {
   return call.sizes.cell.states > 1 ? call.dtype : call.given;
 }

@@ -1,25 +1,24 @@
 """Cells: the computation between the products of a step.
 
 `fused_lstm.cells` prints most of them from a Python function: the library's into `printed`, a
-user's into the user's cache. By hand are an LSTM with options (lstm.py) and an sLSTM (slstm.py).
+user's into the user's cache. By hand is an LSTM with options (lstm.py).
 Element by element, in the accumulator's dtype, a kernel calls two functions of a cell:
 
     step(by_x, by_h, h_bias, states, options, HAS) -> h, the states after, the saved columns
-    backward(saved, states, after, dh, dafter, edges, options, HAS)
+    backward(saved, states, after, dh, dafter, options, HAS)
         -> gradients by x's parts of gates, by h's parts, by the states, by the weights of a unit
 
 All but h, dh and HAS are tuples. by_x: the parts by x, biases included, first of the gates that are
 a sum of both parts, then those that stay alone; by_h: in the same order, without biases; h_bias: of
 h's parts that stay alone. A cell has one state at least: h itself, not yet rounded, where it has no
-other. edges: whether a row ends, and begins, at the step. options (options.py): the weights of a
-unit, the multiplier of g, the part of the states that is kept. HAS (launch.Features) names what a
-cell has of these; what it has not is not compiled.
+other. options (options.py): the weights of a unit, the multiplier of g, the part of the states that
+is kept. HAS (launch.Features) names what a cell has of these; what it has not is not compiled.
 
 Products inside a step divide it into phases (cells/program.py). `step` is then the first, and
 `backward` the last in the order of the backward; the others are
 
     steps[k](by_x, made, saved, states, options, HAS) -> as `step`, after product k made `made`
-    backs[k](saved, states, after, by, dafter, edges, options, HAS) -> gradients by what it made
+    backs[k](saved, states, after, by, dafter, options, HAS) -> gradients by what it made
 
 where a phase before the last returns what the next product multiplies in h's place, and no states.
 It returns the columns that it saves: counts[0] the first phase, then counts[1 + k], in the order of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from ..helper import helper
-from .activation import tanh
+from .activation import exp, tanh
 
 
 @helper
@@ -43,5 +43,17 @@ def log1p(x):
 
 
 @helper
+def log_one_plus(y):
+    """Return log(1 + y) for 0 <= y <= 1: twice the inverse hyperbolic tangent of y / (2 + y)."""
+    s = y / (2.0 + y)
+    square = s * s
+    terms: tl.constexpr = 16 if y.dtype == tl.float64 else 7
+    total = square * 0.0
+    for k in tl.static_range(terms):
+        total = total * square + 1.0 / (2 * (terms - k) - 1)
+    return 2.0 * s * total
+
+
+@helper
 def log_sigmoid(x):
-    return tl.minimum(x, 0.0) - log1p(tl.exp(-tl.abs(x)))
+    return tl.minimum(x, 0.0) - log_one_plus(exp(-tl.abs(x)))

@@ -130,7 +130,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
 
 
 @helper
-def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     made = made_again(saved, states[0], after[0], options, HAS)
     do, dmade = output_backward(saved, made, dh, HAS)
     dgates, dc, dweights = inner_backward(

@@ -5,30 +5,23 @@
 
 namespace fused_lstm::FL_ISA {
 
-struct RnnReluCell {
+struct RnnReluCell : PrintedCell {
   static constexpr CellShape shape{.sums = 1, .c_is_h = true};
-  static constexpr long products = 0;
-  static constexpr long phase = 0;
   static constexpr long sums = 1;
-  static constexpr bool zoneout = false;
-  static constexpr bool two_loops = false;
-  static constexpr long crossing = 0;
 
-  template <class T>
-  FL_INLINE static void step(const CellRow<RnnReluCell, T>& row) {
-    using S = Sum<T>;
-    const Vec<T> gate_a = row.sum(0);
-    const Vec<T> v6 = relu<S>(gate_a);
+  template <class S, class Row>
+  FL_INLINE static void step(const Row& row) {
+    const auto gate_a = row.sum(0);
+    const auto v6 = relu<S>(gate_a);
     row.h(v6);
   }
 
-  template <class T>
-  FL_INLINE static void back(const CellRowBack<RnnReluCell, T>& row) {
-    using S = Sum<T>;
-    const Vec<T> by_h = row.by_h;
-    const Vec<T> v6 = row.h();
+  template <class S, class Row>
+  FL_INLINE static void back(const Row& row) {
+    const auto dh = row.by_h;
+    const auto v6 = row.h();
     const auto v7 = v6 <= S(0.0);
-    const Vec<T> v8 = v7 ? broadcast(S(0.0)) : by_h;
+    const auto v8 = v7 ? broadcast(S(0.0)) : dh;
     row.by_gate(0, v8);
   }
 };

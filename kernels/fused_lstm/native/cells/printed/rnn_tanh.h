@@ -5,31 +5,24 @@
 
 namespace fused_lstm::FL_ISA {
 
-struct RnnTanhCell {
+struct RnnTanhCell : PrintedCell {
   static constexpr CellShape shape{.sums = 1, .c_is_h = true};
-  static constexpr long products = 0;
-  static constexpr long phase = 0;
   static constexpr long sums = 1;
-  static constexpr bool zoneout = false;
-  static constexpr bool two_loops = false;
-  static constexpr long crossing = 0;
 
-  template <class T>
-  FL_INLINE static void step(const CellRow<RnnTanhCell, T>& row) {
-    using S = Sum<T>;
-    const Vec<T> gate_a = row.sum(0);
-    const Vec<T> v6 = tanh<S>(gate_a);
+  template <class S, class Row>
+  FL_INLINE static void step(const Row& row) {
+    const auto gate_a = row.sum(0);
+    const auto v6 = tanh<S>(gate_a);
     row.h(v6);
   }
 
-  template <class T>
-  FL_INLINE static void back(const CellRowBack<RnnTanhCell, T>& row) {
-    using S = Sum<T>;
-    const Vec<T> by_h = row.by_h;
-    const Vec<T> v6 = row.h();
-    const Vec<T> v7 = v6 * v6;
-    const Vec<T> v8 = S(1.0) - v7;
-    const Vec<T> v9 = by_h * v8;
+  template <class S, class Row>
+  FL_INLINE static void back(const Row& row) {
+    const auto dh = row.by_h;
+    const auto v6 = row.h();
+    const auto v7 = v6 * v6;
+    const auto v8 = S(1.0) - v7;
+    const auto v9 = dh * v8;
     row.by_gate(0, v9);
   }
 };

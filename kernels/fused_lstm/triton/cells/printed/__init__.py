@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from .. import Cell
-from . import coupled, gru, gru_dreamer, gru_zoneout, lstm, rnn_relu, rnn_tanh
+from importlib import import_module
 
-CELLS: dict[str, Cell] = {
-    module.CELL.name: module.CELL
-    for module in (coupled, gru, gru_dreamer, gru_zoneout, lstm, rnn_relu, rnn_tanh)
-}
+from .. import Cell
+
+NAMES = (
+    "coupled", "gru", "gru_dreamer", "gru_zoneout", "lstm", "rnn_relu", "rnn_tanh", "slstm",
+    "slstm_exponential",
+)  # fmt: skip
+CELLS: dict[str, Cell] = {name: import_module(f".{name}", __name__).CELL for name in NAMES}

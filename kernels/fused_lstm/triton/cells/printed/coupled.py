@@ -26,7 +26,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
 
 
 @helper
-def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     state_c = states[0]
     dstate_c = dafter[0]
     v10 = saved[0]

@@ -26,7 +26,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
 
 
 @helper
-def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     gate_n_by_h = saved[0]
     state_h = states[0]
     dstate_h = dafter[0]

@@ -14,7 +14,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
     gate_z = by_x[1] + by_h[1]
     gate_n_by_x = by_x[2]
     state_h = states[0]
-    kept = options[2]
+    zoneout = options[2]
     v12 = sigmoid(gate_r)
     v13 = gate_n_by_h * v12
     v14 = gate_n_by_x + v13
@@ -24,23 +24,23 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
     v18 = v16 * v17
     v19 = v15 + v18
     v20 = state_h - v19
-    v21 = kept * v20
+    v21 = zoneout * v20
     v22 = v19 + v21
     return v22, (v22,), (gate_n_by_h, v12, v15, v16)
 
 
 @helper
-def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     dstate_h, dh = dafter[0] + dh, tl.zeros_like(dh)
     gate_n_by_h = saved[0]
     state_h = states[0]
-    kept = options[2]
+    zoneout = options[2]
     v12 = saved[1]
     v15 = saved[2]
     v16 = saved[3]
     v17 = state_h - v15
     v23 = dh + dstate_h
-    v24 = kept * dstate_h
+    v24 = zoneout * dstate_h
     v27 = v23 - v24
     v28 = v16 * v27
     v29 = v17 * v27

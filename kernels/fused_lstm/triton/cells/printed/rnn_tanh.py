@@ -15,7 +15,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
 
 
 @helper
-def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     dh = dh + dafter[0]
     v6 = after[0]
     v7 = v6 * v6
