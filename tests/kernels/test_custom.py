@@ -191,6 +191,18 @@ def test_inputs_of_a_step_are_checked():
         plain(x, dt=torch.ones(5, 2, 1))
 
 
+@needs_native
+@pytest.mark.parametrize("width", [3, 5, 8])
+def test_the_operator_needs_a_cells_inputs(width):
+    """Behind x's 3 columns there is one number, or one of each of 4 units."""
+    module, state = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="native"), torch.zeros(1, 2, 4)
+    with pytest.raises(ValueError, match=f"x: got {width - 3} columns behind .*; expected 1 or 4"):
+        torch.ops.fused_lstm_native.lstm(
+            torch.randn(5, 2, width), state, state, module.weights(), 0.0, None, "steps", False,
+            **module.spec.schema,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("batch_first", "batched"), [(False, True), (True, True), (False, False)])
 def test_an_input_of_a_row_is_the_same_at_each_step(engine, batch_first, batched):

@@ -248,7 +248,7 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
     check(*seed, "seed", {own ? 2 : 1}, Dtype::Long);
     call.seed = seed->contiguous();
   }
-  if (own > 0) {
+  if (s.cell.inputs > 0) {
     separate_inputs(call, x, own);
   } else {
     call.x = converted(std::move(x), call.dtype);
@@ -455,7 +455,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   set_rows(call, x, batch_sizes, not_reset);
   s.prepared = true;
   s.weight_bytes = bytes_of(of);
-  if (own > 0) {
+  if (s.cell.inputs > 0) {
     separate_inputs(call, x, own);
   } else {
     call.x = converted(std::move(x), call.dtype);
