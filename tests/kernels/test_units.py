@@ -155,6 +155,29 @@ def test_errors(name):
         fused_lstm.Recurrent(cell, 3, 8, units=units, **more)
 
 
+@needs_native
+@pytest.mark.parametrize(
+    ("name", "weight", "shape", "got"),
+    [
+        ("low-rank", 5, (5, 20), "20 units of the factor of product 0; expected 37"),
+        ("low-rank", 6, (4 * 30, 5), "30 units of what is made by product 1; expected 37"),
+        ("low-rank", 6, (4 * 37, 6), "6 units of the factor of product 1; expected 5"),
+        ("first-layer", 0, (60, 7), "70 units of the factor of product 0; expected 60"),
+    ],
+)
+def test_the_operator_checks_widths(name, weight, shape, got):
+    """Kernels read as many units of each value that meets another."""
+    cell, H, units = CASES[name]
+    rnn = fused_lstm.Recurrent(cell, 7, H, engine="native", units=units)
+    weights, h = rnn.weights(), torch.zeros(1, 2, H)
+    c = torch.zeros(1, 2, len(cell.states) * H)
+    weights[weight] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=got):
+        torch.ops.fused_lstm_native.lstm(
+            torch.randn(3, 2, 7), h, c, weights, 0.0, None, "steps", False, **rnn.spec.schema
+        )
+
+
 def test_triton_has_none():
     with pytest.raises((ValueError, RuntimeError), match="with units="):
         fused_lstm.Recurrent(deep_lstm, 3, 8, units={"m": 2}, engine="triton")(torch.randn(2, 2, 3))

@@ -494,6 +494,7 @@ class Cell:
         ]  # fmt: skip
         for columns, value, meets in zip(p.inner, p.fed, p.meetings(), strict=True):
             shape += [columns, p.saved.index(value), *map(int, meets)]
+        shape += p.widths.told() if p.inner else []
         try:
             torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         except RuntimeError as error:  # there are a thousand others

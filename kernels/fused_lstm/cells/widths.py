@@ -61,6 +61,20 @@ class Widths:
             if n in self.of_node:
                 self._join(self.h, self.of_node[n])
         self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
+        self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
+        self._products, self._inputs = products, range(inputs, inputs + p.inputs)
+
+    def told(self) -> list[int]:
+        """Return what an engine is told: widths of gates, of inputs, and of each product.
+
+        Of a product they are that of what it makes and that of its factor. A weight or an input
+        that meets nothing else is as wide as h.
+        """
+        found = [self.gates, *self._inputs]
+        for k, factor in enumerate(self.of_factors):
+            found += [2 + k, factor]
+        roots = [self.root(width) for width in found]
+        return [root if root < self._products else self.h for root in roots]
 
     def of_gate(self, column: int) -> int:
         """Return the width of a part of a gate, as in `Gates.columns`."""
@@ -88,7 +102,7 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
         Refused: a name or a number cannot be.
     """
     width, last = p.widths, len(p.inner)
-    factors = [width.of_node.get(n, width.h) for n in p.fed]
+    factors = width.of_factors
     found = {width.h: hidden_size}
     for name, units in told.items():
         if name not in names:

@@ -279,11 +279,12 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   const long index = added_count.load();
   CHECK_VALUE(index < most_added_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  const size_t inner = shape.size() < 9 ? 0 : (shape.size() - 9) / 4;
-  CHECK_VALUE(inner <= InnerProducts::most && shape.size() == 9 + 4 * inner &&
-                  functions.size() == 6 * (1 + inner),
+  const size_t inner = functions.size() / 6 - 1, inputs = shape.size() < 9 ? 0 : shape[8];
+  const size_t widths = inner > 0 ? 1 + inputs + 2 * inner : 0;
+  CHECK_VALUE(inner <= InnerProducts::most && (inner == 0 || inputs <= InnerProducts::most) &&
+                  shape.size() == 9 + 4 * inner + widths && functions.size() == 6 * (1 + inner),
               "add_cell: got ", shape.size(), " sizes and ", functions.size(),
-              " functions; expected 9 and 6, and 4 and 6 more for each of at most ",
+              " functions; expected 9 and 6, and 6 and 6 more for each of at most ",
               InnerProducts::most, " products inside the step");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
@@ -309,6 +310,15 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
     cell.inner.fed[k] = of[1];
     cell.inner.meets[k] = of[2] != 0;
     cell.inner.meets_back[k] = of[3] != 0;
+  }
+  if (inner > 0) {  // Widths.told of fused_lstm/cells/widths.py
+    const int64_t* told = shape.data() + 9 + 4 * inner;
+    cell.inner.width_of_gates = *told++;
+    for (size_t k = 0; k < inputs; ++k) cell.inner.width_of_input[k] = *told++;
+    for (size_t k = 0; k < inner; ++k) {
+      cell.inner.width[k] = *told++;
+      cell.inner.factor[k] = *told++;
+    }
   }
   added_count.store(index + 1);
 }

@@ -77,6 +77,25 @@ void separate_inputs(Call& call, const Tensor& x, long own) {
   }
 }
 
+// Checks that values which meet in a step have as many units: kernels read as many of each.
+void check_widths(const Sizes& s) {
+  const InnerProducts& inner = *s.cell.inner;
+  const auto size = [&](long number) {
+    return number == 0 ? s.inner.states : number == 1 ? s.hidden : s.inner.units[number - 2];
+  };
+  const auto is = [&](long units, long number, const char* of, long k) {
+    CHECK_VALUE(units == size(number), "weights: got ", units, " units of ", of, " ", k, "; expected ",
+                size(number));
+  };
+  is(s.hidden, inner.width_of_gates, "gate", 0);
+  for (long k = 0; k < inner.count; ++k) {
+    is(s.inner.units[k], inner.width[k], "what is made by product", k);
+    is(s.inner.depth[k], inner.factor[k], "the factor of product", k);
+  }
+  is(s.inner.units[inner.count - 1], 0, "what is made by product", inner.count - 1);
+  for (long k = 0; k < s.cell.inputs; ++k) is(s.inner.states, inner.width_of_input[k], "input", k);
+}
+
 // Fills in the sizes of products inside a step, and the units of gates, from the first lane's weights, of
 // which it has `per_lane`. (With a projection gates have as many units as h before it.)
 void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
@@ -98,6 +117,7 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
     s.inner.depth[k] = weight.size(1);
     s.inner.widest = std::max({s.inner.widest, s.inner.units[k], s.inner.depth[k]});
   }
+  check_widths(s);
 }
 
 // Returns sizes except for those of packed rows: P from h0 [L * D, B, P], and H from c0 [L * D, B, S*H] of
