@@ -61,7 +61,7 @@ def lstm(
     """Run an LSTM on weights that are arguments, so that they may be tied, masked or computed.
 
     Args:
-        x: [T, B, I]; B may be 0.
+        x: [T, B, I]; B may be 0. Of a cell with inputs these lie behind, one number of each or H.
         state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected. An sLSTM's c_0
             is c, n and m side by side [L * D, B, 3H].
         weights: nn.LSTM's in one list: for each layer and direction weight_ih [4H, I or D * P],
