@@ -157,6 +157,7 @@ class Recurrent(RecurrentBase):
                 " expected 1: the layers above would need them too"
             )
         self.cell = cell  # before spec: a pickle makes the cell known first
+        self.units = dict(units or {})
         super().__init__(
             "LSTM", spec, input_size, hidden_size, batch_first, proj_size, device, dtype, engine,
             fuse,
@@ -278,7 +279,8 @@ class Recurrent(RecurrentBase):
         return found
 
     def extra_repr(self) -> str:
-        return f"{self.cell.__name__}, {super().extra_repr()}"
+        more = f", units={self.units}" if self.units else ""
+        return f"{self.cell.__name__}, {super().extra_repr()}{more}"
 
     # --- states ---
 
