@@ -141,7 +141,7 @@ def _whole_gru(lane: Layer) -> Layer:
     """Return zoo.gru_reset_before's lane with the product of n among the others of h."""
     assert lane.w_ch is not None
     b_hh = None if lane.b_hh is None else torch.cat([lane.b_hh, lane.w_ch])
-    return lane._replace(w_hh=torch.cat([lane.w_hh, *lane.w_inner]), b_hh=b_hh)
+    return lane._replace(w_hh=torch.cat([lane.w_hh, *(lane.w_inner or ())]), b_hh=b_hh)
 
 
 def _pairs(lanes: Sequence[Layer], *names: str) -> list[list[Tensor]]:

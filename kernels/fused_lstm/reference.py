@@ -63,7 +63,8 @@ class Layer(NamedTuple):
     gain_hh: Tensor | None = None  # [G*H]
     gain_c: Tensor | None = None  # [H], of an LSTM
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
-    w_inner: tuple[Tensor, ...] = ()  # [n*H, H] each, of products inside a custom cell's step
+    # [n*H, H] each, of products inside a custom cell's step
+    w_inner: tuple[Tensor, ...] | None = None
 
     def bias(self) -> Tensor | None:
         """Return the sum of an LSTM's biases [4H]; nothing needs them apart."""
@@ -97,7 +98,7 @@ def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> list[
     for start in range(0, len(weights), per_lane):
         lane, inner = start + len(fields), start + per_lane
         own = dict(zip(fields, weights[start:lane], strict=True))
-        layers.append(Layer(**own, w_inner=tuple(weights[lane:inner])))
+        layers.append(Layer(**own, w_inner=tuple(weights[lane:inner]) or None))
     return layers
 
 
@@ -354,7 +355,7 @@ def told(gates: Tensor, c: Tensor, layer: Layer, spec: Spec) -> tuple[Tensor, Te
     w, vectors = layer.w_ch, ()
     if w is not None:
         vectors = w.to(c.dtype).chunk(len(cell.vectors))
-    columns, matrices = list(cell.products.values()), layer.w_inner
+    columns, matrices = list(cell.products.values()), layer.w_inner or ()
     if matrices:
         made = [w.shape[0] // n for w, n in zip(matrices, columns, strict=True)]
         units = [c.shape[-1] // max(len(states), 1), parts[0].shape[-1], *made]

@@ -414,7 +414,7 @@ def _inputs(case: Case) -> list[Tensor]:
         made += [torch.randn(G - H)] if case.cell.peephole else []
         # From 0.5 to 1.5: one may be a time constant, by which the cell divides.
         made += [torch.rand(kind.weights * H) + 0.5] if kind.weights else []
-        made += [torch.randn(kind.inner * H, H) / H**0.5] if kind.inner else []
+        made += [torch.randn(n * H, H) / H**0.5 for n in kind.inner]
         if case.cell.layer_norm:
             of_c = (H, H) if case.cell.cell == "lstm" else ()
             made += [torch.randn(n) for n in (G, of_h, *of_c)]

@@ -282,7 +282,7 @@ def parsed(
     for first in range(0, len(weights), each):
         *own, inner = prepared.order
         lane = [None if n is None else weights[first + n] for n in own]
-        layers.append(Layer(*lane, tuple([weights[first + n] for n in inner])))
+        layers.append(Layer(*lane, inner and tuple([weights[first + n] for n in inner])))
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
