@@ -346,6 +346,9 @@ LARGE = (
     Case(T=12, B=21, I=20, H=65, dtype="float32", directions=2, layers=2, rows="lengths",
          resets=True, drop=0.3, proj=True, threads=2),
     Case("zoo.ran", layers=2, directions=2, rows="lengths"),
+    Case(T=11, H=20, norm=True),  # with c's bias
+    Case("zoo.cfc_backbone", H=21, units=(("a", 33),), rows="lengths", directions=2, threads=2),
+    Case("zoo.low_rank_rnn", H=40, units=(("low", 5),), resets=True),
     Case(engine="cudnn", H=9, coupled=True, proj=True),  # a P that three divides
     Case(engine="native-hoisted", layers=2, directions=2, rows="lengths"),  # its own backward
     Case("gru", T=6, B=1, H=520, heads=2, threads=2),  # few rows: weights read as they lie

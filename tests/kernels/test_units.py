@@ -35,6 +35,12 @@ def two_at_once(a, *, h, u, v):
     return tanh(u(sigmoid(a) * h) * 0.5 + v(tanh(a))) + 0.5 * h
 
 
+@fused_lstm.cell(states="c", inputs="s t", products="u")
+def two_inputs(a, *, c, s, t, u):
+    c = sigmoid(s) * c + tanh(a) * t
+    return tanh(u(c)) * t, c
+
+
 CASES = {
     "backbone-wide": (zoo.cfc_backbone, 21, {"a": 33}),
     "backbone-equal": (zoo.cfc_backbone, 21, {"a": 21}),
@@ -46,6 +52,7 @@ CASES = {
     "second-layer": (deep_lstm, 19, {"m": 8}),
     "first-layer": (deep_lstm, 50, {"z": 70}),
     "one-meeting": (two_at_once, 19, None),
+    "two-inputs": (two_inputs, 19, None),
 }
 
 
