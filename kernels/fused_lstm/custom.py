@@ -258,7 +258,7 @@ class Recurrent(RecurrentBase):
         longest = H if self.spec.units is None else self.spec.units.widest(H)
         for names in self._all_weights:
             lane = names[0].removeprefix("weight_ih")
-            like = named[names[0]]
+            like, products = named[names[0]], iter(cell.products)
             for name in self.spec.weight_names:
                 if name == "weight_ch":
                     vectors = [named[one + lane] for one in cell.weights]
@@ -269,9 +269,8 @@ class Recurrent(RecurrentBase):
                         counts = [*[1] * len(cell.weights), *cell.products.values()]
                         vectors = padded(vectors, counts, longest)
                     found.append(torch.cat(vectors))
-                elif name.startswith("weight_inner"):
-                    product = list(cell.products)[int(name.removeprefix("weight_inner"))]
-                    found.append(named[f"weight_{product}{lane}"])
+                elif name.startswith("weight_inner"):  # in the order of the cell's
+                    found.append(named[f"weight_{next(products)}{lane}"])
                 elif name + lane not in named:  # of h, which has a part in no gate
                     found.append(like.new_empty(0, *(H for _ in range("weight" in name))))
                 else:

@@ -1,7 +1,7 @@
 // Sweeps of a lane whose cell has products inside its step (see InnerProducts): a step is R h, pointwise
 // work, a product of a value of the step, pointwise work, and so on. Each product's tiles are finished
 // where they are made, as those of R h, by the function of the phase; the workers meet between two phases.
-// Where two products do not wait for each other, the workers meet once for both.
+// Workers meet once for two products that do not wait for each other.
 //
 // Backwards from the gradients by what a product made come those by what it multiplied, with which the
 // next function begins. As dgates they are kept for all steps, and the weights' gradients are one product
@@ -155,8 +155,7 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
 // Gradients by what product k made.
 template <class T>
 FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& gradient, long k) {
-  return {gradient.by_inner[k], lane.cell.inner->columns[k], lane.inner.units[k],
-          lane.first[lane.steps]};
+  return made_by(lane, k, gradient.by_inner[k]);
 }
 
 // Packs the products' weights.

@@ -19,7 +19,7 @@
 
 namespace fused_lstm::FL_ISA {
 
-// What of a printed cell is so unless it says otherwise.
+// Defaults of a printed cell.
 struct PrintedCell {
   static constexpr long products = 0;  // inside a step, see InnerProducts
   static constexpr long phase = 0;     // of such a step: 0 begins with R h
@@ -59,7 +59,7 @@ struct CellRow {
   long b, unit, width;
   bool kept;
 
-  // Of columns as wide as the phase, and of those that lie `widest` apart.
+  // Places of columns that are as wide as the phase, and of those that lie `widest` apart.
   FL_INLINE long at(long columns, long k) const {
     return (b * columns + k) * step.hidden + unit;
   }
@@ -128,7 +128,7 @@ struct CellRowBack {
   bool kept;
   Vec<T> by_h;  // the gradient by h; in a phase but the last, by what the next product multiplies
 
-  // Of columns as wide as the phase, and of those that lie `widest` apart.
+  // Places of columns that are as wide as the phase, and of those that lie `widest` apart.
   FL_INLINE long at(long columns, long k) const {
     return (b * columns + k) * step.hidden + unit;
   }
@@ -159,9 +159,8 @@ struct CellRowBack {
     store(step.arrived + apart(Cell::products, k), by_h, width);
   }
   FL_INLINE void by_product(long product, long column, Vec<T> v) const {
-    const Blocks<T> all{step.by_inner[product], lane.cell.inner->columns[product], step.hidden,
-                        lane.first[lane.steps]};
-    store_block(all, column, block, step.line + b, v, width);
+    const Blocks<T> made = made_by(lane, product, step.by_inner[product]);
+    store_block(made, column, block, step.line + b, v, width);
   }
 
   FL_INLINE void by_state(long k, Vec<T> v) const {

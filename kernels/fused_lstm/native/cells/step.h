@@ -80,4 +80,10 @@ FL_INLINE void store_block(const Blocks<T>& blocks, long gate, long block, long 
   store_left(blocks.at(gate * blocks.in_group() + block, row), v, width);
 }
 
+// Gradients by what product k inside a step makes.
+template <class T>
+FL_INLINE Blocks<T> made_by(const Lane<T>& lane, long k, T* data) {
+  return {data, lane.cell.inner->columns[k], lane.inner.units[k], lane.first[lane.steps]};
+}
+
 }  // namespace fused_lstm::FL_ISA

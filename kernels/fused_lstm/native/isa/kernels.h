@@ -177,7 +177,7 @@ struct HeadColumns {
   long stride, gate;
 };
 
-// What a cell reads as `inputs`: columns likewise, or one number of all units.
+// Inputs of a cell: columns likewise, or one number for all units.
 template <class T>
 struct OwnInputs {
   HeadColumns<T> columns;

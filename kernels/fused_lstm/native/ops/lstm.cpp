@@ -58,9 +58,13 @@ long own_columns(const CellShape& cell, const Tensor& x, const Tensors& weights)
   return std::max<long>(x.size(x.dim() - 1) - weights[0].size(1), 0);
 }
 
-// Divides x's rows into what is multiplied and the cell's inputs.
-void separate_inputs(Call& call, const Tensor& x, long own) {
+// Fills in x: its rows divided into what is multiplied and the cell's inputs, where it has some.
+void set_x(Call& call, Tensor x, long own) {
   const Sizes& s = call.sizes;
+  if (s.cell.inputs == 0) {
+    call.x = converted(std::move(x), call.dtype);
+    return;
+  }
   CHECK_VALUE(own == s.cell.inputs || own == s.cell.inputs * s.state_units(), "x: got ", own,
               " columns behind weight_ih's; expected ", s.cell.inputs, " or ",
               s.cell.inputs * s.state_units(), ", of the cell's inputs");
@@ -268,11 +272,7 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
     check(*seed, "seed", {own ? 2 : 1}, Dtype::Long);
     call.seed = seed->contiguous();
   }
-  if (s.cell.inputs > 0) {
-    separate_inputs(call, x, own);
-  } else {
-    call.x = converted(std::move(x), call.dtype);
-  }
+  set_x(call, std::move(x), own);
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
   call.weights.reserve(weights.size());
@@ -475,11 +475,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   set_rows(call, x, batch_sizes, not_reset);
   s.prepared = true;
   s.weight_bytes = bytes_of(of);
-  if (s.cell.inputs > 0) {
-    separate_inputs(call, x, own);
-  } else {
-    call.x = converted(std::move(x), call.dtype);
-  }
+  set_x(call, std::move(x), own);
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), call.dtype);
   Forward out = run_forward(call, false);
