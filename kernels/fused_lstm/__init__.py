@@ -18,6 +18,7 @@ from .custom import Recurrent  # noqa: E402
 from .denormals import flush_denormals  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .graphs import graphed  # noqa: E402
+from .loops import Fused, as_resets, fuse  # noqa: E402
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .prepare import Prepared, prepare, quantize  # noqa: E402
@@ -41,6 +42,9 @@ __all__ = [
     "cell",
     "Cell",
     "Recurrent",
+    "fuse",
+    "Fused",
+    "as_resets",
     "LSTMCell",
     "GRUCell",
     "RNNCell",

@@ -9,6 +9,7 @@ from torch import nn
 from ..cells import Cell
 from ..choose import Facts, choose, engine_module, why_never
 from ..custom import Recurrent
+from ..loops import Fused
 from ..modules import SLSTM, RecurrentBase, RecurrentCell
 from ..prepare import Prepared
 from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
@@ -16,24 +17,27 @@ from .install import is_installed
 
 
 @overload
-def explain(model: nn.Module) -> dict[str, str]: ...
+def explain(model: Cell | Fused) -> str: ...
 @overload
-def explain(model: Cell) -> str: ...
+def explain(model: nn.Module) -> dict[str, str]: ...
 def explain(model: nn.Module | Cell) -> dict[str, str] | str:
     """Return which code runs each recurrent layer of a model, and why; or what a cell computes.
 
     Args:
-        model: any module, which may be a recurrent layer itself; or what fused_lstm.cell made.
+        model: any module, which may be a recurrent layer itself; or what fused_lstm.cell or
+            fused_lstm.fuse made.
 
     Returns:
         Of a cell, a text: its gates and states, a step and its backward as Python, and what a step
-        saves and why. Of a model, each layer's name, as in named_modules -> an engine and its
-        description, such as "native at layers: C++ kernels ...", or "torch's own: " and the reason;
-        then the calls that differ. Under `install`, calls in a graph (torch.jit, torch.export,
-        ONNX; of cells, torch.compile), under torch.func, under a TorchDispatchMode and on tensor
-        subclasses run torch's own code too.
+        saves and why. Of a layer that fuse made, a text: which code runs the steps and what decided
+        it, and which operators run once a call, before the loop, in it, and after it. Of a model,
+        each layer's name, as in named_modules -> an engine and its description, such as "native at
+        layers: C++ kernels ...", or "torch's own: " and the reason; then the calls that differ.
+        Under `install`, calls in a graph (torch.jit, torch.export, ONNX; of cells, torch.compile),
+        under torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code
+        too.
     """
-    if isinstance(model, Cell):
+    if isinstance(model, Cell | Fused):
         return model.explained()
     check_model(model)
     layers = {name: _explained(module) for name, module in model.named_modules()}
@@ -42,6 +46,8 @@ def explain(model: nn.Module | Cell) -> dict[str, str] | str:
 
 def _explained(module: Any) -> str | None:
     """Return the text for a module, or None where it is not a recurrent layer."""
+    if isinstance(module, Fused):
+        return module.explained()
     if isinstance(module, Prepared):
         return f"native, with weights of {module.dtype} packed once, for inference"
     why = compiled_or_quantized(module)

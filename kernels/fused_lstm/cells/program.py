@@ -174,6 +174,7 @@ def program(
     zoneout: bool = False,
     inner: tuple[int, ...] = (),
     inputs: int = 0,
+    by_autograd: bool = False,
 ) -> Program:
     """Trace a step and its vector-Jacobian product.
 
@@ -183,6 +184,8 @@ def program(
         zoneout: with zoneout of the states, which no step has to know of.
         inner: the columns that each product inside the step makes.
         inputs: how many gates, the last ones, are inputs.
+        by_autograd: differentiate by torch.autograd, which runs an autograd.Function's own backward
+            but no operation in place.
 
     Raises:
         CannotExpress: the step uses an operation that no kernel has, or depends on a shape or a
@@ -190,7 +193,10 @@ def program(
     """
     # One shape is enough for the step with zoneout: `fused_lstm.cell` traces it without, too.
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
-    found = [_expressed(step, gates, states, weights, zoneout, inner, *like) for like in likes]
+    found = [
+        _expressed(step, gates, states, weights, zoneout, inner, *like, by_autograd)
+        for like in likes
+    ]
     if len({repr((e.nodes, *rest)) for e, *rest in found}) > 1:  # as text, since NaN is not NaN
         raise CannotExpress(
             "results that depend on a tensor's shape or dtype",
@@ -224,6 +230,7 @@ def _expressed(
     inner: tuple[int, ...],
     shape: tuple[int, int],
     dtype: torch.dtype,
+    by_autograd: bool = False,
 ) -> tuple[Expressions, int, list[int], list[int], list[int]]:
     """Return a step, traced with tensors of a shape and dtype: its expressions, and the nodes.
 
@@ -254,14 +261,33 @@ def _expressed(
         return h, *after, *(fed[k] for k in range(len(inner)))
 
     def forward_and_backward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if by_autograd:
+            return by_torchs_autograd(forward, inputs[:count], inputs[count:])
         outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
         return *outputs, *pullback(tuple(inputs[count:]))
 
     numbers = torch.linspace(0.1, 1.0, shape[0] * shape[1], dtype=dtype, device="cpu")
     tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
-    h, *results = traced(e, forward_and_backward, leaves, tensors)
+    h, *results = traced(e, forward_and_backward, leaves, tensors, not by_autograd)
     after, results = results[: len(states)], results[len(states) :]
     return e, h, after, results[: len(inner)], results[len(inner) :]
+
+
+def by_torchs_autograd(
+    forward: Callable, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return a function's results and its gradients by all inputs, by torch.autograd."""
+    with torch.enable_grad():
+        given = [x.detach().requires_grad_() for x in inputs]
+        outputs = forward(*given)
+        # An output that depends on nothing that has a gradient is left out.
+        pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+        found: Sequence[Tensor | None] = [None] * len(given)
+        if pairs:
+            outs, grads = zip(*pairs, strict=True)
+            found = torch.autograd.grad(outs, given, grads, allow_unused=True)
+    made = [torch.zeros_like(x) if g is None else g for x, g in zip(given, found, strict=True)]
+    return *outputs, *made
 
 
 def with_crossing(p: Program) -> Program:

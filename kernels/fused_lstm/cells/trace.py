@@ -260,13 +260,18 @@ def aten(e: Expressions) -> dict[str, Callable]:
 
 
 def traced(
-    e: Expressions, function: Callable, leaves: Sequence[int], tensors: Sequence[Tensor]
+    e: Expressions,
+    function: Callable,
+    leaves: Sequence[int],
+    tensors: Sequence[Tensor],
+    functional: bool = True,
 ) -> list[int]:
     """Return the numbers in `e` of a function's results.
 
     Args:
         function: takes `tensors` and returns a tuple of tensors.
         leaves: the number in `e` of each argument.
+        functional: whether to turn operations in place into others; not with autograd inside.
 
     Raises:
         CannotExpress: the function uses an operation that no kernel has.
@@ -288,7 +293,8 @@ def traced(
 
     # Without a mode at hand make_fx makes one for each operation: 48 ms a trace for 29.
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        graph, like = make_fx(torch.func.functionalize(function))(*tensors), tensors[0]
+        made = torch.func.functionalize(function) if functional else function
+        graph, like = make_fx(made)(*tensors), tensors[0]
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(waiting)

@@ -1,0 +1,687 @@
+"""A step of unit vectors as a cell of the engines: which sums are gates, which products inside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cells.definition import MOST_COLUMNS, MOST_PRODUCTS, Cell
+from ..cells.gates import Gates
+from ..cells.program import Product, Program, program
+from ..cells.trace import CannotExpress
+from ..cells.widths import Refused, Widths, units_of
+from ..spec import CELLS, Kind, Spec
+from .capture import FUNCTION, STOP, Node, call_function, name_of
+from .parts import STEP, ancestors
+from .places import NoCell, Places
+from .vectors import (
+    Block,
+    Column,
+    Const,
+    Linear,
+    Op,
+    Outer,
+    Reader,
+    State,
+    Sum,
+    operands_of,
+    width_of,
+)
+
+MOST_STATES, MOST_GATES = 8, 24
+# Operations that are finite where their operands are.
+TOTAL = {
+    "add", "sub", "rsub", "mul", "neg", "tanh", "sigmoid", "relu", "silu", "gelu", "softplus",
+    "elu", "abs", "hardtanh", "hardsigmoid", "clamp", "clamp_min", "clamp_max", "maximum",
+    "minimum", "erf", "where", "leaky_relu", "sin", "cos", "lerp", "square", "stop",
+}  # fmt: skip
+ZERO: Any = Linear((), None, (), 0, 0)  # type: ignore[arg-type]  # W of a gate that nothing reads
+
+
+@dataclass
+class Gate:
+    """A gate: blocks of R, blocks of W, vectors of weights; which of them are there says its kind.
+
+    ready: values of x that are not a product with the engine's x: computed before, an input.
+    """
+
+    h: tuple[Block, ...] = ()
+    x: tuple[Linear, ...] = ()
+    bias: tuple[Outer, ...] = ()
+    ready: tuple[Any, ...] = ()  # Linear and Outer
+    width: int = 0
+
+
+@dataclass
+class InnerProduct:
+    """A product inside the step: its factor, the blocks of each column, and how many units."""
+
+    factor: Any
+    columns: list[tuple[Block, ...]]
+    width: int
+    factor_width: int
+
+
+class FusedCell(Cell):
+    """A cell whose step evaluates the expressions of a `Lowered`."""
+
+    def __init__(
+        self,
+        gates: Gates,
+        states: tuple[str, ...],
+        vectors: tuple[str, ...],
+        inputs: tuple[str, ...],
+        products: dict[str, int],
+        step: Any,
+        by_autograd: bool,
+    ) -> None:
+        self.function = self._frozen = step
+        self.gates, self.states, self.inputs = gates, states, inputs
+        self.weights = self.vectors = vectors
+        self.products, self.biases, self.constants = products, {}, {}
+        self.initial_states, self.initial_weights = dict.fromkeys(states, 0.0), {}
+        self.is_h = self.states == ("h",)
+        self.has_c = bool(self.states) and not self.is_h
+        self._origin, self._changed, self._programs = None, {}, {}
+        self._ready: set[tuple[str, str]] = set()
+        self._step, self._by_autograd = step, by_autograd
+        self._programs[False] = self._traced(False)
+        digest = hashlib.sha256(f"{self._programs[False].digest()} {inputs}".encode()).hexdigest()
+        self.__name__ = self.__qualname__ = self.name = f"fuse_{digest[:12]}"
+        self._register()
+        kind: Kind = CELLS[self.name]
+        CELLS[self.name] = kind._replace(options=(), projects=False)
+
+    def step(
+        self,
+        parts: Sequence[Tensor],
+        states: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        product: Product,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run a step, as `Cell.step`."""
+        return self._step(parts, states, vectors, product)
+
+    def _traced(self, zoneout: bool) -> Program:
+        try:
+            return program(
+                self.step, self.gates, self.states, self.vectors, zoneout,
+                tuple(self.products.values()), len(self.inputs), by_autograd=self._by_autograd,
+            )  # fmt: skip
+        except CannotExpress as error:
+            raise NoCell(str(error)) from error
+
+
+class Lowered:
+    """A step as a cell: which cell, and which of a person's values its tensors are.
+
+    Attributes:
+        H: how many units the states have. h: the state that the engine's h is.
+        states: all states. order: those that the engine's c has, or h where the step reads it.
+        extra: expressions that y reads and that are no state: they are kept as states.
+        kept: node -> what of the loop's results it is: [(kind, State or number)], where kind is
+            "before", "after" or "extra".
+        again: nodes that y reads and that are computed again after the loop.
+        gates, products, vectors: what the engine's weights are made of.
+        source: the places of x that the engine multiplies. identity, inputs: gates, by number,
+            whose values of x enter by an identity, or as an input.
+        layout: the cell's Gates, named g0, ... with rows, d0, ... by an identity, i0, ... inputs.
+        spec, units: the engine's.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.parts, self.graph = places, places.parts, places.graph
+        self.dtype = self.graph.state[0].meta["val"].dtype
+        # Operations on x alone are done before the loop, unless gates of x are no more than inputs.
+        self._divide(sinks=True)
+        sunk = self._values_of_x()
+        self._divide(sinks=False)
+        if self._values_of_x() >= sunk:
+            self._divide(sinks=True)
+        self._make_products()
+        self._make_cell()
+
+    def _divide(self, sinks: bool) -> None:
+        self.reader = Reader(self.places, sinks)
+        self._find_states()
+        self._find_sums()
+        self._choose_h()
+        self._make_gates()
+
+    def _values_of_x(self) -> int:
+        return sum(bool(g.x) + 2 * bool(g.ready) for g in self.gates)
+
+    # --- states ---
+
+    def _find_states(self) -> None:
+        self.states: list[State] = []
+        self.next: dict[State, Any] = {}
+        for leaf, after in zip(self.graph.state, self.graph.after, strict=True):
+            flat = self.places.of[leaf].reshape(-1)
+            to = self.places.of[after].reshape(-1)
+            for lo, hi in self.places.stretches(flat):
+                state = self.reader.at(flat[lo:hi])
+                self.states.append(state)
+                self.next[state] = self.reader.at(to[lo:hi])
+        widths = sorted({s.hi - s.lo for s in self.states})
+        if len(widths) != 1:
+            raise NoCell(f"states of {len(widths)} widths: {widths}")
+        (self.H,) = widths
+        if len(self.states) > MOST_STATES:
+            raise NoCell(f"{len(self.states)} states")
+        self._find_kept()
+
+    def _find_kept(self) -> None:
+        """Find what y reads of the loop: states, more states, and what is computed again."""
+        results = self.parts.loop_results
+        self.again = [n for n in results if not self._is_kept(n)]
+        needed = ancestors(self.again)
+        for n in self.parts.part(STEP):
+            if n in needed and not self.parts.is_by_row(n):
+                raise NoCell("a result that spans rows")
+        reads = [n for n in results if n not in self.again]
+        reads += [n for n in self.graph.state if n in needed and n not in reads]
+        if not all(map(self.parts.is_by_row, reads)):
+            raise NoCell("a result whose batch is not its first dimension")
+        self.extra: list[Any] = []
+        self.kept = {n: [self._kept_as(lo, hi, e) for lo, hi, e in self.reader.vectors(n)]
+                     for n in reads}  # fmt: skip
+
+    def _kept_as(self, lo: int, hi: int, e: Any) -> tuple[str, Any]:
+        if isinstance(e, State):
+            return "before", e
+        if (state := self._state_after(e)) is not None:
+            return "after", state
+        if hi - lo != self.H:
+            raise NoCell(f"a result of {hi - lo} units beside states of {self.H}")
+        self.extra.append(e)
+        return "extra", len(self.extra) - 1
+
+    def _is_kept(self, n: Node) -> bool:
+        return all(
+            hi - lo == self.H or isinstance(e, State) or self._state_after(e) is not None
+            for lo, hi, e in self.reader.vectors(n)
+        )
+
+    def _state_after(self, e: Any) -> State | None:
+        """Return the state whose next value an expression is."""
+        return next((s for s, value in self.next.items() if value is e or value == e), None)
+
+    # --- sums ---
+
+    def _find_sums(self) -> None:
+        """Find all expressions that results need, and sums with products in them."""
+        self.uses: Counter = Counter()
+        seen: set = set()
+
+        def visit(e: Any) -> None:
+            self.uses[key_of(e)] += 1
+            if key_of(e) not in seen:
+                seen.add(key_of(e))
+                for o in operands_of(e):
+                    visit(o)
+
+        self.roots = [*self.next.values(), *self.extra]
+        for e in self.roots:
+            visit(e)
+        self.sums: dict[Any, list[Any]] = {}  # key of a root -> terms
+        walked: set = set()
+
+        def walk(e: Any) -> None:
+            key = key_of(e)
+            if key in walked:
+                return
+            walked.add(key)
+            if not self._is_sum(e):
+                for o in operands_of(e):
+                    walk(o)
+                return
+            self.sums[key] = self._terms(e, True)
+            for t in self.sums[key]:
+                if not isinstance(t, Outer | Linear):
+                    walk(t.factor if isinstance(t, Column) else t)
+
+        for e in self.roots:
+            walk(e)
+
+    def _is_sum(self, e: Any) -> bool:
+        """Return whether an expression is a sum that products, or values of x, are terms of."""
+        return isinstance(e, Sum | Outer) or (
+            is_add(e) and any(not isinstance(t, Op | State) for t in self._terms(e, True))
+        )
+
+    def _terms(self, e: Any, is_root: bool) -> list[Any]:
+        is_alone = is_root or self.uses[key_of(e)] == 1
+        if isinstance(e, Sum) and is_alone:
+            terms = []
+            for t in e.terms:
+                terms += [t] if isinstance(t, Column | Linear) else self._terms(t, False)
+            return terms
+        if is_add(e) and is_alone:
+            return [t for a in e.args for t in self._terms(a, False)]
+        if isinstance(e, Outer):
+            return self.reader.linear_of(e) or [e]
+        return [e]
+
+    # --- which state is h ---
+
+    def _choose_h(self) -> None:
+        columns: Counter = Counter()  # (state, width) -> columns that are products of it
+        for terms in self.sums.values():
+            products = {(t.factor, width_of(t)) for t in terms if isinstance(t, Column)
+                        and isinstance(t.factor, State)}  # fmt: skip
+            for key in products:
+                columns[key] += 1
+        # A product of another state is computed beside gates: they are as wide as h then.
+        best = sorted(columns, key=lambda c: (c[1] == self.H, columns[c], c[1]), reverse=True)
+        self.h, self.gate_width = best[0] if best else (self.states[0], self.H)
+        self.has_r = bool(best)
+
+    def _is_h(self, t: Any) -> bool:
+        return isinstance(t, Column) and t.factor == self.h and width_of(t) == self.gate_width
+
+    # --- gates and products ---
+
+    def _make_gates(self) -> None:
+        self.gates: list[Gate] = []
+        # Key of a sum -> what its value is a sum of: ("gate", number), ("vector", number),
+        # ("column", group, number) and ("value", expression).
+        self.value: dict[Any, list[tuple]] = {}
+        # (key of a factor, width) -> the factor, and blocks of each column that is a product of it
+        self.groups: dict[tuple, tuple[Any, list[tuple[Block, ...]]]] = {}
+        self.vectors: list[tuple[Outer, ...]] = []
+        self.source = self._common_source()
+        uses = Counter(filter(None, map(self._blocks_of_h, self.sums.values())))
+        alone: dict[Any, int] = {}  # blocks of R that several sums read -> a gate of h alone
+        for key, terms in self.sums.items():
+            width = max(map(width_of, terms))
+            blocks, parts = self._blocks_of_h(terms), []
+            gate = Gate(width=width, **self._outside(terms, width))
+            if blocks and uses[blocks] > 1:
+                if blocks not in alone:
+                    alone[blocks] = len(self.gates)
+                    self.gates.append(Gate(h=blocks, width=self.gate_width))
+                parts.append(("gate", alone[blocks]))
+            elif blocks:
+                gate.h = blocks
+            bias = tuple(t for t in terms if isinstance(t, Outer) and not t.of_x)
+            if gate.x or gate.h:
+                gate.bias = bias
+            elif gate.ready:
+                gate.ready = (*gate.ready, *bias)
+            elif bias:
+                if bias not in self.vectors:
+                    self.vectors.append(bias)
+                parts.append(("vector", self.vectors.index(bias)))
+            if gate.x or gate.h or gate.ready:
+                parts.append(("gate", len(self.gates)))
+                self.gates.append(gate)
+            parts += self._columns(terms, width)
+            parts += [("value", t) for t in terms if isinstance(t, Op | State | Sum | Const)]
+            self.value[key] = parts
+
+    def _outside(self, terms: list[Any], width: int) -> dict[str, tuple]:
+        """Return a gate's part by x: products with the engine's x, or values ready before."""
+        linear = tuple(t for t in terms if isinstance(t, Linear))
+        of_x = tuple(t for t in terms if isinstance(t, Outer) and t.of_x)
+        is_engines = linear and not of_x and width == self.gate_width
+        if is_engines and all(t.source == self.source for t in linear):
+            return {"x": linear}
+        return {"ready": (*linear, *of_x)}
+
+    def _columns(self, terms: list[Any], width: int) -> list[tuple]:
+        """Return a sum's columns of products inside the step."""
+        factors: dict[Any, list[Column]] = {}
+        for t in terms:
+            if isinstance(t, Column) and not self._is_h(t):
+                factors.setdefault(key_of(t.factor), []).append(t)
+        parts: list[tuple] = []
+        for key, columns in factors.items():
+            group = key, width
+            _, every = self.groups.setdefault(group, (columns[0].factor, []))
+            blocks = tuple(c.block for c in columns)
+            if blocks not in every:
+                every.append(blocks)
+            parts.append(("column", group, every.index(blocks)))
+        return parts
+
+    def _blocks_of_h(self, terms: Sequence[Any]) -> tuple[Block, ...]:
+        return tuple(t.block for t in terms if self._is_h(t))
+
+    def _common_source(self) -> Any:
+        """Return the places of x that most gates are products of; () where there are none."""
+        sources: Counter = Counter()
+        for terms in self.sums.values():
+            several = {t.source for t in terms if isinstance(t, Linear)}
+            is_ready = any(isinstance(t, Outer) and t.of_x for t in terms)
+            width = max(map(width_of, terms))
+            if len(several) == 1 and not is_ready and width == self.gate_width:
+                sources[several.pop()] += 1
+        return sources.most_common(1)[0][0] if sources else ()
+
+    def _make_products(self) -> None:
+        """Order the products: what one multiplies is known after the products before it."""
+        depths: dict[Any, int] = {}
+
+        def depth(e: Any) -> int:
+            key = key_of(e)
+            if key not in depths:
+                depths[key] = 0
+                if key in self.value:
+                    below = [depth(p[1]) for p in self.value[key] if p[0] == "value"]
+                    below += [1 + depth(self.groups[p[1]][0]) for p in self.value[key]
+                              if p[0] == "column"]  # fmt: skip
+                else:
+                    below = [depth(o) for o in operands_of(e)]
+                depths[key] = max(below, default=0)
+            return depths[key]
+
+        self.products: list[InnerProduct] = []
+        self.place: dict[tuple, list[tuple[int, int]]] = {}  # group -> (product, column) of each
+        for group in sorted(self.groups, key=lambda g: depth(self.groups[g][0])):
+            factor, blocks = self.groups[group]
+            columns = sorted(blocks, key=lambda b: (b[0].node.name, b[0].c0))
+            where = {}
+            for k in range(0, len(columns), MOST_COLUMNS):
+                some = columns[k : k + MOST_COLUMNS]
+                for j, column in enumerate(some):
+                    where[column] = len(self.products), j
+                units = some[0][0].r1 - some[0][0].r0
+                self.products.append(InnerProduct(factor, some, group[1], units))
+            self.place[group] = [where[c] for c in blocks]
+        if len(self.products) > MOST_PRODUCTS:
+            raise NoCell(f"{len(self.products)} products inside the step")
+        self._find_biases()
+
+    def _find_biases(self) -> None:
+        """Make a vector of weights the bias of a product's column where both are of one sum.
+
+        A column of the engines has a bias, whose gradient is the column's: here of zeros if none is
+        there.
+        """
+        uses: Counter = Counter()
+        vectors: Counter = Counter()
+        for parts in self.value.values():
+            uses.update(p[1:] for p in parts if p[0] == "column")
+            vectors.update(p[1] for p in parts if p[0] == "vector")
+        biases: dict[tuple[int, int], tuple[Outer, ...]] = {}
+        for parts in self.value.values():
+            alone = [p for p in parts if p[0] == "column" and uses[p[1:]] == 1]
+            for part in [p for p in parts if p[0] == "vector" and vectors[p[1]] == 1][: len(alone)]:
+                _, group, number = alone.pop()
+                biases[self.place[group][number]] = self.vectors[part[1]]
+                parts.remove(part)
+        left = sorted({p[1] for parts in self.value.values() for p in parts if p[0] == "vector"})
+        for parts in self.value.values():
+            parts[:] = [("vector", left.index(p[1])) if p[0] == "vector" else p for p in parts]
+        self.vectors = [self.vectors[k] for k in left]
+        self.biases = [
+            [biases.get((k, j), ()) for j in range(len(p.columns))]
+            for k, p in enumerate(self.products)
+        ]
+
+    # --- the cell ---
+
+    def _make_cell(self) -> None:
+        self.order = [s for s in self.states if s != self.h]
+        names = [f"s{k}" for k in range(len(self.order))]
+        if self.h in self._read_states() or not self.has_r:
+            self.order.insert(0, self.h)
+            names.insert(0, "h")
+        names += [f"e{k}" for k in range(len(self.extra))]
+        if not self.gates:
+            raise NoCell("a step that x has no part in")
+        self._find_pads()
+        # An input is as wide as h; what is as wide as gates enters as a gate, by an identity.
+        self.identity = [
+            k for k, g in enumerate(self.gates) if g.ready
+            and g.width == self.gate_width != self.H and g.width not in self.pads
+        ]  # fmt: skip
+        # native finds the units of gates by rows of weight_ih: one gate of x at least, here of 0.
+        if self.products and not self.identity and not any(g.x for g in self.gates):
+            self.gates.append(Gate(x=(ZERO,), width=self.gate_width))
+        every = sorted(range(len(self.gates)), key=lambda k: natural(self.gates[k]))
+        with_rows = [k for k in every if self.gates[k].x or self.gates[k].h]
+        self.inputs = [k for k in every if self.gates[k].ready and k not in self.identity]
+        inputs = tuple(f"i{k}" for k in self.inputs)
+        gate_names = *(f"g{k}" for k in with_rows), *(f"d{k}" for k in self.identity)
+        if len(gate_names) + len(inputs) > MOST_GATES:
+            raise NoCell(f"{len(gate_names) + len(inputs)} gates")
+        x_only = {f"g{k}" for k in with_rows if not self.gates[k].h}
+        x_only |= {*(f"d{k}" for k in self.identity), *inputs}
+        h_only = {f"g{k}" for k in with_rows if not self.gates[k].x}
+        self.layout = Gates((*gate_names, *inputs), frozenset(x_only), frozenset(h_only))
+        if not self.layout.by_x:
+            raise NoCell("a step whose gates x has no part in")
+        count = len(self.vectors) + sum(map(len, self.biases))
+        products = {f"p{k}": len(p.columns) for k, p in enumerate(self.products)}
+        self.cell = FusedCell(
+            self.layout, tuple(names), tuple(f"w{k}" for k in range(count)), inputs, products,
+            self._step, any(n.target is FUNCTION for n in self.parts.part(STEP)),
+        )  # fmt: skip
+        self._find_units()
+        self.bias = any(g.bias for g in self.gates)
+        self.spec = Spec(self.cell.name, units=self.units, bias=self.bias)
+
+    def _find_pads(self) -> None:
+        """Find the widths that are made as wide as h by zeros: native's inputs have h's width.
+
+        What an operation makes of zeros has to be finite, since a weight's zeros multiply it.
+        """
+        ready = {g.width for g in self.gates if g.ready}
+        self.pads = {w for w in ready if w < self.H and w not in (1, self.gate_width)}
+        if self.gate_width < self.H and self.H in ready:
+            self.pads.add(self.gate_width)
+        seen: set = set()
+
+        def visit(e: Any) -> None:
+            if (key := key_of(e)) in seen:
+                return
+            seen.add(key)
+            if isinstance(e, Op) and e.hi - e.lo in self.pads and name_of(e.node) not in TOTAL:
+                raise NoCell(f"{e.hi - e.lo} units beside {self.H}: {name_of(e.node)!r}")
+            columns = [p for p in self.value.get(key, ()) if p[0] == "column"]
+            for o in (*operands_of(e), *(self.groups[p[1]][0] for p in columns)):
+                visit(o)
+
+        for e in self.roots if self.pads else ():
+            visit(e)
+
+    def wide(self, units: int) -> int:
+        """Return how many units the engine has for a width of the step."""
+        return self.H if units in self.pads else units
+
+    def _find_units(self) -> None:
+        H, M = self.H, self.wide(self.gate_width)
+        for p in self.products:
+            p.width, p.factor_width = self.wide(p.width), self.wide(p.factor_width)
+        for k in self.inputs:
+            if self.gates[k].width not in (1, H, *self.pads):
+                raise NoCell(f"a value of x of {self.gates[k].width} units beside states of {H}")
+        self.units = None
+        widths = {"gate": M} | {f"p{k}": p.width for k, p in enumerate(self.products)}
+        if all(w == H for w in (*widths.values(), *(p.factor_width for p in self.products))):
+            return
+        if not self.products:
+            raise NoCell("gates of another width than h")
+        names = {name: 1 + k for k, name in enumerate(widths)}
+        assert names["gate"] == Widths.gates
+        told = {name: w for name, w in widths.items() if w != H}
+        try:
+            self.units = units_of(self.cell.program(), names, told, H)
+        except Refused as refused:
+            raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
+        if self.units.products != tuple(p.width for p in self.products) or (
+            self.units.factors != tuple(p.factor_width for p in self.products)
+        ):
+            raise NoCell("widths of products")
+
+    def _read_states(self) -> set[State]:
+        """Return the states that the step reads beside R's product of h."""
+        states: set[State] = set()
+        seen: set = set()
+
+        def visit(e: Any) -> None:
+            key = key_of(e)
+            if key in seen:
+                return
+            seen.add(key)
+            if isinstance(e, State):
+                states.add(e)
+            if key not in self.value:
+                for o in operands_of(e):
+                    visit(o)
+            for part in self.value.get(key, ()):
+                if part[0] == "value":
+                    visit(part[1])
+                elif part[0] == "column":
+                    visit(self.groups[part[1]][0])
+
+        for e in self.roots:
+            visit(e)
+        return states
+
+    def _step(
+        self,
+        parts: Sequence[Tensor],
+        states: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        product: Any,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Evaluate the expressions, as `Cell.step`."""
+        run = Evaluation(self, parts, states, vectors, product)
+        for k in range(len(self.products)):
+            run.columns_of(k)
+        after = [run.value(self.next[s]) for s in self.order]
+        after += [run.value(e) for e in self.extra]
+        like = states[0] if states else parts[0]
+        return full(run.value(self.next[self.h]), like), [full(a, like) for a in after]
+
+    def is_mask(self, e: Any) -> bool:
+        """Return whether a value of x, or of weights, is true or false; the kernels have 1 or 0."""
+        if not isinstance(e, Outer):
+            return False
+        value = self.places.node_at(e.places[0]).meta["val"]
+        dtype = value.dtype if isinstance(value, Tensor) else torch.float32
+        if dtype != torch.bool and not dtype.is_floating_point:
+            raise NoCell(f"numbers of {dtype} in a step")
+        return dtype == torch.bool
+
+    def is_one_weight(self) -> bool:
+        """Return whether the gates are rows of one weight, in their order."""
+        return len({b.node for g in self.gates for b in g.h}) == 1 < len(self.gates)
+
+
+class Evaluation:
+    """One evaluation of a step's expressions."""
+
+    def __init__(self, low: Lowered, parts: Any, states: Any, vectors: Any, product: Any) -> None:
+        self._low, self._vectors, self._product, self._like = low, vectors, product, parts[0]
+        names = low.layout.names
+        self._parts = {
+            (names[k][0], int(names[k][1:])): part
+            for (_, k), part in zip(low.layout.columns, parts, strict=True)
+        }
+        self._known: dict[Any, Any] = dict(zip(low.order, states, strict=False))
+        self._columns: dict[int, list[Tensor]] = {}
+
+    def value(self, e: Any) -> Any:
+        """Return the value of an expression, a constant or an operator's argument."""
+        if isinstance(e, Const):
+            return e.value
+        if isinstance(e, tuple):
+            return [self.value(a) for a in e]
+        key = key_of(e)
+        if key not in self._known:
+            if key in self._low.value:
+                terms = [self._term(*part) for part in self._low.value[key]]
+                total = sum(terms[1:], terms[0])
+                self._known[key] = total > 0.5 if self._low.is_mask(e) else total
+            else:
+                self._known[key] = run_op(e.node, [self.value(a) for a in e.args], self._like)
+        return self._known[key]
+
+    def _term(self, kind: str, what: Any, number: int = 0) -> Any:
+        if kind == "gate":
+            parts = [self._parts[name, what] for name in "gdi" if (name, what) in self._parts]
+            return sum(parts[1:], parts[0])
+        if kind == "vector":
+            return self._vectors[what]
+        if kind == "column":
+            k, j = self._low.place[what][number]
+            return self.columns_of(k)[j]
+        return self.value(what)
+
+    def columns_of(self, k: int) -> list[Tensor]:
+        """Return the columns that product k makes; products are called in their order."""
+        for j in range(k + 1):
+            if j not in self._columns:
+                factor = self.value(self._low.products[j].factor)
+                if not isinstance(factor, Tensor):
+                    factor = self._like * 0 + factor
+                rows = self._like.shape[:-1]
+                columns = self._product(j, factor.expand(*rows, -1))
+                first = len(self._low.vectors) + sum(map(len, self._low.biases[:j]))
+                biases = self._vectors[first : first + len(columns)]
+                self._columns[j] = [a + b for a, b in zip(columns, biases, strict=True)]
+        return self._columns[k]
+
+
+def run_op(node: Node, args: list[Any], like: Tensor) -> Any:
+    """Run an elementwise operation on unit vectors."""
+    kwargs = dict(node.kwargs)
+    if node.target is STOP:
+        return args[0].detach() if isinstance(args[0], Tensor) else args[0]
+    if node.target is FUNCTION:
+        results = call_function(args[0], list(args[1]))
+        if len(results) != 1:
+            raise NoCell("an autograd.Function of several results")
+        return results[0]
+    floats = kwargs.get("dtype") in (torch.float32, torch.float64)
+    if floats and name_of(node) == "_to_copy" and isinstance(args[0], Tensor):
+        return args[0].to(like.dtype)
+    if not any(isinstance(a, Tensor) for a in args):
+        args = [like * 0 + args[0], *args[1:]]
+    if name_of(node) == "where":
+        return torch.where(*args)
+    result = node.target(*args, **kwargs)
+    return result[0] if isinstance(result, tuple | list) else result
+
+
+def full(value: Any, like: Tensor) -> Tensor:
+    """Return a value as a tensor of as many rows as another."""
+    if not isinstance(value, Tensor):
+        return torch.zeros_like(like) + value
+    rows = like.shape[:-1]
+    return value if value.shape[:-1] == rows else value.expand(*rows, -1)
+
+
+def key_of(e: Any) -> Any:
+    """Return what an expression is known by: a reader makes each Op and Sum once."""
+    return id(e) if isinstance(e, Op | Sum) else e
+
+
+def is_add(e: Any) -> bool:
+    """Return whether an expression adds two others."""
+    return (
+        isinstance(e, Op) and e.node.target is torch.ops.aten.add.Tensor and len(e.args) == 2
+        and not e.node.kwargs and not any(isinstance(a, Const) for a in e.args)
+    )  # fmt: skip
+
+
+def natural(g: Gate) -> tuple:
+    """Return a key that sorts gates as their rows lie in a weight."""
+    first = (g.x or g.h or g.ready)[0]
+    if first is ZERO:
+        return 3, "", 0
+    if isinstance(first, Linear):
+        return 0, first.node.name, first.c0
+    if isinstance(first, Block):
+        return 1, first.node.name, first.c0
+    return 2, "", first.places[0]

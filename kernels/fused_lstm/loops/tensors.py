@@ -1,0 +1,385 @@
+"""The engine's tensors of a call, made of a person's: weights, x and states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..cells.gates import Gates
+from ..pullback import is_transformed
+from .capture import Node
+from .lower import ZERO, Gate, Lowered
+from .parts import Values
+from .vectors import ONES, Block, Linear, Outer, Stretch, units_in
+
+
+class Part(NamedTuple):
+    """Columns of some rows of a weight: a sum of blocks, a matrix of one number, or an identity."""
+
+    columns: int
+    blocks: tuple[Block, ...] = ()
+    number: float = 0.0
+    is_identity: bool = False
+
+
+@dataclass
+class Rows:
+    """Rows of a weight: `parts` side by side, zeros below them up to `padded`."""
+
+    rows: int
+    parts: list[Part]
+    padded: int
+
+
+class Matrix:
+    """A weight of the engine, as rows of blocks of a person's."""
+
+    def __init__(self, rows: list[Rows], columns: int) -> None:
+        self.rows = merged(rows)
+        self.columns = columns
+
+    def value(self, of: dict[Node, Tensor], like: Tensor) -> Tensor:
+        """Return the weight; `of` has the values that blocks are of."""
+        every = [self._of_rows(r, of, like) for r in self.rows]
+        if len(every) == 1:
+            return every[0]
+        return torch.cat(every) if every else like.new_empty(0, self.columns)
+
+    def _of_rows(self, r: Rows, of: dict[Node, Tensor], like: Tensor) -> Tensor:
+        parts = [self._of_part(r.rows, part, of, like) for part in r.parts]
+        value = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return value if r.padded == r.rows else F.pad(value, (0, 0, 0, r.padded - r.rows))
+
+    @staticmethod
+    def _of_part(rows: int, part: Part, of: dict[Node, Tensor], like: Tensor) -> Tensor:
+        if part.is_identity:
+            return torch.eye(rows, dtype=like.dtype, device=like.device)
+        if not part.blocks:
+            return like.new_full((rows, part.columns), part.number)
+        blocks = [block_of(of[b.node], b).T for b in part.blocks]
+        return sum(blocks[1:], blocks[0])
+
+    def add_gradients(self, gradient: Tensor, into: dict[Node, Tensor], written: set) -> None:
+        """Write or add the gradients of blocks to those of whole values.
+
+        written: blocks that `into` has a gradient of already.
+        """
+        top = 0
+        for r in self.rows:
+            left = 0
+            for part in r.parts:
+                for b in part.blocks:
+                    if b.node in into:
+                        g = gradient[top : top + r.rows, left : left + part.columns].T
+                        place = block_of(into[b.node], b)
+                        place.add_(g) if b in written else place.copy_(g)
+                        written.add(b)
+                left += part.columns
+            top += r.padded
+
+
+def block_of(value: Tensor, b: Block) -> Tensor:
+    """Return a block of a product's second factor [in, out]."""
+    if (b.r0, b.r1) != (0, value.shape[0]):
+        value = value[b.r0 : b.r1]
+    return value if (b.c0, b.c1) == (0, value.shape[1]) else value[:, b.c0 : b.c1]
+
+
+def merged(rows: list[Rows]) -> list[Rows]:
+    """Join rows of blocks that lie one above the other in the same weights: one slice then."""
+    result: list[Rows] = []
+    for r in rows:
+        last = result[-1] if result else Rows(0, [], 0)
+        alike = bool(result) and len(last.parts) == len(r.parts)
+        joins = alike and last.rows == last.padded and r.rows == r.padded and all(
+            len(p.blocks) == len(q.blocks) == 1 and p.blocks[0].node is q.blocks[0].node
+            and (p.blocks[0].r0, p.blocks[0].r1) == (q.blocks[0].r0, q.blocks[0].r1)
+            and p.blocks[0].c1 == q.blocks[0].c0
+            for p, q in zip(last.parts, r.parts, strict=True)
+        )  # fmt: skip
+        if not joins:
+            result.append(r)
+            continue
+        parts = []
+        for p, q in zip(last.parts, r.parts, strict=True):
+            b = p.blocks[0]
+            whole = Block(b.node, b.r0, b.r1, b.c0, q.blocks[0].c1)
+            parts.append(p._replace(blocks=(whole,)))
+        result[-1] = Rows(last.rows + r.rows, parts, last.rows + r.rows)
+    return result
+
+
+class Weights(torch.autograd.Function):
+    """All weight matrices of an engine, as a function of a person's, with one backward.
+
+    The backward of a slice writes zeros of the whole weight, and each weight has several slices.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Any, nodes: Any, like: Tensor, *values: Tensor) -> Any:
+        ctx.matrices, ctx.nodes = matrices, nodes
+        ctx.shapes = [(v.shape, v.stride(), v.dtype, v.device) for v in values]
+        of = dict(zip(nodes, values, strict=True))
+        return tuple(matrix.value(of, like) for matrix in matrices)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        into: dict[Node, Tensor] = {}
+        blocks: dict[Node, list[Block]] = {}
+        written: set = set()
+        for matrix, g in zip(ctx.matrices, gradients, strict=True):
+            for r in matrix.rows if g is not None else ():
+                for part in r.parts:
+                    for b in part.blocks:
+                        if b.node is not ONES:
+                            blocks.setdefault(b.node, []).append(b)
+        for n, (shape, stride, dtype, device), needs in zip(
+            ctx.nodes, ctx.shapes, ctx.needs_input_grad[3:], strict=True
+        ):
+            if needs and n in blocks:
+                into[n] = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+                if not covers(blocks[n], shape):
+                    into[n].zero_()
+                    written.update(blocks[n])
+        for matrix, g in zip(ctx.matrices, gradients, strict=True):
+            if g is not None:
+                matrix.add_gradients(g, into, written)
+        return None, None, None, *(into.get(n) for n in ctx.nodes)
+
+
+def covers(blocks: list[Block], shape: Sequence[int]) -> bool:
+    """Return whether blocks, of which any two are equal or apart, are the whole of a value."""
+    different = set(blocks)
+    area = sum((b.r1 - b.r0) * (b.c1 - b.c0) for b in different)
+    apart = all(
+        a is b or a.r1 <= b.r0 or b.r1 <= a.r0 or a.c1 <= b.c0 or b.c1 <= a.c0
+        for a in different for b in different
+    )  # fmt: skip
+    return apart and area == shape[0] * shape[1]
+
+
+class Tensors:
+    """Makes the engine's tensors of a lowered step, in each call.
+
+    Args:
+        low: the step. layout: its gates in the order of the engine's rows.
+    """
+
+    def __init__(self, low: Lowered, layout: Gates) -> None:
+        self.low, self.layout = low, layout
+        self.places, self.parts = low.places, low.parts
+        gates = [low.gates[int(name[1:])] for name in layout.names]
+        self.of_x = [gates[k] for k in layout.by_x if layout.names[k][0] == "g"]
+        self.of_h = [gates[k] for k in layout.by_h]
+        self.M = low.wide(low.gate_width)
+        self.reads_x = any(g.x not in ((), (ZERO,)) for g in self.of_x)
+        self.matrices = [self._weight_ih(), self._weight_hh(), *map(self._inner, low.products)]
+        self.nodes = list(dict.fromkeys(
+            b.node for m in self.matrices for r in m.rows for p in r.parts for b in p.blocks
+        ))  # fmt: skip
+        self.has_vectors = bool(low.cell.vectors)
+        # Of a gate that both x and h have a part in, the bias is in bias_ih.
+        of_h = [() if g.x else g.bias for g in self.of_h]
+        self.biases = [[g.bias for g in self.of_x] + [()] * len(low.identity), of_h]
+        ready = [t for g in low.gates for t in g.ready]
+        bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
+        bias += [t for of_one in low.biases for several in of_one for t in several]
+        outer = [t for t in (*bias, *ready) if isinstance(t, Outer)]
+        self.once = [*self.nodes, *(t.node for t in ready if isinstance(t, Linear))]
+        self.once += [self.places.node_at(t.places[0]) for t in outer if not t.of_x]
+        self.once = list(dict.fromkeys(self.once))
+        stretches = [t.places for t in outer if t.of_x]
+        stretches += [s for t in ready if isinstance(t, Linear) for s in t.source]
+        stretches += low.source if self.reads_x else ()
+        of_x = [
+            self.places.node_at(p) for s in stretches for p in (s[:-1] if s[-1] == -1 else s[:1])
+        ]
+        self.of_values = list(dict.fromkeys(of_x))
+
+    # --- which blocks a weight is made of ---
+
+    def _weight_ih(self) -> Matrix:
+        low = self.low
+        each = self.M * len(low.identity)
+        width = sum(units_in(s) for s in low.source) if self.reads_x else int(not low.identity)
+        rows = []
+        for g in self.of_x:
+            parts = []
+            for place, stretch in enumerate(low.source if self.reads_x else ()):
+                count = units_in(stretch)
+                blocks = tuple(
+                    Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x if t is not ZERO
+                )
+                parts.append(Part(count, blocks))
+            parts = parts or [Part(width)] * bool(width)
+            parts += [Part(each)] * bool(each)
+            rows.append(Rows(low.gate_width if g.x != (ZERO,) else self.M, parts, self.M))
+        for k in range(len(low.identity)):
+            behind = self.M * (len(low.identity) - 1 - k)
+            parts = [Part(width + self.M * k)] * bool(width + self.M * k)
+            parts += [Part(self.M, is_identity=True), *[Part(behind)] * bool(behind)]
+            rows.append(Rows(self.M, parts, self.M))
+        return Matrix(rows, width + each)
+
+    def _weight_hh(self) -> Matrix:
+        H, width = self.low.H, self.low.gate_width
+        return Matrix([Rows(width, [part_of(H, g.h)], self.M) for g in self.of_h], H)
+
+    def _inner(self, product: Any) -> Matrix:
+        rows = []
+        for blocks in product.columns:
+            b = blocks[0]
+            units, count = b.c1 - b.c0, b.r1 - b.r0
+            parts = [part_of(count, blocks)]
+            more = product.factor_width - count
+            rows.append(Rows(units, parts + [Part(more)] * bool(more), product.width))
+        return Matrix(rows, product.factor_width)
+
+    # --- a call ---
+
+    def weights(self, values: Values, like: Tensor) -> list[Tensor]:
+        """Return the engine's weights; like: a tensor of their dtype and device."""
+        of = values.of
+        inputs = [of[n] for n in self.nodes if n is not ONES]
+        trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+        if trains and not is_transformed() and not torch.compiler.is_compiling():
+            nodes = [n for n in self.nodes if n is not ONES]
+            matrices = list(Weights.apply(self.matrices, nodes, like, *inputs))
+        else:
+            matrices = [m.value(of, like) for m in self.matrices]
+        result = matrices[:2]
+        if self.low.bias:
+            result += [self._bias(terms, of, like) for terms in self.biases]
+        if self.has_vectors:
+            longest = self.low.H if self.low.units is None else self.low.units.widest(self.low.H)
+            every = [*self.low.vectors, *(bias for of_one in self.low.biases for bias in of_one)]
+            zeros = like.new_zeros(longest)
+            vectors = [self._sum(v, of).to(like.dtype) if v else zeros for v in every]
+            vectors = [F.pad(v, (0, longest - len(v))) if len(v) < longest else v for v in vectors]
+            result.append(torch.cat(vectors))
+        return [w.contiguous() for w in (*result, *matrices[2:])]
+
+    def _bias(self, terms: list[tuple[Outer, ...]], of: dict[Node, Tensor], like: Tensor) -> Tensor:
+        """Return a bias of all gates; sums of whole vectors where these lie in a row."""
+        if not any(terms):
+            return like.new_zeros(self.M * len(terms))
+        width = self.low.gate_width
+        if width == self.M and all(terms) and len(set(map(len, terms))) == 1:
+            columns = [[t[k].places for t in terms] for k in range(len(terms[0]))]
+            if all(lie_in_a_row(column, width) for column in columns):
+                whole = [self._outer((c[0][0], width * len(c)), of) for c in columns]
+                return sum(whole[1:], whole[0])
+        vectors = [self._sum(t, of) if t else like.new_zeros(width) for t in terms]
+        if width != self.M:
+            vectors = [F.pad(v, (0, self.M - len(v))) for v in vectors]
+        return torch.cat(vectors)
+
+    def _sum(self, terms: tuple[Outer, ...], of: dict[Node, Tensor]) -> Tensor:
+        every = [self._outer(t.places, of) for t in terms]
+        return sum(every[1:], every[0])
+
+    def _outer(self, stretch: Stretch, of: dict[Node, Tensor]) -> Tensor:
+        """Return numbers of a value of weights, [width]."""
+        node = self.places.node_at(stretch[0])
+        return taken(of[node].reshape(-1), stretch, self.places.base[node])
+
+    # --- x ---
+
+    def x(self, values: Values) -> Tensor:
+        """Return the engine's x [T, B, ..]: what W multiplies, and the inputs behind it."""
+        low, T, B = self.low, values.T, values.B
+        like = values.of[self.parts.graph.x[0]]
+        parts = [self._gathered(low.source, values)] if self.reads_x else []
+        if not self.reads_x and not low.identity:
+            parts = [like.new_zeros(T, B, 1, dtype=low.dtype)]
+        for k in low.identity:
+            ready = self._ready(low.gates[k], values)
+            parts.append(ready.expand(T, B, low.gate_width))
+        whole = self._inputs_in_a_row(values) if len(low.inputs) > 1 else None
+        if whole is not None:
+            parts.append(whole)
+        else:
+            for k in low.inputs:
+                ready = self._ready(low.gates[k], values)
+                parts.append(as_wide(ready.expand(T, B, ready.shape[-1]), low.H))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _ready(self, g: Gate, values: Values) -> Tensor:
+        """Return a value of x that is computed before the loop, [T, B, width]."""
+        terms = []
+        for t in g.ready:
+            if isinstance(t, Linear):
+                term = F.linear(self._gathered(t.source, values), self._linear(t, values))
+            elif t.of_x:
+                term = self._of_steps(t.places, values)
+            else:
+                term = self._outer(t.places, values.of)
+            terms.append(term.to(self.low.dtype))
+        return sum(terms[1:], terms[0])
+
+    def _linear(self, t: Linear, values: Values) -> Tensor:
+        blocks = [block_of(values.of[t.node], Block(t.node, *r, t.c0, t.c1)) for r in t.rows]
+        return (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).T
+
+    def _gathered(self, source: tuple[Stretch, ...], values: Values) -> Tensor:
+        parts = [self._of_steps(stretch, values) for stretch in source]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _of_steps(self, stretch: Stretch, values: Values) -> Tensor:
+        """Return numbers of a value of all steps, [T, B, width]."""
+        node = self.places.node_at(stretch[0])
+        value = values.per_step(node)
+        value = value if value.dim() == 3 else value.reshape(values.T, values.B, -1)
+        return taken(value, stretch, self.places.base[node])
+
+    def _inputs_in_a_row(self, values: Values) -> Tensor | None:
+        """Return all inputs side by side where they lie so already, or are one product."""
+        ready = [self.low.gates[k].ready for k in self.low.inputs]
+        if len(ready) < 2 or any(len(r) != 1 for r in ready):
+            return None
+        first, H = ready[0][0], self.low.H
+        if all(isinstance(t, Outer) and t.of_x for (t,) in ready):
+            stretches = [t.places for (t,) in ready]
+            if lie_in_a_row(stretches, H):
+                return self._of_steps((stretches[0][0], H * len(ready)), values)
+        elif all(
+            isinstance(t, Linear) and t.node is first.node and t.source == first.source
+            and t.c0 == first.c0 + k * H and t.c1 == t.c0 + H
+            for k, (t,) in enumerate(ready)
+        ):  # fmt: skip
+            whole = Linear(first.source, first.node, first.rows, first.c0, ready[-1][0].c1)
+            return F.linear(self._gathered(first.source, values), self._linear(whole, values))
+        return None
+
+
+def part_of(columns: int, blocks: tuple[Block, ...]) -> Part:
+    """Return a part of a weight: of blocks, or of ones."""
+    return Part(columns, number=1.0) if blocks and blocks[0].node is ONES else Part(columns, blocks)
+
+
+def lie_in_a_row(stretches: list[Stretch], width: int) -> bool:
+    """Return whether stretches of so many places each lie one behind the other."""
+    first = stretches[0][0]
+    return all(s == (first + k * width, width) for k, s in enumerate(stretches))
+
+
+def taken(value: Tensor, stretch: Stretch, base: int) -> Tensor:
+    """Return the numbers of a stretch of places; base: the place of a value's first number."""
+    if stretch[-1] == -1:
+        return value[..., torch.tensor(stretch[:-1], device=value.device) - base]
+    lo, width = stretch[0] - base, stretch[1]
+    if len(stretch) == 3:
+        return value[..., lo : lo + 1].expand(*value.shape[:-1], width)
+    return value if width == value.shape[-1] else value[..., lo : lo + width]
+
+
+def as_wide(value: Tensor, H: int) -> Tensor:
+    """Return a value of x as wide as h: one number for all units, or zeros behind it."""
+    if value.shape[-1] == 1 and H > 1:
+        return value.expand(*value.shape[:-1], H)
+    return F.pad(value, (0, H - value.shape[-1])) if value.shape[-1] < H else value

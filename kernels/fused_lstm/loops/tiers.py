@@ -1,0 +1,302 @@
+"""Three ways to run all steps: a printed kernel, a loop over the part "step", the own loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..call import call
+from ..layout import padded
+from ..spec import Spec
+from .capture import Graph, Node
+from .lower import Lowered
+from .parts import BEFORE, FIXED, ONCE, STEP, Parts, Values
+from .step import Inputs, Step, flattened, unflattened
+from .tensors import Tensors
+from .vectors import State
+
+# As levels of the library: what one launch covers.
+NONE, HOISTED, STEPS = "none", "hoisted", "steps"
+
+
+@dataclass
+class Layout:
+    """How the leaves of a call are a step's arguments.
+
+    x: structure of (x, keywords). fixed: structure, or None. state: structure, or None where a step
+    takes no state. dims: where the batch is in each leaf of the state. hidden: tensors that the
+    step's modules keep, (a dict, a key, a name): leaves of the state behind the others.
+    """
+
+    step: Step
+    x: Any
+    fixed: Any
+    state: Any
+    dims: tuple[int, ...]
+    hidden: list[tuple[Any, str, str]]
+
+    def call(
+        self, x: list[Tensor], fixed: list[Tensor], state: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], Any]:
+        """Call the step; return y's leaves, the next state's, and y's structure."""
+        arguments, keywords = unflattened(x, self.x) if self.x is not None else (x[0], {})
+        count = len(self.dims)
+        inputs = Inputs(arguments, keywords, unflattened(fixed, self.fixed) if fixed else {})
+        for (store, key, _), value in zip(self.hidden, state[count:], strict=True):
+            store[key] = value
+        if self.state is None:
+            y, after = self.step(inputs, None), []
+        else:
+            before = self.raw(state[:count])
+            results = self.step(inputs, unflattened(before, self.state))
+            y, after = self.step.split(results, self.state, before)
+            after = self.by_rows(after)
+        leaves, y_spec = flattened(y)
+        return leaves, [*after, *(store[key] for store, key, _ in self.hidden)], y_spec
+
+    def raw(self, state: list[Tensor]) -> list[Tensor]:
+        """Return a state's leaves as the step has them."""
+        return [s.movedim(0, d) if d else s for s, d in zip(state, self.dims, strict=True)]
+
+    def by_rows(self, state: list[Tensor]) -> list[Tensor]:
+        """Return a state's leaves with the batch first."""
+        return [s.movedim(d, 0) if d else s for s, d in zip(state, self.dims, strict=True)]
+
+
+@dataclass
+class Call:
+    """The tensors of a call.
+
+    x: leaves, [T, B, ...]. fixed: leaves, [B, ...] or without a batch. state: leaves, [B, ...].
+    resets [T, B] bool; lengths [B]. reset_to: leaves of the state that a reset row begins with;
+    None: zeros. draws: random numbers of a step's nodes, or None: drawn here.
+    """
+
+    layout: Layout
+    x: list[Tensor]
+    fixed: list[Tensor]
+    state: list[Tensor]
+    resets: Tensor | None = None
+    lengths: Tensor | None = None
+    reset_to: list[Tensor] | None = None
+    draws: list[Tensor] | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return T and B."""
+        return self.x[0].shape[0], self.x[0].shape[1]
+
+
+@dataclass
+class Plan:
+    """How a layer runs steps of some shapes: a tier, and why not a higher one."""
+
+    tier: str
+    why: str
+    graph: Graph | None = None
+    parts: Parts | None = None
+    printed: Printed | None = None
+    hoisted: Hoisted | None = None
+    hidden: list[Any] = field(default_factory=list)  # places of more states, for a new trace
+    # Sizes -> the tier that was faster, the seconds of this plan's, and of the own loop.
+    faster: dict[Any, tuple[str, float, float]] = field(default_factory=dict)
+
+    def tensors_outside(self) -> list[Tensor]:
+        """Return the tensors that the step reads from outside."""
+        return [] if self.graph is None else self.graph.values_outside()
+
+    def run(self, tier: str, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+        """Run a call; return y's leaves [T, B, ...], the last state's [B, ...], y's structure."""
+        if tier == STEPS and self.printed is not None:
+            return self.printed.run(c)
+        if tier == HOISTED and self.hoisted is not None:
+            return self.hoisted.run(c)
+        return run_own(c)
+
+
+class Printed:
+    """Runs a step as a printed cell.
+
+    Args:
+        low: the step. stock: the library's cell that computes the same: its Spec, and the gates in
+            the order of its rows; or None.
+        engine: as of fused_lstm.LSTM.
+    """
+
+    def __init__(self, low: Lowered, stock: Any, engine: str) -> None:
+        self.low, self.stock, self.engine = low, stock, engine
+        spec: Spec = low.spec if stock is None else stock.spec
+        self.spec = spec if spec.bias == low.bias else replace(spec, bias=low.bias)
+        self.tensors = Tensors(low, low.layout if stock is None else stock.layout)
+        self.functions: dict[Any, Any] = {}
+        kept = [k for several in low.kept.values() for k in several]
+        self.wants_states = any(kind == "extra" or s != low.h for kind, s in kept)
+        self.entering = [*self.tensors.once, *self.tensors.of_values]
+        whole = [s.lo == 0 and prod(map(int, low.graph.shapes[n][1:])) == s.hi
+                 for s, n in ((s, low.graph.state[s.leaf]) for s in low.states)]  # fmt: skip
+        self.whole = dict(zip(low.states, whole, strict=True))  # whether one is all of its leaf
+        in_c = [*low.order, *range(len(low.extra))] if self.spec.has_c else []
+        self.in_c = [(s, k * low.H, (k + 1) * low.H) for k, s in enumerate(in_c) if s != low.h]
+        self.leaves = [[s for s in low.states if s.leaf == k] for k in range(len(low.graph.state))]
+
+    def run(self, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+        """Run a call, as `Plan.run`."""
+        low, B, H = self.low, c.sizes[1], self.low.H
+        values = Values(low.parts, c.x, c.fixed, self.functions, c.draws)
+        values.compute("entering", self.entering)
+        weights, x = self.tensors.weights(values, c.state[0]), self.tensors.x(values)
+        before = {s: self._state(s, c.state[s.leaf], B) for s in low.states}
+        h0 = c0 = before[low.h][None].contiguous()
+        if self.spec.has_c:
+            parts = [before[s] for s in low.order]
+            parts += [h0.new_zeros(B, H)] * len(low.extra)
+            c0 = (parts[0] if len(parts) == 1 else torch.cat(parts, -1))[None].contiguous()
+        rows = None if c.lengths is None else padded(x, c.lengths)
+        y, h_n, c_n, *states = call(
+            self.spec, x, h0, c0, weights, H, H, self.engine, None, True, None, rows,
+            c.resets, self.wants_states,
+        )  # fmt: skip
+        last, after = {low.h: h_n[0]}, {low.h: y}
+        is_alone = c_n.shape[-1] == H
+        for s, lo, hi in self.in_c:
+            last[s] = c_n[0] if is_alone else c_n[0, :, lo:hi]
+            if states:
+                after[s] = states[1][0][..., lo:hi]
+        values.of.update((n, self._kept(n, k, before, after, c)) for n, k in low.kept.items())
+        values.compute("results", low.graph.y)
+        results = [as_steps(values, n) for n in low.graph.y]
+        leaves = [self._leaf(k, t, last) for k, t in enumerate(c.state)]
+        return results, leaves, low.graph.y_spec
+
+    def _state(self, s: State, leaf: Tensor, B: int) -> Tensor:
+        """Return a state [B, H]."""
+        if self.whole[s]:
+            return leaf if leaf.dim() == 2 else leaf.reshape(B, -1)
+        return leaf.reshape(B, -1)[:, s.lo : s.hi]
+
+    def _kept(self, n: Node, several: list, before: Any, after: Any, c: Call) -> Tensor:
+        """Return a value of the loop, of all steps."""
+        parts = []
+        for kind, s in several:
+            if kind == "before":
+                part = torch.cat([before[s][None], after[s][:-1]])
+                if c.resets is not None:  # to 0: another state runs the loop
+                    part = torch.where(c.resets[..., None], 0.0, part)
+            else:
+                part = after[s]
+            parts.append(part)
+        value = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        shape = self.low.graph.shapes[n][1:]
+        return value if len(shape) == 1 else value.reshape(*value.shape[:2], *map(int, shape))
+
+    def _leaf(self, k: int, like: Tensor, last: dict[Any, Tensor]) -> Tensor:
+        parts = [last[s] for s in self.leaves[k]]
+        value = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return value if value.shape == like.shape else value.reshape(like.shape)
+
+
+def as_steps(values: Values, n: Node) -> Tensor:
+    """Return a result of all steps; one of weights alone is the same at each."""
+    value = values.per_step(n)
+    if values.parts.of[n] == ONCE:
+        value = value.expand(values.T, *value.shape)
+    return value
+
+
+class Hoisted:
+    """Runs a step's part in a Python loop, and what is before and after it batched."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.graph = parts, parts.graph
+        self.functions: dict[Any, Any] = {}
+        of, g = parts.of, parts.graph
+        entering = parts.to_step
+        self.weights = [n for n in entering if of[n] in (ONCE, FIXED)]
+        self.per_step = [n for n in entering if of[n] == BEFORE]
+        self.read = [n for n in parts.loop_results if n not in g.state]
+        inputs = [*self.weights, *self.per_step, *g.state]
+        self.step = parts.function(parts.part(STEP), inputs, [*g.after, *self.read])
+
+    def run(self, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+        """Run a call, as `Plan.run`."""
+        g, (T, B) = self.graph, c.sizes
+        values = Values(self.parts, c.x, c.fixed, self.functions, c.draws)
+        values.compute("entering", [*self.weights, *self.per_step])
+        weights, count = [values.of[n] for n in self.weights], len(g.state)
+        xs = [values.of[n].unbind(0) for n in self.per_step]
+        steps: list[list[Tensor]] = []
+        befores: list[list[Tensor]] = []
+        rows, state = Masks(c), c.state
+        for t in range(T):
+            entering = rows.reset(t, state)
+            results = self.step(B, *weights, *[x[t] for x in xs], *entering)
+            steps.append(list(results[count:]))
+            befores.append(entering)
+            state = rows.ended(t, list(results[:count]), state)
+        for k, n in enumerate(self.read):
+            values.of[n] = torch.stack([s[k] for s in steps])
+        for k, n in enumerate(g.state):
+            if n in self.parts.read_after:
+                values.of[n] = torch.stack([b[k] for b in befores])
+        values.compute("results", g.y)
+        return [as_steps(values, n) for n in g.y], state, g.y_spec
+
+
+def run_own(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+    """Run the person's own loop, as `Plan.run`."""
+    if len(c.x[0]) == 1 and c.resets is None and c.lengths is None:
+        y, state, y_spec = c.layout.call([t[0] for t in c.x], c.fixed, c.state)
+        return [t[None] for t in y], state, y_spec
+    rows, state, steps, y_spec = Masks(c), c.state, [], None
+    for t in range(c.sizes[0]):
+        y, after, y_spec = c.layout.call([x[t] for x in c.x], c.fixed, rows.reset(t, state))
+        steps.append(y)
+        state = rows.ended(t, after, state)
+    return [torch.stack(leaf) for leaf in zip(*steps, strict=True)], state, y_spec
+
+
+class Masks:
+    """Resets and lengths of a loop over steps."""
+
+    def __init__(self, c: Call) -> None:
+        self._resets, self._live = c.resets, None
+        self._first = c.reset_to or [torch.zeros_like(t) for t in c.state if c.resets is not None]
+        if c.lengths is not None:
+            device = c.x[0].device
+            steps = torch.arange(c.sizes[0], device=device)[:, None]
+            self._live = steps < c.lengths.to(device)
+
+    def reset(self, t: int, state: list[Tensor]) -> list[Tensor]:
+        """Return the state before a step: that of a reset in rows that begin anew."""
+        if self._resets is None:
+            return state
+        return [torch.where(along_rows(self._resets[t], s), first, s)
+                for s, first in zip(state, self._first, strict=True)]  # fmt: skip
+
+    def ended(self, t: int, after: list[Tensor], before: list[Tensor]) -> list[Tensor]:
+        """Return the state after a step: that before it in rows that have ended."""
+        if self._live is None:
+            return after
+        return [torch.where(along_rows(self._live[t], a), a, b)
+                for a, b in zip(after, before, strict=True)]  # fmt: skip
+
+
+def along_rows(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask [B] in the shape of a tensor [B, ...]."""
+    return mask.reshape(len(mask), *[1] * (like.dim() - 1))
+
+
+def without_ended(y: list[Tensor], lengths: Tensor | None) -> list[Tensor]:
+    """Return y's leaves [T, B, ...] with zeros in rows that have ended."""
+    if lengths is None:
+        return y
+    results = []
+    for t in y:
+        live = torch.arange(len(t), device=t.device)[:, None] < lengths.to(t.device)
+        zero = torch.zeros((), dtype=t.dtype, device=t.device)
+        results.append(torch.where(live.reshape(*live.shape, *[1] * (t.dim() - 2)), t, zero))
+    return results

@@ -1,0 +1,451 @@
+"""`fused_lstm.fuse`: people's steps, unchanged, beside the loops that people run."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import fused_lstm
+from bench.written import CELLS, Written
+from tolerance import TOLERANCE, error_norm, near
+
+# Cells that no kernel is printed for, and what decides it.
+HOISTED = {
+    "feature_attention": "_softmax",
+    "ltc_pairwise": "'sum'",
+    "dcrnn": "'bmm'",
+}
+STOCK = {
+    "lstm_4_linear": "lstm", "lstm_8_linear": "lstm", "lstm_parameters": "lstm",
+    "lstm_cell_head": "lstm", "gru_reset_after": "gru", "highway_lstm": "lstm",
+    "decoder_head": "lstm",
+}  # fmt: skip
+
+
+def call_of(cell: Written, T: int, B: int, I: int, H: int, dtype: torch.dtype = torch.float64):
+    """Return a module, x of all steps and a state."""
+    torch.manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=dtype)
+
+    module = cell.make(I, H).to(dtype)
+    return module, cell.x(T, B, I, H, numbers), cell.state(B, H, numbers)
+
+
+def results_of(layer, x, state, **more):
+    """Return all results of a call and all gradients, in float64: name -> tensor."""
+    leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in pytree.tree_leaves(x)]
+    before = [t.detach().requires_grad_(t.is_floating_point()) for t in pytree.tree_leaves(state)]
+    out = layer(
+        pytree.tree_unflatten(leaves, pytree.tree_structure(x)),
+        pytree.tree_unflatten(before, pytree.tree_structure(state)), **more,
+    )  # fmt: skip
+    values = {f"result {k}": t for k, t in enumerate(pytree.tree_leaves(out))}
+    ends = [t for t in values.values() if t.requires_grad]
+    rng = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(t.shape, generator=rng, dtype=torch.float64).to(t) for t in ends]
+    by = {f"x {k}": t for k, t in enumerate(leaves)}
+    by |= {f"state {k}": t for k, t in enumerate(before)}
+    by |= dict(layer.step.named_parameters()) if isinstance(layer.step, nn.Module) else {}
+    by = {name: t for name, t in by.items() if t.requires_grad}
+    gradients = torch.autograd.grad(ends, list(by.values()), cotangents, allow_unused=True)
+    values |= {
+        f"gradient of {name}": torch.zeros_like(t) if g is None else g
+        for (name, t), g in zip(by.items(), gradients, strict=True)
+    }
+    return {name: t.detach().double() for name, t in values.items()}
+
+
+def assert_same(layer, x, state, dtype=torch.float64, **more):
+    """Compare a layer with the person's own loop: results, and all gradients by name."""
+    own = fused_lstm.fuse(layer.step, fuse="none", batch_first=layer.batch_first,
+                          reverse=layer.reverse, returns=layer._step.returns)  # fmt: skip
+    expected = results_of(own, x, state, **more)
+    for name, value in results_of(layer, x, state, **more).items():
+        torch.testing.assert_close(
+            value, expected[name], **near(TOLERANCE[dtype]), msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+# --- people's cells ---
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 16, 24), (2, 1, 8, 16)], ids=["t6b3", "t2b1"])
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_as_people_write_them(name, shape):
+    module, x, state = call_of(CELLS[name], *shape)
+    level = None if name in HOISTED else "steps"
+    assert_same(fused_lstm.fuse(module, fuse=level), x, state)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_tier_is_told(name):
+    module, x, state = call_of(CELLS[name], 9, 3, 16, 24)
+    layer = fused_lstm.fuse(module)
+    layer(x, state)
+    text = fused_lstm.explain(layer)
+    assert text.startswith("hoisted:" if name in HOISTED else "steps:"), text
+    assert HOISTED.get(name, "") in text
+    assert ("the library's cell" in text) == (name in STOCK)
+    assert STOCK.get(name, "") in text
+
+
+@pytest.mark.parametrize("name", ["lstm_one_linear", "gru_reset_before", "layer_norm_lstm", "cfc"])
+def test_float32_and_bfloat16(name):
+    """Compare errors from float64: the own loop rounds to bfloat16 more often."""
+    for dtype, factor in ((torch.float32, 1.5), (torch.bfloat16, 1.1)):
+        module, x, state = call_of(CELLS[name], 7, 3, 16, 32, dtype)
+        ours = results_of(fused_lstm.fuse(module, fuse="steps"), x, state)
+        own = results_of(fused_lstm.fuse(module, fuse="none"), x, state)
+        x, state = pytree.tree_map(torch.Tensor.double, (x, state))
+        exact = results_of(fused_lstm.fuse(copy.deepcopy(module).double(), fuse="none"), x, state)
+        for part, value in exact.items():
+            error, allowed = error_norm(ours[part], value), factor * error_norm(own[part], value)
+            assert error <= allowed + torch.finfo(dtype).eps, (part, dtype)
+
+
+@pytest.mark.parametrize("name", ["lstm_8_linear", "lstm_one_linear", "cfc", "rssm", "lif"])
+@pytest.mark.parametrize("fuse", ["hoisted", "steps"])
+def test_every_level(name, fuse):
+    module, x, state = call_of(CELLS[name], 5, 2, 8, 16)
+    assert_same(fused_lstm.fuse(module, fuse=fuse), x, state)
+
+
+# What Triton's kernels do not have, and cells that need it.
+TRITON_REFUSES = dict.fromkeys(["layer_norm_lstm", "cfc", "mogrifier"], "with units=")
+TRITON_REFUSES |= {"gru_d": "where no gate has a part of h"}
+
+
+@pytest.mark.parametrize(
+    "name", ["lstm_one_linear", "gru_reset_before", "adaptive_lif", "ind_rnn", "multiplicative_lstm",
+             "co_rnn", *TRITON_REFUSES]
+)  # fmt: skip
+def test_triton(name):
+    module, x, state = call_of(CELLS[name], 3, 2, 8, 16)
+    layer = fused_lstm.fuse(module, engine="triton", fuse="steps")
+    if name in TRITON_REFUSES:
+        with pytest.raises(ValueError, match=TRITON_REFUSES[name]):
+            layer(x, state)
+    else:
+        assert_same(layer, x, state)
+
+
+# --- a step of weights that are computed ---
+
+
+class Split(nn.Module):
+    """A bias that `chunk` splits, a weight that is a product, and one that is normalized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u = nn.Parameter(torch.randn(12, 5)), nn.Parameter(torch.randn(12, 6))
+        self.a, self.b = nn.Parameter(torch.randn(6, 2)), nn.Parameter(torch.randn(2, 6))
+        self.bias = nn.Parameter(torch.randn(12))
+
+    def forward(self, x, h):
+        b1, b2 = self.bias.chunk(2)
+        w1, w2 = self.w.chunk(2)
+        u1, u2 = (self.u / self.u.norm(dim=1, keepdim=True)).chunk(2)
+        z = torch.sigmoid(F.linear(x, w1) + F.linear(h, u1) + b1)
+        n = torch.tanh(F.linear(x, w2) + F.linear(h, u2 @ self.a @ self.b) + b2)
+        return h + z * (n - h)
+
+
+def test_weights_that_are_computed_once_a_call():
+    layer = fused_lstm.fuse(Split().double(), fuse="steps")
+    assert_same(layer, torch.randn(5, 3, 5).double(), torch.randn(3, 6).double())
+    assert "once a call" in fused_lstm.explain(layer)
+
+
+def test_parametrized_weights():
+    module = nn.LSTMCell(5, 8).double()
+    nn.utils.parametrizations.weight_norm(module, "weight_hh")
+    state = torch.randn(3, 8).double(), torch.randn(3, 8).double()
+    assert_same(fused_lstm.fuse(module, fuse="steps"), torch.randn(5, 3, 5).double(), state)
+
+
+# --- what PyTorch does with modules ---
+
+
+@pytest.fixture
+def lstm():
+    module, x, state = call_of(CELLS["lstm_one_linear"], 5, 3, 6, 8)
+    return fused_lstm.fuse(module), x, state
+
+
+def test_parameters_and_state_dict_are_the_steps_own(lstm):
+    layer, x, state = lstm
+    assert [id(p) for p in layer.parameters()] == [id(p) for p in layer.step.parameters()]
+    assert layer.step.state_dict().keys() == {n.removeprefix("step.") for n in layer.state_dict()}
+    before = layer(x, state)[0]
+    layer.load_state_dict({n: 2 * t for n, t in layer.state_dict().items()})
+    assert not torch.equal(layer(x, state)[0], before)
+    assert_same(layer, x, state)
+
+
+def test_deepcopy_and_pickle(lstm):
+    layer, x, state = lstm
+    expected = layer(x, state)[0]
+    file = io.BytesIO()
+    torch.save(nn.ParameterList(layer.parameters()), file)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with torch.no_grad():
+            assert torch.equal(other(x, state)[0], expected)
+            next(other.parameters()).mul_(2)
+            assert not torch.equal(other(x, state)[0], expected)
+            assert torch.equal(layer(x, state)[0], expected)
+
+
+def test_conversions(lstm):
+    layer, x, state = lstm
+    layer(x, state)
+    layer.float()
+    x, state = x.float(), tuple(t.float() for t in state)
+    assert_same(layer, x, state, torch.float32)
+
+
+def test_an_optimizer_trains_it(lstm):
+    layer, x, state = lstm
+    other = copy.deepcopy(layer)
+    for module, fuse in ((layer, "steps"), (other, "none")):
+        module.fuse = fuse
+        optimizer = torch.optim.Adam(module.parameters(), 0.01)
+        for _ in range(4):
+            optimizer.zero_grad()
+            module(x, state)[0].square().mean().backward()
+            optimizer.step()
+    for a, b in zip(layer.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_twice(lstm):
+    layer, x, state = lstm
+    layer.fuse = "steps"
+    x = x[:2, :2].requires_grad_()
+    state = tuple(t[:2] for t in state)
+    weight = next(layer.parameters())
+    assert torch.autograd.gradcheck(lambda x, _: layer(x, state)[0], (x, weight))
+    assert torch.autograd.gradgradcheck(lambda x, _: layer(x, state)[0], (x, weight))
+
+
+def test_torch_func(lstm):
+    layer, x, state = lstm
+    weights = {n: p.detach() for n, p in layer.named_parameters()}
+
+    def loss(weights, x):
+        return torch.func.functional_call(layer, weights, (x, state))[0].square().sum()
+
+    layer(x, state)
+    plans = dict(layer._plans)
+    found = torch.func.grad(loss)(weights, x)
+    assert layer._plans == plans  # which read weights where they lie, at each call
+    layer.fuse, layer._plans = "none", {}
+    expected = torch.func.grad(loss)(weights, x)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_vmap_over_weights(lstm):
+    layer, x, state = lstm
+    layer(x, state)
+    many = {n: torch.stack([p.detach(), 2 * p.detach()]) for n, p in layer.named_parameters()}
+    found = torch.func.vmap(lambda w: torch.func.functional_call(layer, w, (x, state))[0])(many)
+    for k in range(2):
+        own = {n: w[k] for n, w in many.items()}
+        expected = torch.func.functional_call(layer, own, (x, state))[0]
+        torch.testing.assert_close(found[k], expected)
+
+
+def test_in_a_compiled_model(lstm):
+    layer, x, state = lstm
+    model = torch.compile(lambda x: torch.relu(layer(2 * x, state)[0]), backend="aot_eager")
+    torch.testing.assert_close(model(x), torch.relu(layer(2 * x, state)[0]))
+
+
+def test_autocast(lstm):
+    layer, x, state = lstm
+    layer.float()
+    x, state = x.float(), tuple(t.float() for t in state)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = layer(x, state)
+        own = fused_lstm.fuse(layer.step, fuse="none")(x, state)[0]
+    assert y.dtype == own.dtype
+    torch.testing.assert_close(y, own)
+
+
+def test_layers_in_a_list():
+    layers = nn.ModuleList(fused_lstm.fuse(nn.GRUCell(6, 6)) for _ in range(3))
+    y = expected = torch.randn(5, 2, 6)
+    for layer in layers:
+        expected = torch.stack(list(unrolled(layer.step, expected, torch.zeros(2, 6))))
+        y, _ = layer(y, torch.zeros(2, 6))
+    torch.testing.assert_close(y, expected)
+
+
+def unrolled(step, x, h):
+    for x_t in x:
+        h = step(x_t, h)
+        yield h
+
+
+# --- arguments of a call ---
+
+
+@pytest.mark.parametrize("name", ["lstm_one_linear", "feature_attention"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time_first", "batch_first"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+@pytest.mark.parametrize("begins", ["zero", "elsewhere"])
+def test_lengths_and_resets(name, batch_first, reverse, begins):
+    module, x, state = call_of(CELLS[name], 6, 4, 8, 16)
+    if begins == "zero":
+        state = tuple(torch.zeros_like(t) for t in state)
+    resets = torch.rand(6, 4) < 0.3
+    if batch_first:
+        x, resets = x.transpose(0, 1), resets.T
+    layer = fused_lstm.fuse(module, batch_first=batch_first, reverse=reverse)
+    for more in ({}, {"resets": resets}, {"lengths": torch.tensor([6, 2, 4, 1])},
+                 {"resets": resets, "lengths": torch.tensor([6, 2, 4, 1])},
+                 {"resets": resets, "reset_to": tuple(map(torch.randn_like, state))}):  # fmt: skip
+        assert_same(layer, x, state, **more)
+
+
+def test_reverse_with_lengths_turns_each_row():
+    cell = nn.GRUCell(4, 8)
+    x, h = torch.randn(5, 2, 4), torch.zeros(2, 8)
+    y, last = fused_lstm.fuse(cell, reverse=True)(x, h, lengths=torch.tensor([5, 3]))
+    for b, n in enumerate((5, 3)):
+        own = torch.stack(list(unrolled(cell, x[:n, b : b + 1].flip(0), h[:1])))
+        torch.testing.assert_close(y[:n, b], own.flip(0)[:, 0])
+        torch.testing.assert_close(last[b], own[-1, 0])
+    assert not y[3:, 1].any()
+
+
+class Context(nn.Module):
+    """A step with a keyword of each step, one that is fixed, and one with a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.key = nn.GRUCell(9, 8), nn.Linear(5, 4)
+
+    def forward(self, x, h, context, *, dt, scale=None):
+        h = h * torch.exp(-dt) if scale is None else h * scale
+        return self.cell(torch.cat([x, torch.tanh(self.key(context)).mean(1), dt], 1), h)
+
+
+def test_fixed_and_keyword_arguments():
+    module = Context().double()
+    x, h, memory = (torch.randn(*s).double() for s in ((6, 3, 4), (3, 8), (3, 7, 5)))
+    dt = torch.rand(6, 3, 1).double()
+    layer = fused_lstm.fuse(module, fuse="steps")
+    assert_same(layer, x, h, fixed={"context": memory}, dt=dt)
+    text = fused_lstm.explain(layer)
+    assert "of what is fixed" in text, text
+    scale = torch.rand(8).double()  # without a batch
+    assert_same(layer, x, h, fixed={"context": memory, "scale": scale}, dt=dt)
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_a_step_that_makes_its_first_state(T):
+    cell = nn.LSTMCell(4, 8).double()
+    x = torch.randn(T, 3, 4).double()
+    y, (h, c) = fused_lstm.fuse(cell)(x)
+    state, own = None, []
+    for x_t in x:
+        state = cell(x_t, state)
+        own.append(state[0])
+    torch.testing.assert_close(y, torch.stack(own))
+    torch.testing.assert_close((h, c), state)
+
+
+def test_a_first_state_that_rows_share():
+    cell = nn.GRUCell(4, 8).double()
+    h0 = nn.Parameter(torch.randn(1, 8).double())
+    x = torch.randn(5, 3, 4).double()
+    y, _ = fused_lstm.fuse(lambda x, h: cell(x, h.expand(len(x), -1)))(x, h0)
+    own = torch.stack(list(unrolled(cell, x, h0.expand(3, -1))))
+    torch.testing.assert_close(y, own)
+
+
+class Stack(nn.Module):
+    """Two layers in one step, whose states are stacked [L, B, H], as nn.LSTM has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.LSTMCell(4, 8), nn.LSTMCell(8, 8)])
+
+    def forward(self, x, state):
+        h, c = state
+        new = []
+        for k, cell in enumerate(self.cells):
+            x, c_k = cell(x, (h[k], c[k]))
+            new.append((x, c_k))
+        return x, tuple(torch.stack(part) for part in zip(*new, strict=True))
+
+
+def test_states_whose_batch_is_the_second_dimension():
+    layer = fused_lstm.fuse(Stack().double(), fuse="steps")
+    state = torch.randn(2, 3, 8).double(), torch.randn(2, 3, 8).double()
+    assert_same(layer, torch.randn(5, 3, 4).double(), state)
+
+
+def test_an_empty_batch_and_no_steps():
+    layer = fused_lstm.fuse(nn.GRUCell(4, 8))
+    layer(torch.randn(3, 2, 4), torch.zeros(2, 8))
+    y, h = layer(torch.randn(3, 0, 4), torch.zeros(0, 8))
+    assert y.shape == (3, 0, 8)
+    assert h.shape == (0, 8)
+    with pytest.raises(ValueError, match="input: got 0 steps; expected at least 1"):
+        layer(torch.randn(0, 2, 4), torch.zeros(2, 8))
+
+
+def test_as_resets():
+    dones = torch.tensor([[0, 1], [1, 0], [0, 0]])
+    assert fused_lstm.as_resets(dones, after=False).tolist() == dones.bool().tolist()
+    assert fused_lstm.as_resets(dones).tolist() == [[False, False], [False, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fused_lstm.fuse(3), "step: got int; expected an nn.Module or a function"),
+        (lambda: fused_lstm.fuse(nn.GRUCell(2, 3), fuse="layers"), "fuse: got 'layers'; expected"),
+        (lambda: fused_lstm.fuse(nn.GRUCell(2, 3), returns="x"), "returns: got 'x'; expected"),
+        (lambda: fused_lstm.fuse(nn.GRUCell(2, 3), engine="x"), "engine: got 'x'; expected"),
+        (lambda: called(torch.randn(4)), r"input: got \[4\]; expected tensors \[T, B, ...\]"),
+        (lambda: called(lengths=torch.tensor([9, 1])), "lengths: got 1 to 9; expected 1 to 4"),
+        (lambda: called(lengths=torch.tensor([1.0, 2])), "lengths: got .*float32; expected whole"),
+        (lambda: called(resets=torch.zeros(4, 2)), r"resets: got \[4, 2\]; expected bool"),
+        (lambda: called(fixed={"k": 3}), "fixed: got int; expected tensors"),
+        (lambda: called(state=3), "state: got int; expected tensors"),
+        (lambda: fused_lstm.as_resets(3), "dones: got int; expected a tensor"),
+        (
+            lambda: fused_lstm.fuse(lambda x, h: x + h.softmax(-1), fuse="steps")(
+                torch.randn(3, 2, 4), torch.zeros(2, 4)
+            ),
+            "fuse: got 'steps'; expected 'hoisted' for this step: torch's operator '_softmax'",
+        ),
+        (
+            lambda: fused_lstm.fuse(lambda x, h: (x, x, x))(
+                torch.randn(3, 2, 4), torch.zeros(2, 4)
+            ),
+            "the step's results: got .*; expected the next state",
+        ),
+    ],
+)  # fmt: skip
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def called(x=None, state=None, **more):
+    x = torch.randn(4, 2, 2) if x is None else x
+    state = torch.zeros(2, 3) if state is None else state
+    return fused_lstm.fuse(nn.GRUCell(2, 3))(x, state, **more)
