@@ -125,8 +125,8 @@ TRITON_REFUSES |= {"gru_d": "where no gate has a part of h"}
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm_one_linear", "gru_reset_before", "adaptive_lif", "ind_rnn", "multiplicative_lstm",
-             "co_rnn", *TRITON_REFUSES]
+    "name", ["lstm_one_linear", "gru_reset_before", "adaptive_lif", "ind_rnn", "co_rnn",
+             "multiplicative_lstm", *TRITON_REFUSES]
 )  # fmt: skip
 def test_triton(name):
     module, x, state = call_of(CELLS[name], 3, 2, 8, 16)

@@ -1,4 +1,4 @@
-"""What a step holds beside its arguments: tensors, plain values, containers, functions.
+"""Guards: what a step holds beside its arguments, tensors, plain values and containers.
 
 A trace has plain values as constants, so `Guards` remembers them, and a change makes a new plan.
 Tensors are read anew at each call, from where the step would read them: a parameter that

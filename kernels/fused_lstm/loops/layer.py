@@ -461,8 +461,10 @@ WHEN = {ONCE: "once a call", FIXED: "once a call, of what is fixed", BEFORE: "be
 
 def operators_of(plan: Plan) -> list[str]:
     """Return a line for each part of a step: ATen's operators, and how many of each."""
-    lines = []
-    for part, when in WHEN.items() if plan.parts is not None else ():
+    lines: list[str] = []
+    if plan.parts is None:
+        return lines
+    for part, when in WHEN.items():
         names = Counter(name_of(n) for n in plan.parts.part(part) if name_of(n) not in SILENT)
         if names:
             counts = [name if n == 1 else f"{n} {name}" for name, n in names.items()]

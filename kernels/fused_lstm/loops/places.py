@@ -215,7 +215,7 @@ class Places:
             raise NoCell(f"torch's operator {name_of(n)!r}, which joins rows and units") from None
 
     def _cut_alone(self, a: Tensor) -> None:
-        """Cut what a product or a sum reads where it is not in a row."""
+        """Set a cut where what a product or a sum reads is not in a row."""
         step = self.is_step(a)
         gap = torch.ones(len(a), dtype=torch.bool)
         gap[1:] = a[1:] != a[:-1] + 1
@@ -226,7 +226,7 @@ class Places:
         self.starts[a[ends & step] + 1] = True
 
     def _join(self, out: Tensor, operand: Tensor) -> None:
-        """Cut a result where its operand is cut, and the reverse."""
+        """Set a result's cuts where its operand has cuts, and the reverse."""
         step = self.is_step(operand)
         gap = torch.zeros(len(out), dtype=torch.bool)
         if len(out) > 1:  # one number for many units: the sum of a norm

@@ -25,7 +25,7 @@ NONE, HOISTED, STEPS = "none", "hoisted", "steps"
 
 @dataclass
 class Layout:
-    """How the leaves of a call are a step's arguments.
+    """A map of a call's leaves to a step's arguments.
 
     x: structure of (x, keywords). fixed: structure, or None. state: structure, or None where a step
     takes no state. dims: where the batch is in each leaf of the state. hidden: tensors that the
@@ -93,7 +93,7 @@ class Call:
 
 @dataclass
 class Plan:
-    """How a layer runs steps of some shapes: a tier, and why not a higher one."""
+    """A tier for steps of some shapes, and why not a higher one."""
 
     tier: str
     why: str
