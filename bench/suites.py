@@ -22,6 +22,7 @@ from . import (
     fusions,
     kernelbench,
     layers,
+    loops,
     machine,
     models,
     samples,
@@ -203,11 +204,13 @@ SUITES = {
         "cpu",
     ),
     "cells": Suite(
-        "cells that nn.LSTM lacks: options, functions, the sLSTM; their loops, Keras, torch", 9,
+        "cells that nn.LSTM lacks: options, functions, the sLSTM, people's loops; Keras, torch", 20,
         {
             "options": Part(cells.options, named("small", "medium"), tuple(cells.OPTIONS),
                 pace=Pace(20, longest=60)),
             "functions": Part(cells.functions, cells.function_cases(FUNCTIONS), pace=Pace(1.0)),
+            "loops": Part(loops.setup, loops.cases([Shape(100, 4, 256, 256, 1),
+                Shape(35, 20, 256, 256, 1)]), pace=Pace(1.0, longest=20)),
             "slstm": Part(cells.slstm, cells.slstm_cases(SLSTM),
                 pace=Pace(1.0, least=3, longest=8)),
         },

@@ -175,6 +175,7 @@ def program(
     inner: tuple[int, ...] = (),
     inputs: int = 0,
     by_autograd: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Program:
     """Trace a step and its vector-Jacobian product.
 
@@ -186,6 +187,8 @@ def program(
         inputs: how many gates, the last ones, are inputs.
         by_autograd: differentiate by torch.autograd, which runs an autograd.Function's own backward
             but no operation in place.
+        dtype: of a step that is known to depend on no shape, and is one for this dtype: it is
+            traced once.
 
     Raises:
         CannotExpress: the step uses an operation that no kernel has, or depends on a shape or a
@@ -193,6 +196,7 @@ def program(
     """
     # One shape is enough for the step with zoneout: `fused_lstm.cell` traces it without, too.
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
+    likes = likes if dtype is None else (((2, 3), dtype),)
     found = [
         _expressed(step, gates, states, weights, zoneout, inner, *like, by_autograd)
         for like in likes

@@ -271,7 +271,8 @@ def traced(
     Args:
         function: takes `tensors` and returns a tuple of tensors.
         leaves: the number in `e` of each argument.
-        functional: whether to turn operations in place into others; not with autograd inside.
+        functional: whether operations in place may be turned into others while it runs, which
+            cannot be with autograd inside.
 
     Raises:
         CannotExpress: the function uses an operation that no kernel has.
@@ -295,6 +296,8 @@ def traced(
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         made = torch.func.functionalize(function) if functional else function
         graph, like = make_fx(made)(*tensors), tensors[0]
+        if not functional:  # what the backward of an autograd.Function changes in place
+            graph = make_fx(torch.func.functionalize(graph))(*tensors)
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(waiting)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -162,6 +162,11 @@ class Graph:
     y_spec: Any
     shapes: dict[Node, Any]  # None: no tensor; a list: of several tensors
     guards: Guards = field(repr=False)
+
+    @cached_property
+    def unread(self) -> list[int]:
+        """Return the leaves of the state, by number, that no operator and no result reads."""
+        return [k for k, n in enumerate(self.state) if not n.users and n not in self.y + self.after]
 
     @property
     def outside(self) -> list[Node]:

@@ -63,6 +63,8 @@ def differs(plan: Plan, tier: str, c: Call, parameters: list[Tensor]) -> str | N
     for a, b in zip(*results, strict=True):
         if a.shape != b.shape:
             return f"a result of shape {list(a.shape)}, not {list(b.shape)}"
+        if a.dtype != b.dtype:
+            return f"a result of {a.dtype}, not {b.dtype}"
         near = TOLERANCE.get(b.dtype, 0.05)
         scale = 1 + float(b.abs().max()) if b.numel() and b.is_floating_point() else 1.0
         if not torch.allclose(a, b, rtol=near, atol=near * scale, equal_nan=True):

@@ -198,6 +198,8 @@ class Fused(nn.Module):
         if len(plan.hidden) > len(self._hidden):  # found by the trace
             self._hidden = plan.hidden
             return self._run(c, state)
+        for k in plan.unread:  # of a call before, whose graph may be gone
+            c.state[k] = c.state[k].detach()
         y, after, y_spec = plan.run(self._tier(plan, c), c)
         for (store, key, _), value in zip(self._hidden, after[len(leaves) :], strict=True):
             store[key] = value
@@ -371,6 +373,11 @@ class Fused(nn.Module):
 
     def __getstate__(self) -> dict:  # plans hold the step's tensors, and are made again
         return {**super().__getstate__(), "_plans": {}, "_hidden": []}
+
+    @property
+    def kind(self) -> str:
+        """Return what the step was last found to return, as of `returns`."""
+        return self._step.kinds[0]
 
     def explained(self) -> str:
         """Return what runs the steps, and why; then the operators of each part of a step."""

@@ -79,6 +79,7 @@ class FusedCell(Cell):
         inputs: tuple[str, ...],
         products: dict[str, int],
         step: Any,
+        dtype: torch.dtype,
         by_autograd: bool,
     ) -> None:
         self.function = self._frozen = step
@@ -90,7 +91,7 @@ class FusedCell(Cell):
         self.has_c = bool(self.states) and not self.is_h
         self._origin, self._changed, self._programs = None, {}, {}
         self._ready: set[tuple[str, str]] = set()
-        self._step, self._by_autograd = step, by_autograd
+        self._step, self._dtype, self._by_autograd = step, dtype, by_autograd
         self._programs[False] = self._traced(False)
         digest = hashlib.sha256(f"{self._programs[False].digest()} {inputs}".encode()).hexdigest()
         self.__name__ = self.__qualname__ = self.name = f"fuse_{digest[:12]}"
@@ -112,7 +113,7 @@ class FusedCell(Cell):
         try:
             return program(
                 self.step, self.gates, self.states, self.vectors, zoneout,
-                tuple(self.products.values()), len(self.inputs), by_autograd=self._by_autograd,
+                tuple(self.products.values()), len(self.inputs), self._by_autograd, self._dtype,
             )  # fmt: skip
         except CannotExpress as error:
             raise NoCell(str(error)) from error
@@ -162,7 +163,12 @@ class Lowered:
     def _find_states(self) -> None:
         self.states: list[State] = []
         self.next: dict[State, Any] = {}
-        for leaf, after in zip(self.graph.state, self.graph.after, strict=True):
+        # Leaf -> an earlier one: what a module keeps may be a state that it also returns.
+        self.same_as: dict[int, int] = {}
+        for k, (leaf, after) in enumerate(zip(self.graph.state, self.graph.after, strict=True)):
+            if k in self.graph.unread and after in self.graph.after[:k]:
+                self.same_as[k] = self.graph.after.index(after)
+                continue
             flat = self.places.of[leaf].reshape(-1)
             to = self.places.of[after].reshape(-1)
             for lo, hi in self.places.stretches(flat):
@@ -463,7 +469,8 @@ class Lowered:
         products = {f"p{k}": len(p.columns) for k, p in enumerate(self.products)}
         self.cell = FusedCell(
             self.layout, tuple(names), tuple(f"w{k}" for k in range(count)), inputs, products,
-            self._step, any(n.target is FUNCTION for n in self.parts.part(STEP)),
+            self._step, torch.float64 if self.dtype == torch.float64 else torch.float32,
+            any(n.target is FUNCTION for n in self.parts.part(STEP)),
         )  # fmt: skip
         self._find_units()
         self.bias = any(g.bias for g in self.gates)

@@ -105,6 +105,11 @@ class Plan:
     # Sizes -> the tier that was faster, the seconds of this plan's, and of the own loop.
     faster: dict[Any, tuple[str, float, float]] = field(default_factory=dict)
 
+    @property
+    def unread(self) -> list[int]:
+        """Return the leaves of the state that a step sets before it reads them."""
+        return [] if self.graph is None else self.graph.unread
+
     def tensors_outside(self) -> list[Tensor]:
         """Return the tensors that the step reads from outside."""
         return [] if self.graph is None else self.graph.values_outside()
@@ -141,7 +146,8 @@ class Printed:
         self.whole = dict(zip(low.states, whole, strict=True))  # whether one is all of its leaf
         in_c = [*low.order, *range(len(low.extra))] if self.spec.has_c else []
         self.in_c = [(s, k * low.H, (k + 1) * low.H) for k, s in enumerate(in_c) if s != low.h]
-        self.leaves = [[s for s in low.states if s.leaf == k] for k in range(len(low.graph.state))]
+        leaves = [low.same_as.get(k, k) for k in range(len(low.graph.state))]
+        self.leaves = [[s for s in low.states if s.leaf == k] for k in leaves]
 
     def run(self, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
         """Run a call, as `Plan.run`."""
@@ -190,7 +196,7 @@ class Printed:
                 part = after[s]
             parts.append(part)
         value = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        shape = self.low.graph.shapes[n][1:]
+        value, shape = value.to(n.meta["val"].dtype), self.low.graph.shapes[n][1:]
         return value if len(shape) == 1 else value.reshape(*value.shape[:2], *map(int, shape))
 
     def _leaf(self, k: int, like: Tensor, last: dict[Any, Tensor]) -> Tensor:
