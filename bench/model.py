@@ -12,67 +12,17 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers. W [4H, I], R 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_lstm import native
+from fused_lstm.loops.ladder import launch_seconds, seconds_of, traffic
 
 from . import kernels
 from .cases import Shape
 from .core import Run
-
-# --- what a call launches and moves ---
-
-NO_WORK = ("empty", "new_empty", "resize_", "set_", "detach", "lift_fresh", "is_same_size",
-    "_local_scalar_dense")  # fmt: skip
-
-
-class Traffic(TorchDispatchMode):
-    """Counts launches and the bytes that they read and write.
-
-    A launch is an operator that is neither a view nor an allocation. What stays on chip within a
-    launch does not count, which is what fusion is about.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches, self.read, self.written = 0, 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if works(function):
-            self.launches += 1
-            self.read += sum(t.nbytes for t in tensors((args, kwargs)))
-            self.written += sum(t.nbytes for t in tensors(result))
-        return result
-
-
-def works(function: Any) -> bool:
-    """Return whether an operator does work: it is neither a view nor an allocation."""
-    if function._schema.name.partition("::")[2].startswith(NO_WORK):
-        return False
-    aliases = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
-    return not aliases or any(alias.is_write for alias in aliases)
-
-
-def tensors(values: object) -> list[Tensor]:
-    """Return each tensor of a call's arguments or results once."""
-    leaves = torch.utils._pytree.tree_leaves(values)
-    return list({id(t): t for t in leaves if isinstance(t, Tensor)}.values())
-
-
-def traffic(work: Run) -> Traffic:
-    """Run `work` and return what it launched."""
-    with Traffic() as seen:
-        work()
-    return seen
-
 
 # --- what a step consists of ---
 
@@ -150,25 +100,5 @@ def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     peak = max(2 * kernels.ops().best_product(dtype) for _ in range(100))
     source = torch.zeros(2**27, dtype=torch.int8)
     target = torch.zeros_like(source)
-    copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
+    copy = min(seconds_of(lambda: target.copy_(source)) for _ in range(5))
     return Limits(peak, 2 * len(source) / copy, launch_seconds())
-
-
-def launch_seconds(length: int = 500) -> float:
-    """Return the seconds of a launch: of a chain of operators on one number, there and back."""
-    x = torch.zeros(1, requires_grad=True)
-
-    def chain() -> None:
-        y = x
-        for _ in range(length):
-            y = y.sigmoid()
-        y.backward()
-
-    chain()
-    return min(_seconds(chain) for _ in range(5)) / (2 * length)
-
-
-def _seconds(work: Run) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin

@@ -125,6 +125,19 @@ class Model:
 
 def load(target: str) -> Model:
     """Return the model that a function builds; target: `module:function` or `file.py:function`."""
+    return Model(*built(target, "the model and its inputs"))
+
+
+def built(target: str, expected: str) -> tuple[Any, ...]:
+    """Return what a function builds.
+
+    Args:
+        target: `module:function` or `file.py:function`.
+        expected: the parts of the tuple that it has to return, as "the model and its inputs".
+
+    Raises:
+        Refused: there is no such function, it failed, or it returned something else.
+    """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
         raise Refused(f"target: got {target!r}; expected module:function, such as my_model:build")
@@ -147,10 +160,11 @@ def load(target: str) -> Model:
         made = build()
     except Exception as error:
         raise Refused(f"build: it failed: {_why(error)}") from error
-    if not isinstance(made, tuple) or len(made) != 2:
+    count = 2 + expected.count(", ")
+    if not isinstance(made, tuple) or len(made) != count:
         got = type(made).__name__
-        raise Refused(f"build: got {got}; expected a pair: the model and its inputs")
-    return Model(*made)
+        raise Refused(f"build: got {got}; expected {count} values: {expected}")
+    return made
 
 
 def _why(error: Exception) -> str:
@@ -274,24 +288,35 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
-        self.exit(2, f"fused_lstm.compare: {message}\n")
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Compare the model that the command line names; return 1 where that fails."""
+def parser_of(command: str, description: str) -> Parser:
+    """Return a parser of a command's target, seconds and threads."""
     parser = Parser(
-        prog="python -m fused_lstm.compare", description=(__doc__ or "").partition("\n")[0]
+        prog=f"python -m fused_lstm.{command}", description=description.partition("\n")[0]
     )
     parser.add_argument("target", help="module:function or file.py:function")
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing, each [%(default)s]")
     parser.add_argument("--threads", type=int, help="torch's threads [as torch has them]")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def set_threads(parser: Parser, options: argparse.Namespace) -> None:
+    """Set torch's threads as options ask; end with status 2 where an option cannot be."""
     if options.threads is not None:
         if options.threads < 1:
             parser.error(f"--threads: got {options.threads}; expected 1 or more")
         torch.set_num_threads(options.threads)
     if not options.seconds > 0:
         parser.error(f"--seconds: got {options.seconds:g}; expected more than 0")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare the model that the command line names; return 1 where that fails."""
+    parser = parser_of("compare", __doc__ or "")
+    options = parser.parse_args(arguments)
+    set_threads(parser, options)
     try:
         text, agree = report(load(options.target), options.seconds)
     except Refused as error:

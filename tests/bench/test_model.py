@@ -12,13 +12,14 @@ from bench.cases import Case, Shape
 from bench.contenders import Contender
 from bench.layers import make_problem
 from bench.model import Limits
+from fused_lstm.loops import ladder
 
 # No size is another's: a tensor's shape says what it is.
 SHAPE = Shape(5, 3, 11, 7, 2)
 WEIGHTS = {(28, 11), (28, 7), (28, 18), (28, 14)}  # W, R, and both side by side, of either layer
 
 
-class Watched(model.Traffic):
+class Watched(ladder.Traffic):
     """Adds up the bytes of operands that are shaped like weights, however they are turned."""
 
     def __init__(self) -> None:
@@ -29,14 +30,14 @@ class Watched(model.Traffic):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(function, types, args, kwargs)
-        if not model.works(function):
+        if not ladder.works(function):
             return result
-        tensors = [t for t in model.tensors((args, kwargs)) if is_weight(t)]
+        tensors = [t for t in ladder.tensors((args, kwargs)) if is_weight(t)]
         for tensor in tensors:
             of = self.gradients if self._is_gradient(tensor) else self.weights
             of[0] += tensor.nbytes
         is_cat = function._schema.name == "aten::cat"
-        for tensor in model.tensors(result):
+        for tensor in ladder.tensors(result):
             if is_weight(tensor):
                 (self.weights if is_cat else self.gradients)[1] += tensor.nbytes
                 if not is_cat:
@@ -83,7 +84,7 @@ def needs_native() -> None:
 
 def test_a_step_of_the_loop_launches_as_much_at_every_step():
     def launches(T: int) -> int:
-        return model.traffic(step_of("none", SHAPE._replace(T=T))).launches
+        return ladder.traffic(step_of("none", SHAPE._replace(T=T))).launches
 
     first, second, third = launches(4), launches(5), launches(6)
     assert third - second == second - first > 2 * 11  # two layers, eleven forward alone
@@ -91,7 +92,7 @@ def test_a_step_of_the_loop_launches_as_much_at_every_step():
 
 def test_nothing_is_lost_between_the_kinds():
     step = step_of("hoisted")
-    seen = model.traffic(step)
+    seen = ladder.traffic(step)
     found = model.counts(step, SHAPE, "hoisted", 4)
     assert sum(found[f"{kind}_read"] for kind in model.KINDS) == seen.read
     assert model.moved(found, *model.KINDS) == seen.read + seen.written
@@ -168,7 +169,7 @@ def test_limits_are_this_machines():
     needs_native()
     limits = model.measure_limits(torch.float32)
     a = torch.randn(256, 256)
-    seconds = min(model._seconds(partial(torch.mm, a, a)) for _ in range(5))
+    seconds = min(ladder.seconds_of(partial(torch.mm, a, a)) for _ in range(5))
     assert limits.flops > 2 * 256**3 / seconds / 3  # of the same order as a product's rate
     assert 1e8 < limits.bandwidth < 1e13
     assert 1e-8 < limits.launch < 1e-3

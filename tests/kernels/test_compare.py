@@ -134,7 +134,7 @@ def test_a_difference_is_found(target, capsys, monkeypatch):
     ("name", "error"),
     {
         "nothing": "model: got Linear, which has no recurrent layers; expected one with an nn.LSTM",
-        "alone": "build: got LSTM; expected a pair: the model and its inputs",
+        "alone": "build: got LSTM; expected 2 values: the model and its inputs",
         "no_module": "build: got builtin_function_or_method as the model; expected a torch.nn",
         "fails": "build: it failed: KeyError: 'weights'",
         "missing": "expected a function 'missing' in",

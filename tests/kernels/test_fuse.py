@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 import fused_lstm
 from bench.written import CELLS
+from fused_lstm.loops.__main__ import main
 from own_loop import assert_same, call_of, results_of, unrolled
 from tolerance import error_norm
 
@@ -398,3 +399,45 @@ def called(x=None, state=None, **more):
     x = torch.randn(4, 2, 2) if x is None else x
     state = torch.zeros(2, 3) if state is None else state
     return fused_lstm.fuse(nn.GRUCell(2, 3))(x, state, **more)
+
+
+# --- the ladder of anybody's loop ---
+
+STEP = """
+import torch
+from torch import nn
+
+
+def build():
+    return nn.GRUCell(6, 8), torch.randn(5, 3, 6), torch.zeros(3, 8)
+
+
+def soft():
+    return (lambda x, h: torch.softmax(x + h, -1)), torch.randn(5, 3, 6), torch.zeros(3, 6)
+
+
+def pair():
+    return nn.GRUCell(6, 8), torch.zeros(3, 8)
+"""
+
+
+def test_the_ladder_of_a_step(tmp_path, capsys):
+    (tmp_path / "my_step.py").write_text(STEP)
+
+    def run(function: str, *more: str) -> tuple[int, list[str], str]:
+        threads = f"--threads={torch.get_num_threads()}"
+        code = main([f"{tmp_path}/my_step.py:{function}", "--seconds", "0.01", threads, *more])
+        out, error = capsys.readouterr()
+        return code, out.splitlines(), error
+
+    code, lines, _ = run("build")
+    assert code == 0
+    assert lines[0].startswith("steps: the library's cell 'gru'")
+    assert lines[-5].split()[:2] == ["level", "launches"]
+    launches = {line.split()[0]: int(line.split()[1]) for line in lines[-4:-1]}
+    assert list(launches) == ["none", "hoisted", "steps"]
+    assert launches["none"] > launches["hoisted"] > launches["steps"] < 30
+    code, lines, _ = run("soft", "--inference")
+    assert [line.split()[0] for line in lines[-3:-1]] == ["none", "hoisted"]
+    assert run("pair") == (1, [], "fused_lstm.loops: build: got tuple; expected 3 values: a step, x"
+                           " and a state\n")  # fmt: skip

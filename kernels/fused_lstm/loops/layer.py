@@ -80,6 +80,7 @@ class Fused(nn.Module):
         self.batch_first, self.reverse = batch_first, reverse
         self._plans: dict[Any, Plan] = {}
         self._hidden: list[tuple[Any, str, str]] = []  # tensors that the step's modules keep
+        self._quick: set[tuple] = set()  # calls of one step that the step itself runs
 
     def forward(
         self,
@@ -113,6 +114,11 @@ class Fused(nn.Module):
         Raises:
             ValueError: an argument, or a result of the step, is not as expected.
         """
+        plain = lengths is None and resets is None and not (inputs or fixed)
+        if plain and self._quick and state is not None:
+            results = self._one_step(input, state)
+            if results is not None:
+                return results
         if torch.compiler.is_compiling():  # a graph break: the layer runs as it is
             return self._uncompiled(input, state, lengths, resets, reset_to, fixed, inputs)
         call = self._call(input, inputs, fixed, lengths, resets)
@@ -129,6 +135,25 @@ class Fused(nn.Module):
         if self.batch_first:
             y = [t.transpose(0, 1) for t in y]
         return unflattened(y, spec), after
+
+    def _one_step(self, input: Any, state: Any) -> tuple[Any, Any] | None:
+        """Return a call of one step, which the step itself runs; None where it is another call."""
+        x, x_spec = flattened(input)
+        leaves, spec = flattened(state)
+        if one_step_key(x, x_spec, spec) not in self._quick:
+            return None
+        results = self._step(Inputs(unflattened([t[0] for t in x], x_spec), {}, {}), state)
+        y, after = self._step.split(results, spec, leaves)
+        y_leaves, y_spec = flattened(y)
+        return unflattened([t[None] for t in y_leaves], y_spec), unflattened(after, spec)
+
+    def _add_one_step(self, c: Call, spec: Any) -> None:
+        """Let calls like one of one step go to the step without a plan."""
+        masked = c.lengths is not None or c.resets is not None
+        if not (self.batch_first or self._hidden or c.fixed or masked):
+            x, keywords = unflattened(c.x, c.layout.x) if c.layout.x is not None else (c.x[0], {})
+            if not keywords:
+                self._quick.add(one_step_key(*flattened(x), spec))
 
     @torch.compiler.disable
     def _uncompiled(self, input, state, lengths, resets, reset_to, fixed, inputs):
@@ -200,7 +225,10 @@ class Fused(nn.Module):
             return self._run(c, state)
         for k in plan.unread:  # of a call before, whose graph may be gone
             c.state[k] = c.state[k].detach()
-        y, after, y_spec = plan.run(self._tier(plan, c), c)
+        tier = self._tier(plan, c)
+        if tier == NONE and c.sizes[0] == 1 and spec is not None and not any(dims):
+            self._add_one_step(c, spec)
+        y, after, y_spec = plan.run(tier, c)
         for (store, key, _), value in zip(self._hidden, after[len(leaves) :], strict=True):
             store[key] = value
         raw = c.layout.raw(after[: len(leaves)])
@@ -372,7 +400,7 @@ class Fused(nn.Module):
         return plan.faster[key][0]
 
     def __getstate__(self) -> dict:  # plans hold the step's tensors, and are made again
-        return {**super().__getstate__(), "_plans": {}, "_hidden": []}
+        return {**super().__getstate__(), "_plans": {}, "_hidden": [], "_quick": set()}
 
     @property
     def kind(self) -> str:
@@ -477,6 +505,17 @@ def operators_of(plan: Plan) -> list[str]:
             counts = [name if n == 1 else f"{n} {name}" for name, n in names.items()]
             lines.append(f"  {when}: {', '.join(counts)}")
     return lines
+
+
+def one_step_key(x: list[Any], x_spec: Any, spec: Any) -> tuple:
+    """Return what decides that the step itself runs a call of one step.
+
+    x: leaves, of a structure. spec: the structure of the state.
+    """
+    return (
+        spec_key(x_spec), spec_key(spec), *((t.shape, t.dtype) for t in x),
+        torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(),
+    )  # fmt: skip
 
 
 def batch_dim(t: Any, B: int) -> int | None:

@@ -257,12 +257,28 @@ def run_own(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
     if len(c.x[0]) == 1 and c.resets is None and c.lengths is None:
         y, state, y_spec = c.layout.call([t[0] for t in c.x], c.fixed, c.state)
         return [t[None] for t in y], state, y_spec
+    if not (any(c.layout.dims) or c.layout.hidden or c.resets is not None or c.lengths is not None):
+        return run_plain(c)
     rows, state, steps, y_spec = Masks(c), c.state, [], None
     for t in range(c.sizes[0]):
         y, after, y_spec = c.layout.call([x[t] for x in c.x], c.fixed, rows.reset(t, state))
         steps.append(y)
         state = rows.ended(t, after, state)
     return [torch.stack(leaf) for leaf in zip(*steps, strict=True)], state, y_spec
+
+
+def run_plain(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+    """Run the person's own loop without masks, on a state as the step has it."""
+    layout, step = c.layout, c.layout.step
+    fixed = unflattened(c.fixed, layout.fixed) if c.fixed else {}
+    leaves, steps, y_spec = c.state, [], None
+    for x_t in zip(*(t.unbind(0) for t in c.x), strict=True):
+        x, keywords = unflattened(list(x_t), layout.x) if layout.x is not None else (x_t[0], {})
+        results = step(Inputs(x, keywords, fixed), unflattened(leaves, layout.state))
+        y, leaves = step.split(results, layout.state, leaves)
+        of_step, y_spec = flattened(y)
+        steps.append(of_step)
+    return [torch.stack(leaf) for leaf in zip(*steps, strict=True)], leaves, y_spec
 
 
 class Masks:
