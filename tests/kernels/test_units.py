@@ -41,6 +41,18 @@ def two_inputs(a, *, c, s, t, u):
     return tanh(u(c)) * t, c
 
 
+@fused_lstm.cell(states="h", inputs="dt", products="u")
+def input_beside_state(z, *, h, dt, u):
+    return tanh(u(tanh(z))) + tanh(h + dt)
+
+
+@fused_lstm.cell(states="c h", x_only="z", weights="w", inputs="dt", products={"u": 1, "v": 2})
+def saved_of_no_product(z, *, c, h, w, dt, u, v):
+    a, b = v(tanh(u(tanh(z))))
+    c = sigmoid(w * c - dt) * c + tanh(a * h)
+    return tanh(b) * torch.exp(-c * c), c
+
+
 CASES = {
     "backbone-wide": (zoo.cfc_backbone, 21, {"a": 33}),
     "backbone-equal": (zoo.cfc_backbone, 21, {"a": 21}),
@@ -53,6 +65,9 @@ CASES = {
     "first-layer": (deep_lstm, 50, {"z": 70}),
     "one-meeting": (two_at_once, 19, None),
     "two-inputs": (two_inputs, 19, None),
+    "input-beside-state": (input_beside_state, 5, {"z": 17}),
+    "input-beside-state-far-wider": (input_beside_state, 16, {"z": 70}),
+    "saved-of-no-product": (saved_of_no_product, 6, {"z": 21, "u": 35}),
 }
 
 

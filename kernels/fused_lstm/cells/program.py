@@ -109,6 +109,27 @@ class Program:
         return Widths(self)
 
     @cached_property
+    def stored_in(self) -> dict[int, int]:
+        """Return the phase of a step that stores each saved node.
+
+        It is the first one that can compute it and whose values are as wide. What needs no product
+        has a width of its own: that of a state, a weight or an input.
+        """
+        width, last, first = self.widths, len(self.inner), self.phases()
+        begins = [width.root(w) for w in (width.gates, *range(2, 2 + last))]
+        stored = {}
+        for n in self.saved:
+            phase = first[n]
+            if phase < 0:
+                root, until = width.of_node.get(n, width.h), last
+                if n in self.fed:  # which its product needs; `units_of` checks the width
+                    until = self.fed.index(n)
+                phases = [k for k, of in enumerate(begins[: until + 1]) if of == root]
+                phase = phases[0] if phases else 0 if n in self.fed else last
+            stored[n] = phase
+        return stored
+
+    @cached_property
     def made_in(self) -> list[int]:
         """Return the phase of the backward that makes each gradient by a state, gate and weight.
 
@@ -141,15 +162,15 @@ class Program:
         the same units of products of as many columns: what another may have saved, or may still
         read of states that the last phase writes over, comes before a meeting too.
         """
-        first, e, met, forwards = self.phases(), self.expressions, -1, []
+        e, met, forwards = self.expressions, -1, []
         reads: list[list[int]] = []  # nodes, by phase
         for phase in range(1 + len(self.inner)):
-            known = {n for n in self.saved if max(first[n], 0) < phase}
-            stored = [n for n in self.saved if max(first[n], 0) == phase]
+            known = {n for n in self.saved if self.stored_in[n] < phase}
+            stored = [n for n in self.saved if self.stored_in[n] == phase]
             stored += [self.h, *self.after] * (phase == len(self.inner))
             reads.append(e.order(stored, known))
         for k, fed in enumerate(self.fed):
-            before = [max(first[n], 0) for n in reads[k + 1] if n in self.saved]
+            before = [self.stored_in[n] for n in reads[k + 1] if n in self.stored_in]
             if k + 1 == len(self.inner):
                 before += [
                     q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
@@ -157,7 +178,7 @@ class Program:
             others = [
                 q for q in before if met < q <= k and (not q or self.inner[q - 1] != self.inner[k])
             ]
-            forwards.append(max(first[fed], 0) > met or bool(others))
+            forwards.append(self.stored_in[fed] > met or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
         met, backwards = len(self.inner) + 1, []
         for k in reversed(range(len(self.inner))):

@@ -119,11 +119,11 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
     def of(number: int) -> int:
         return found.get(width.root(number), hidden_size)
 
-    phases, first = [width.gates, *range(2, 2 + last)], p.phases()  # what each begins with
+    phases = [width.gates, *range(2, 2 + last)]  # what each begins with
     if of(phases[last]) != hidden_size:
         raise Refused(f"{of(phases[last])} for the last product", f"hidden_size, {hidden_size}")
     for k, n in enumerate(p.fed):
-        beside = of(phases[max(first[n], 0)])
+        beside = of(phases[p.stored_in[n]])
         if of(factors[k]) != beside:
             got = f"{of(factors[k])} for what product {k} multiplies"
             raise Refused(got, f"{beside}, as what it is computed beside")
