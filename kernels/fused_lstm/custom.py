@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import library
 from .cells import Cell
 from .choose import why_no_cell
-from .layout import State, check_input, data_of, with_data
+from .layout import State, check_dense, check_input, check_packed_as, data_of, with_data
 from .modules import RecurrentBase
 from .spec import OFF, Spec
 
@@ -51,7 +51,12 @@ def with_inputs(
     steps = 1 if module.batch_first and x.dim() == 3 else 0  # where T is
     row = before[:steps] + before[steps + 1 :]
     for name in names:
+        check_packed_as(name, inputs[name], input)
         got: Any = data_of(inputs[name])
+        if isinstance(got, Tensor):
+            check_dense(name, got)
+            if got.is_complex():
+                raise ValueError(f"{name}: got {got.dtype}; expected real numbers")
         shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
         if x is input and shape in ([*row, 1], [*row, H]):  # the same at each step
             got = got.unsqueeze(steps).expand(*before, -1)

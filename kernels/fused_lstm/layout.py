@@ -201,6 +201,27 @@ def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> No
         raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")
 
 
+def check_packed_as(name: str, tensor: object, input: object) -> None:
+    """Check that a PackedSequence has its rows where `input`, another, has them."""
+    if not isinstance(tensor, PackedSequence):
+        return
+    if not isinstance(input, PackedSequence):
+        raise ValueError(f"{name}: got a PackedSequence; expected a tensor, as input is")
+    if rows.in_a_graph():  # which does not know the values
+        return
+    for field in ("batch_sizes", "sorted_indices"):
+        got, expected = getattr(tensor, field), getattr(input, field)
+        if got is expected:
+            continue
+        if field == "sorted_indices":  # None: rows are in order
+            B = rows.rows_of(input)
+            got, expected = (range(B) if t is None else t.tolist() for t in (got, expected))
+        else:
+            got, expected = got.tolist(), expected.tolist()
+        if list(got) != list(expected):
+            raise ValueError(f"{name}: got {field} {list(got)}; expected {list(expected)}, input's")
+
+
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     """Check that lengths are [B] int64, each in 1 to T."""
     check_kind("lengths", lengths, [B], torch.int64)

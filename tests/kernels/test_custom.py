@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fresh
 import fused_lstm
@@ -223,6 +224,50 @@ def test_an_input_of_a_row_is_the_same_at_each_step(engine, batch_first, batched
     two = torch.randn(5, 4), torch.randn(4, 4)
     of_steps = torch.nn.utils.rnn.pack_sequence(two)
     assert torch.equal(module(packed, s=of_steps)[0][0], module(packed, s=of_steps.data)[0][0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_packed_input_has_its_rows_where_x_has_them(engine):
+    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine=engine)
+    x, dt = torch.randn(4, 3, 3), torch.rand(4, 3, 1)
+
+    def packed(tensor, *lengths, sort=True):
+        return pack_padded_sequence(tensor, torch.tensor(lengths), enforce_sorted=sort)
+
+    of_x, of_dt = (packed(t, 2, 4, 1, sort=False) for t in (x, dt))
+    y, _ = pad_packed_sequence(module(of_x, dt=of_dt)[0])
+    assert_close(y.detach(), module(x, dt=dt, lengths=torch.tensor([2, 4, 1]))[0].detach(), "y")
+    in_order = packed(x, 3, 2, 2)
+    assert torch.equal(  # of no indices, and of those that change nothing
+        module(in_order, dt=packed(dt, 3, 2, 2, sort=False))[0].data,
+        module(in_order, dt=packed(dt, 3, 2, 2))[0].data,
+    )
+    for other, error in (
+        (packed(dt, 3, 3, 1), "dt: got batch_sizes [3, 2, 2]; expected [3, 3, 1], input's"),
+        (packed(dt, 2, 3, 2, sort=False), "dt: got sorted_indices [1, 0, 2]; expected [0, 1, 2],"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(error)):
+            module(in_order, dt=other)
+    with pytest.raises(ValueError, match="dt: got a PackedSequence; expected a tensor, as input"):
+        module(x[:, 0], dt=packed(dt[:, :1], 4))
+
+
+@pytest.mark.parametrize(
+    ("dt", "error"),
+    [
+        (torch.ones(5, 2, 1, dtype=torch.complex64), "dt: got torch.complex64; expected real"),
+        (torch.ones(5, 2, 1).to_sparse(), "dt: got a torch.sparse_coo tensor; expected a dense"),
+        (
+            torch.nested.nested_tensor([torch.ones(2, 1)] * 5, layout=torch.jagged),
+            "dt: got a nested tensor; expected a",
+        ),
+    ],
+    ids=["complex", "sparse", "nested"],
+)
+def test_an_input_is_a_dense_tensor_of_real_numbers(dt, error):
+    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop")
+    with pytest.raises(ValueError, match=error):
+        module(torch.randn(5, 2, 3), dt=dt)
 
 
 def test_a_module_is_copied_and_pickled():
