@@ -325,7 +325,8 @@ def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int
     start, end = -1, -2
     network: Any = networkx.DiGraph()
     network.add_nodes_from([start, end])
-    wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)} - late - free
+    wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)}
+    wanted = (wanted | set(backward)) - late - free  # a gradient itself may come of no other
     network.add_edges_from((2 * n + 1, end) for n in wanted)  # no capacity: infinite
     seen, stack = set(), sorted(wanted)
     while stack:
