@@ -58,7 +58,7 @@ AXES = {
     "state": (True, False),
     "bias": (True, False),
     "dtype": ("float64", "float32", "bfloat16", "float16"),
-    "mode": ("train", "eval", "eval-no_grad", "train-no_grad"),
+    "mode": ("train", "eval", "eval-no_grad", "train-no_grad", "eval-inference"),
     "by": ("all", "y", "last", "end"),
     "needs": ("all", "weights", "inputs"),
     "norm": (False, True),
@@ -111,7 +111,7 @@ INTERPRETED = {
     "engine": ("triton-layers", "triton-steps", "triton-hoisted", "triton-pointwise"),
     "T": (3, 1), "B": (3, 1), "H": (5, 18), "layers": (1, 2), "directions": (1, 2, -1),
     "rows": ("plain", "lengths", "unsorted"), "resets": (False, True), "bias": (True, False),
-    "dtype": ("float64", "float32"), "mode": ("train", "eval", "eval-no_grad"),
+    "dtype": ("float64", "float32"), "mode": ("train", "eval", "eval-no_grad", "eval-inference"),
     "norm": (False, True), "peephole": (False, True), "coupled": (False, True),
     "zoneout": ((0.0, 0.0), (0.3, 0.3)), "rdrop": (0.0, 0.4), "cdrop": (0.0, 0.4),
     "drop": (0.0, 0.3), "proj": (False, True), "needs": ("all", "weights"),
@@ -169,10 +169,10 @@ def may(a: str, x, b: str, y) -> bool:
         case "after", "rows" if x:
             return y == "plain"
         case "after", "mode" if x:
-            return not y.endswith("no_grad")
-        case "mode", "by" | "needs" if x.endswith("no_grad"):
+            return y in ("train", "eval")
+        case "mode", "by" | "needs" if x not in ("train", "eval"):
             return y == "all"
-        case "mode", "recompute" if x.endswith("no_grad"):
+        case "mode", "recompute" if x not in ("train", "eval"):
             return y in (None, 3)
     return True
 
@@ -258,7 +258,7 @@ def door_may(door: str, b: str, y) -> bool:
         case "stream", "state":
             return not y
         case "stream", "mode":
-            return y == "eval-no_grad"
+            return y in ("eval-no_grad", "eval-inference")
         case "stream", "engine":
             return y != "cudnn"
         case "stream", "autocast":
@@ -271,11 +271,13 @@ def door_may(door: str, b: str, y) -> bool:
         case "proj" if y:  # of a cell of one's own is left
             return True
         case "mode":
-            return y == "eval-no_grad"
+            return y in ("eval-no_grad", "eval-inference")
         case "engine":
             return y == "native-layers"
         case "dtype":
             return y == "float32"
+        case "H":  # of few units a byte's rounding has no mean: test_prepare.py has the formula
+            return y >= 8 or door != "prepared-int8"
         case "isa":
             return y != "sse2" or door == "prepared-float32"
         case "norm" | "peephole" | "coupled" | "zoneout" | "rdrop" | "cdrop" | "heads":

@@ -343,7 +343,10 @@ def found_of(case: Case) -> dict[str, Tensor]:
     """The library's."""
     module = make(case)
     given, leaves = leaves_of(case, give(case), module)
-    with torch.set_grad_enabled(case.differentiated), settings(case):
+    without = torch.inference_mode(case.mode.endswith("inference"))
+    with torch.set_grad_enabled(case.differentiated), settings(case), without:
+        if case.mode.endswith("inference"):
+            given = give(case)  # tensors of this mode, without versions
         warm_up(case, module, given)
         torch.manual_seed(1000 + case.seed)
         with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):

@@ -20,7 +20,7 @@ class Case:
     state: bool = True  # whether the call is given one
     bias: bool = True
     dtype: str = "float64"
-    mode: str = "train"  # train, eval; and both without gradients: train-no_grad, eval-no_grad
+    mode: str = "train"  # train, eval; and without gradients: those with -no_grad or -inference
     by: str = "all"  # which results the loss reads: all, y, last, end (y of the last step)
     needs: str = "all"  # who wants gradients: all, weights, inputs
     norm: bool = False  # layer_norm
@@ -81,7 +81,7 @@ class Case:
 
     @property
     def differentiated(self) -> bool:
-        return not self.mode.endswith("no_grad")
+        return self.mode in ("train", "eval")
 
     @property
     def draws(self) -> bool:

@@ -32,6 +32,18 @@ MODULES = {
 }
 
 
+@pytest.mark.parametrize("with_grad", [False, True], ids=["", "enable_grad"])
+@pytest.mark.parametrize("engine", ["native", "loop"])
+def test_inference_mode(engine, with_grad):
+    """Autograd records nothing there, whatever the gradient's switch says."""
+    module, x = fused_lstm.LSTM(3, 5, 2, engine=engine), torch.randn(4, 2, 3)
+    expected = module(x, return_states=True)
+    with torch.inference_mode(), torch.set_grad_enabled(with_grad):
+        found = module(x.clone(), return_states=True)
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert all(map(torch.equal, a, b))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_gradients_by_every_state_come_from_the_kernel(name, monkeypatch):
     """A step loop gave them: a spiking cell whose loss reads its membrane took 12 times as long."""
