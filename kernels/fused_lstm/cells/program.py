@@ -211,7 +211,9 @@ def program(
     """
     # One shape is enough for the step with zoneout: `fused_lstm.cell` traces it without, too.
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
-    found = [_expressed(step, gates, states, weights, zoneout, inner, *like) for like in likes]
+    follows: dict[str, bool] = {}
+    told = step, gates, states, weights, zoneout, inner
+    found = [_expressed(*told, *like, follows) for like in likes]
     if len({repr((e.nodes, *rest)) for e, *rest in found}) > 1:  # as text, since NaN is not NaN
         raise CannotExpress(
             "results that depend on a tensor's shape or dtype",
@@ -245,6 +247,7 @@ def _expressed(
     inner: tuple[int, ...],
     shape: tuple[int, int],
     dtype: torch.dtype,
+    follows: dict[str, bool],
 ) -> tuple[Expressions, int, list[int], list[int], list[int]]:
     """Return a step, traced with tensors of a shape and dtype: its expressions, and the nodes.
 
@@ -280,7 +283,7 @@ def _expressed(
 
     numbers = torch.linspace(0.1, 1.0, shape[0] * shape[1], dtype=dtype, device="cpu")
     tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
-    h, *results = traced(e, forward_and_backward, leaves, tensors)
+    h, *results = traced(e, forward_and_backward, leaves, tensors, follows)
     after, results = results[: len(states)], results[len(states) :]
     return e, h, after, results[: len(inner)], results[len(inner) :]
 
