@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_a_cell_draws_no_random_number():
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.rand(1) == after
+
+
+def silu_cell(k: float):
+    @fused_lstm.cell(states="c")
+    def silu(i, g, *, c, k=k):
+        c = torch.sigmoid(i) * c + F.silu(g) * k
+        return torch.tanh(c), c
+
+    return silu
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_cell_is_defined_where_gradients_are_off(context):
+    with context():
+        cell = silu_cell(0.25).with_(k=0.75)
+    assert cell.name == silu_cell(0.75).name
+
+
+def test_cells_are_defined_in_many_threads():
+    def define(n: int) -> tuple[str, fused_lstm.Cell]:
+        return silu_cell(n / 8).name, origin.with_(k=3.0)
+
+    origin = silu_cell(2.0)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(define, range(12)))
+    assert len({name for name, _ in found}) == 12
+    assert len({id(changed) for _, changed in found}) == 1
 
 
 def test_closures_of_one_source_are_two_cells():
