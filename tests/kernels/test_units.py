@@ -11,6 +11,10 @@ from torch import sigmoid, tanh
 
 import fused_lstm
 from fused_lstm import native, zoo
+from fused_lstm.cells import compile, print_cpp
+from fused_lstm.cells.gates import Gates
+from fused_lstm.cells.program import program
+from fused_lstm.pullback import kernel
 
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
@@ -44,6 +48,11 @@ def two_inputs(a, *, c, s, t, u):
 @fused_lstm.cell(states="h", inputs="dt", products="u")
 def input_beside_state(z, *, h, dt, u):
     return tanh(u(tanh(z))) + tanh(h + dt)
+
+
+@fused_lstm.cell(states="h", inputs="dt", products="u")
+def input_meets_gates(z, *, h, dt, u):
+    return tanh(u(tanh(z * dt))) + 0.5 * h
 
 
 @fused_lstm.cell(states="c h", x_only="z", weights="w", inputs="dt", products={"u": 1, "v": 2})
@@ -156,6 +165,11 @@ ERRORS = {
         {"a": 5},
         "units: got 5 for gates; expected at least 8, what inputs",
     ),
+    "an input meets gates": (
+        input_meets_gates,
+        {"z": 17},
+        "units: got 17 for what meets dt; expected hidden_size, 8",
+    ),
     "last": (
         zoo.low_rank_rnn,
         {"high": 5},
@@ -198,6 +212,50 @@ def test_the_operator_checks_widths(name, weight, shape, got):
         torch.ops.fused_lstm_native.lstm(
             torch.randn(3, 2, 7), h, c, weights, 0.0, None, "steps", False, **rnn.spec.schema
         )
+
+
+def added(name: str, gates: Gates) -> None:
+    """Give the operators a cell with a product and no vectors, which no layer makes."""
+
+    def step(parts, states, vectors, product):
+        (u,) = product(0, tanh(parts[0]))
+        return tanh(u) + 0.5 * states[0], [tanh(u) + 0.5 * states[0]]
+
+    p = program(step, gates, ("h",), (), inner=(1,))
+    shape = [len(gates.summed), len(gates.of_h), len(gates.of_x), p.columns, 1, 0, 0, 1, 0]
+    shape += [1, p.saved.index(p.fed[0]), 1, 1, *p.widths.told()]
+    functions = compile.compiled(print_cpp.source(p), native.OPS.isa(), 2)
+    torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+
+
+@needs_native
+def test_the_operator_has_products_without_vectors():
+    added("test_no_vectors", Gates(("z",)))
+    T, B, H = 3, 2, 5
+    shapes = (T, B, 4), (1, B, H), (H, 4), (H, H), (H,), (H,), (H, H)
+    x, h0, *weights = leaves = [
+        torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes
+    ]
+    w_ih, w_hh, b_ih, b_hh, w_u = weights
+    h, ys = h0[0], []
+    for x_t in x:
+        h = tanh(tanh(x_t @ w_ih.T + b_ih + h @ w_hh.T + b_hh) @ w_u.T) + 0.5 * h
+        ys.append(h)
+    expected = torch.autograd.grad(torch.stack(ys).square().sum(), leaves)
+    ops, how = torch.ops.fused_lstm_native, {"cell": "test_no_vectors"}
+    call = x, h0, h0, weights, 0.0, None, "steps"
+    y, _, _, *saved = kernel(ops.lstm.default, *call, True, **how)
+    dx, dh0, dc0, dweights = kernel(
+        ops.lstm_backward.default, 2 * y, None, None, *call, y, *saved, True, **how
+    )
+    torch.testing.assert_close((dx, dh0 + dc0, *dweights), expected)  # h0 twice
+
+
+@needs_native
+def test_the_operator_has_no_products_without_a_gate_of_x():
+    """A kernel would divide by the number of these gates."""
+    with pytest.raises(RuntimeError, match="add_cell: got no gate that x has a part in"):
+        added("test_no_gate_of_x", Gates(("z",), h_only=frozenset({"z"})))
 
 
 def test_triton_has_none():

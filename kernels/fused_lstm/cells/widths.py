@@ -127,8 +127,11 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
         if of(factors[k]) != beside:
             got = f"{of(factors[k])} for what product {k} multiplies"
             raise Refused(got, f"{beside}, as what it is computed beside")
-    inputs = [of(width.of_gate(k)) for k in range(len(p.gates.columns))[-p.inputs or None :]]
-    if p.inputs and max(inputs) > of(width.gates):
-        raise Refused(f"{of(width.gates)} for gates", f"at least {max(inputs)}, what inputs have")
+    for k in range(len(p.gates.columns) - p.inputs, len(p.gates.columns)):
+        units, name = of(width.of_gate(k)), p.gates.names[p.gates.columns[k][1]]
+        if units != hidden_size:
+            raise Refused(f"{units} for what meets {name}", f"hidden_size, {hidden_size}")
+    if p.inputs and hidden_size > of(width.gates):
+        raise Refused(f"{of(width.gates)} for gates", f"at least {hidden_size}, what inputs have")
     products = [of(number) for number in phases[1:]]
     return Units(of(width.gates), tuple(products), tuple(of(number) for number in factors))

@@ -286,6 +286,8 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               "add_cell: got ", shape.size(), " sizes and ", functions.size(),
               " functions; expected 9 and 6, and 6 and 6 more for each of at most ",
               InnerProducts::most, " products inside the step");
+  CHECK_VALUE(inner == 0 || shape[0] + shape[2] > 0, "add_cell: got no gate that x has a part in beside"
+              " products inside the step; expected one or more");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
   cell.name = cell.own_name.c_str();
