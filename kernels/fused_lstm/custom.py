@@ -16,7 +16,7 @@ from .cells import Cell
 from .choose import why_no_cell
 from .layout import State, check_dense, check_input, check_packed_as, data_of, with_data
 from .modules import RecurrentBase
-from .spec import OFF, Spec
+from .spec import OFF, Spec, directions_of
 
 
 def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
@@ -141,6 +141,10 @@ class Recurrent(RecurrentBase):
             raise ValueError(
                 f"cell: got {type(cell).__name__}; expected what fused_lstm.cell makes"
             )
+        if units is not None and not isinstance(units, Mapping):
+            raise ValueError(
+                f"units: got {units!r}; expected a mapping: name of a gate or a product -> number"
+            )
         options = {"layer_norm": layer_norm, "num_heads": None if num_heads == 1 else num_heads,
             "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}  # fmt: skip
         for name, why in cell.refused().items():
@@ -150,7 +154,7 @@ class Recurrent(RecurrentBase):
                 )
         spec = Spec(
             cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
-            layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
+            layers=num_layers, directions=directions_of(bidirectional), bias=bias, dropout=dropout,
             recompute=recompute, num_heads=num_heads, projection=proj_size > 0, reverse=reverse,
             units=cell.units(hidden_size, units or {}),
         )  # fmt: skip

@@ -349,6 +349,17 @@ def told(error: str, **options) -> Callable[[Callable], None]:
     return check
 
 
+@pytest.mark.parametrize("argument", ["states", "weights", "products", "inputs", "x_only"])
+def test_a_name_is_told_once(argument):
+    def twice(i, n, *, h):
+        return torch.tanh(i) + n + h
+
+    names = "n n" if argument == "x_only" else "h h"
+    error = f"cell twice: {argument}: got '{names}'; expected each name once"
+    with pytest.raises(ValueError, match=error):
+        fused_lstm.cell(twice, **{argument: names})
+
+
 def test_errors_name_the_function_and_the_argument():
     @told("results: got 1 results; expected 2 tensors: h, the next c", states="c")
     def one_result(a, *, c):

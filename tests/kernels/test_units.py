@@ -183,6 +183,23 @@ ERRORS = {
 }
 
 
+@pytest.mark.parametrize("units", [3, "low", ["low"], 0, True], ids=repr)
+def test_units_are_a_mapping(units):
+    with pytest.raises(ValueError, match=re.escape(f"units: got {units!r}; expected a mapping")):
+        fused_lstm.Recurrent(zoo.low_rank_rnn, 3, 8, units=units)
+
+
+@needs_native
+def test_an_error_counts_inputs_beside_products():
+    names = [f"i{k}" for k in range(9)]
+    space = {"tanh": tanh}
+    head = f"def many(z, *, h, u, {', '.join(names)}):"
+    exec(f"{head}\n    return tanh(u(z)) + h + {' + '.join(names)}", space)
+    cell = fused_lstm.cell(space["many"], states="h", inputs=" ".join(names), products="u")
+    with pytest.raises(RuntimeError, match=r"got 9 inputs of a cell with products .* at most 8"):
+        fused_lstm.Recurrent(cell, 3, 4, engine="native")
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors(name):
     cell, units, error = ERRORS[name]

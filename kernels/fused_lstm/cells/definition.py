@@ -228,6 +228,9 @@ class Cell:
         for argument, names in told.items():
             if not isinstance(names, kinds) or (isinstance(names, str) and "," in names):
                 raise self._error(argument, repr(names), expected)
+            every = names.split() if isinstance(names, str) else list(names)
+            if len(every) != len(set(every)):
+                raise self._error(argument, repr(names), "each name once")
 
     def _read_signature(self, constants: dict[str, float]) -> tuple[str, ...]:
         """Set constants from the function's arguments, check all, and return the gates."""
