@@ -40,7 +40,10 @@ HAS = {
     "zoo.gru_reset_before": "zoneout rdrop",  # a product inside the step
     "zoo.multiplicative_lstm": "zoneout zone_c rdrop proj",  # one of four columns
     "zoo.mogrifier": "",  # four products, and none with h
+    "own.two_inputs": "zoneout zone_c rdrop proj",
+    "own.of_three_widths": "",  # products that make other widths
 }
+WITH_INPUTS = "zoo.cfc", "own.two_inputs", "own.of_three_widths"
 AXES = {
     "cell": tuple(HAS),
     "engine": (
@@ -59,7 +62,7 @@ AXES = {
     "bias": (True, False),
     "dtype": ("float64", "float32", "bfloat16", "float16"),
     "mode": ("train", "eval", "eval-no_grad", "train-no_grad", "eval-inference"),
-    "by": ("all", "y", "last", "end"),
+    "by": ("all", "y", "last", "end", "sum"),
     "needs": ("all", "weights", "inputs"),
     "norm": (False, True),
     "peephole": (False, True),
@@ -71,6 +74,8 @@ AXES = {
     "clip": (None, 0.05),
     "heads": (1, 2, 4),
     "proj": (False, True),
+    "units": ((), (("z", 97), ("u", 3))),
+    "inputs": ("one", "each", "both"),
     "recompute": (None, 1, 3),
     "states": (False, True),
     "door": (
@@ -85,11 +90,12 @@ AXES = {
     "threads": (1, 2, 3),
 }  # fmt: skip
 KEPT = AXES | {
-    "mode": ("train", "eval"), "by": ("all",), "needs": ("all",), "door": ("module", "function"),
+    "mode": ("train", "eval"), "by": ("all", "sum"), "needs": ("all",),
+    "door": ("module", "function"),
     "before": ("",), "after": ("",), "memory": ("dense",), "autocast": (False,),
     "T": (5, 11, 2), "B": (3, 7, 21), "H": (8, 20, 68), "dtype": ("float64", "float32"),
 }  # fmt: skip
-CHECKED = KEPT | {"recompute": (None,), "states": (False,)}
+CHECKED = KEPT | {"by": ("all",), "recompute": (None,), "states": (False,)}
 # What is differentiated, mapped or traced otherwise; small, since the plain form runs.
 TRANSFORMED = {
     "how": ("second", "jvp", "vmap", "per sample", "compiled", "exported"),
@@ -106,7 +112,7 @@ TRANSFORMED = {
 INTERPRETED = {
     "cell": (
         "lstm", "gru", "rnn_tanh", "rnn_relu", "slstm", "dreamer", "zoo.lltm", "zoo.rhn", "zoo.ran",
-        "zoo.gru_reset_before", "zoo.multiplicative_lstm",
+        "zoo.gru_reset_before", "zoo.multiplicative_lstm", "zoo.sru", "own.two_inputs",
     ),
     "engine": ("triton-layers", "triton-steps", "triton-hoisted", "triton-pointwise"),
     "T": (3, 1), "B": (3, 1), "H": (5, 18), "layers": (1, 2), "directions": (1, 2, -1),
@@ -116,9 +122,11 @@ INTERPRETED = {
     "zoneout": ((0.0, 0.0), (0.3, 0.3)), "rdrop": (0.0, 0.4), "cdrop": (0.0, 0.4),
     "drop": (0.0, 0.3), "proj": (False, True), "needs": ("all", "weights"),
     "states": (False, True), "heads": (1, 2), "clip": (None, 0.05), "recompute": (None, 2),
+    "inputs": ("one", "each", "both"), "by": ("all", "sum"),
 }  # fmt: skip
 INTERPRETED_CHECKED = INTERPRETED | {
     "mode": ("train", "eval"), "needs": ("all",), "states": (False,), "recompute": (None,),
+    "by": ("all",),
 }  # fmt: skip
 
 
@@ -145,6 +153,8 @@ def may(a: str, x, b: str, y) -> bool:
         case "coupled", "norm":
             return not (x and y)
         case "proj" | "norm", "H":  # the gates of one unit are too few for a deviation
+            return not x or y > 1
+        case "norm", "I":  # W x of one number has a gradient by x of which nothing is left
             return not x or y > 1
         case "recompute", "states" | "rdrop" | "cdrop" | "drop" | "zoneout":
             return x is None or y == USUAL[b]  # a chunk draws masks of its own
@@ -185,7 +195,15 @@ def cell_may(cell: str, b: str, y) -> bool:
             return y == USUAL[b] or b in options
         case "zoneout":
             return not any(y) or ("zoneout" in options and (y[1] == y[0] or "zone_c" in options))
-        case "isa" if cell.startswith("zoo"):  # compiled once, for the set that is used
+        case "units":
+            return not y or cell == "own.of_three_widths"
+        case "inputs":
+            return y == "one" or cell == "own.two_inputs" or (cell in WITH_INPUTS and y == "each")
+        case "layers" if cell in WITH_INPUTS:
+            return y == 1
+        case "door" if cell in WITH_INPUTS:  # the function has no place for them
+            return y != "function"
+        case "isa" if cell.startswith(("zoo", "own")):  # compiled once, for the set that is used
             return y == "" or cell in ("zoo.lltm", "zoo.multiplicative_lstm")
         case "precision":
             return y == "ieee" or cell in ("lstm", "gru", "rnn_tanh")
@@ -197,12 +215,8 @@ def cell_may(cell: str, b: str, y) -> bool:
         case "autocast":
             return not y or cell in ("lstm", "gru", "rnn_tanh", "dreamer", "zoo.lltm", "zoo.mgu")
     match cell, b:
-        case "zoo.normalized", "resets":  # is refused, as more layers of cfc are
+        case "zoo.normalized", "resets":  # is refused, as more layers of a cell with inputs are
             return not y
-        case "zoo.cfc", "layers":
-            return y == 1
-        case "zoo.cfc", "door":  # its input has no place elsewhere
-            return y == "module"
         case "dreamer", "layers" | "directions" | "bias" | "recompute" | "states" | "drop":
             return y == USUAL[b]
         case "dreamer", "rows" | "door":
@@ -267,9 +281,14 @@ def door_may(door: str, b: str, y) -> bool:
         return True
     match b:
         case "cell":
-            return y in ("lstm", "gru", "rnn_tanh", "rnn_relu", "zoo.lltm", "zoo.mgu")
+            return y in (
+                "lstm", "gru", "rnn_tanh", "rnn_relu", "zoo.lltm", "zoo.mgu", "zoo.cfc",
+                "zoo.gru_reset_before", "zoo.multiplicative_lstm", "own.two_inputs",
+            )  # fmt: skip
         case "proj" if y:  # of a cell of one's own is left
             return True
+        case "units":
+            return not y
         case "mode":
             return y in ("eval-no_grad", "eval-inference")
         case "engine":
