@@ -283,7 +283,7 @@ def door_may(door: str, b: str, y) -> bool:
         case "cell":
             return y in (
                 "lstm", "gru", "rnn_tanh", "rnn_relu", "zoo.lltm", "zoo.mgu", "zoo.cfc",
-                "zoo.gru_reset_before", "zoo.multiplicative_lstm", "own.two_inputs",
+                "zoo.gru_reset_before", "own.two_inputs",
             )  # fmt: skip
         case "proj" if y:  # of a cell of one's own is left
             return True

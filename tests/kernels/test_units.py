@@ -39,6 +39,13 @@ def two_at_once(a, *, h, u, v):
     return tanh(u(sigmoid(a) * h) * 0.5 + v(tanh(a))) + 0.5 * h
 
 
+@fused_lstm.cell(states="h", products={"u": 1, "v": 4})
+def of_other_columns(a, *, h, u, v):
+    low = u(sigmoid(a) * h)
+    b, c, d, e = v(tanh(a))
+    return tanh(low * b + c - low * d * e) + 0.5 * h
+
+
 @fused_lstm.cell(states="c", inputs="s t", products="u")
 def two_inputs(a, *, c, s, t, u):
     c = sigmoid(s) * c + tanh(a) * t
@@ -73,6 +80,7 @@ CASES = {
     "second-layer": (deep_lstm, 19, {"m": 8}),
     "first-layer": (deep_lstm, 50, {"z": 70}),
     "one-meeting": (two_at_once, 19, None),
+    "other-columns": (of_other_columns, 150, None),
     "two-inputs": (two_inputs, 19, None),
     "input-beside-state": (input_beside_state, 5, {"z": 17}),
     "input-beside-state-far-wider": (input_beside_state, 16, {"z": 70}),
@@ -133,6 +141,9 @@ def test_a_step_in_half_precision_and_without_gradients(name):
 
 def test_two_products_meet_once():
     assert two_at_once.program().meetings() == [(True, False), (False, True)]  # the last one first
+    # Of other columns another worker has a unit's part of `low`.
+    assert of_other_columns.program().meetings()[0][0]
+    assert of_other_columns.program().meetings()[1][0]
     # w(x) waits neither for r(x) forwards nor, backwards, for u(h).
     once, no = (True, True), (False, False)
     assert zoo.mogrifier.program().meetings() == [once, once, no, once]
@@ -208,27 +219,44 @@ def test_errors(name):
         fused_lstm.Recurrent(cell, 3, 8, units=units, **more)
 
 
+@fused_lstm.cell(states="h", products="u")
+def unread(a, *, h, u):
+    u(tanh(a))
+    return tanh(a) + 0.5 * h
+
+
+CASES_OF_WIDTHS = CASES | {
+    "input-meets-gates": (input_meets_gates, 8, None),
+    "unread": (unread, 8, None),
+}
+
+
 @needs_native
 @pytest.mark.parametrize(
-    ("name", "weight", "shape", "got"),
+    ("name", "changed", "got"),
     [
-        ("low-rank", 5, (5, 20), "20 units of the factor of product 0; expected 37"),
-        ("low-rank", 6, (4 * 30, 5), "30 units of what is made by product 1; expected 37"),
-        ("low-rank", 6, (4 * 37, 6), "6 units of the factor of product 1; expected 5"),
-        ("first-layer", 0, (60, 7), "70 units of the factor of product 0; expected 60"),
+        ("one-meeting", {0: (20, 7)}, "20 units of gate 0; expected 19"),
+        ("unread", {5: (9, 8)}, "9 units of what is made by product 0; expected 8"),
+        ("input-meets-gates", {0: (17, 7), 5: (8, 17)}, "8 units of input 0; expected 17"),
+        ("low-rank", {5: (5, 20)}, "20 units of the factor of product 0; expected 37"),
+        ("low-rank", {6: (4 * 30, 5)}, "30 units of what is made by product 1; expected 37"),
+        ("low-rank", {6: (4 * 37, 6)}, "6 units of the factor of product 1; expected 5"),
+        ("first-layer", {0: (60, 7)}, "70 units of the factor of product 0; expected 60"),
     ],
 )
-def test_the_operator_checks_widths(name, weight, shape, got):
+def test_the_operator_checks_widths(name, changed, got):
     """Kernels read as many units of each value that meets another."""
-    cell, H, units = CASES[name]
+    cell, H, units = CASES_OF_WIDTHS[name]
     rnn = fused_lstm.Recurrent(cell, 7, H, engine="native", units=units)
     weights, h = rnn.weights(), torch.zeros(1, 2, H)
     c = torch.zeros(1, 2, len(cell.states) * H)
-    weights[weight] = torch.zeros(shape)
+    for weight, shape in changed.items():
+        weights[weight] = torch.zeros(shape)
     with pytest.raises(ValueError, match=got):
         torch.ops.fused_lstm_native.lstm(
-            torch.randn(3, 2, 7), h, c, weights, 0.0, None, "steps", False, **rnn.spec.schema
-        )
+            torch.randn(3, 2, 7 + len(cell.inputs)), h, c, weights, 0.0, None, "steps", False,
+            **rnn.spec.schema,
+        )  # fmt: skip
 
 
 def added(name: str, gates: Gates) -> None:
