@@ -379,6 +379,15 @@ LARGE = (
     Case("zoo.peephole", "triton-layers", T=3, norm=True, zoneout=(0.0, 0.3)),
     Case(engine="triton-layers", T=3, H=5, rows="lengths", norm=True, cdrop=0.4,
          zoneout=(0.3, 0.3)),  # c before zoneout, made again with its mask
+    # Gradients by the states of lower layers, and those by an input of one number.
+    Case(T=3, H=5, layers=3, directions=2, states=True),
+    Case(engine="triton-layers", T=3, H=5, layers=3, states=True),
+    Case("gru", "triton-steps", T=3, H=5, layers=3, rows="lengths", states=True),
+    Case("own.two_inputs", "triton-layers", T=3, H=5, directions=2),
+    Case("own.two_inputs", T=3, H=5, directions=2),
+    # A scan loads its first steps before its loop.
+    Case("zoo.sru", "triton-steps", T=3, H=5, directions=-1),
+    Case("zoo.sru", "triton-steps", T=3, H=5, directions=2),
     Case(engine="triton-layers", T=3, B=20, H=33, layers=2, rows="lengths", drop=0.3,
          coupled=True, proj=True, zoneout=(0.3, 0.2), resets=True),  # blocks of units and of rows
 )  # fmt: skip

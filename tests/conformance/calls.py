@@ -178,7 +178,7 @@ def ours(case: Case, module: nn.Module, given: Given) -> dict[str, Tensor]:
         sorting = (None, None) if order is None else (order.argsort(), order)
         x = PackedSequence(x.flatten(0, 1)[places], sizes, *sorting)
         resets = None if resets is None else resets.flatten()[places]
-        inputs = {name: value.flatten(0, 1)[places] for name, value in inputs.items()}
+        inputs = {n: x._replace(data=v.flatten(0, 1)[places]) for n, v in inputs.items()}
         alive = (given.lengths > torch.arange(case.T)[:, None])[..., None]
     elif one:
         x, states = x[:, 0], [s[:, 0] for s in states]

@@ -69,6 +69,21 @@ def saved_of_no_product(z, *, c, h, w, dt, u, v):
     return tanh(b) * torch.exp(-c * c), c
 
 
+@fused_lstm.cell(states="h", products={"u": 1, "v": 2, "w": 1})
+def no_gradient(z, *, h, u, v, w):
+    """What v makes is compared alone: its gradients are 0, and as wide as u's values."""
+    low = u(tanh(z))
+    a, _ = v(low * 0.5)
+    return tanh(w(torch.where(a > 0, low, 0.3 * low))) + 0.5 * h
+
+
+@fused_lstm.cell(states="h", products="u v w")
+def unread_and_narrow(z, *, h, u, v, w):
+    made = u(tanh(z))
+    v(made) + z
+    return tanh(w(made)) + 0.5 * h
+
+
 CASES = {
     "backbone-wide": (zoo.cfc_backbone, 21, {"a": 33}),
     "backbone-equal": (zoo.cfc_backbone, 21, {"a": 21}),
@@ -82,6 +97,8 @@ CASES = {
     "one-meeting": (two_at_once, 19, None),
     "other-columns": (of_other_columns, 150, None),
     "two-inputs": (two_inputs, 19, None),
+    "no-gradient": (no_gradient, 18, {"z": 7, "u": 27}),
+    "no-gradient-narrow": (no_gradient, 40, {"z": 70, "u": 5}),
     "input-beside-state": (input_beside_state, 5, {"z": 17}),
     "input-beside-state-far-wider": (input_beside_state, 16, {"z": 70}),
     "saved-of-no-product": (saved_of_no_product, 6, {"z": 21, "u": 35}),
@@ -104,7 +121,8 @@ def results(name: str, engine: str, seed: int = 0) -> list[torch.Tensor]:
     loss = (y * torch.linspace(0.5, 1.5, H)).square().sum()
     loss = loss + sum(t.sin().sum() for t in (*last, *states))
     wanted = [x, *inputs.values(), *rnn.parameters()]
-    return [y, *last, *torch.autograd.grad(loss, wanted)]
+    how = {"allow_unused": True, "materialize_grads": True}
+    return [y, *last, *torch.autograd.grad(loss, wanted, **how)]
 
 
 @needs_native
@@ -176,6 +194,11 @@ ERRORS = {
         {"a": 5},
         "units: got 5 for gates; expected at least 8, what inputs",
     ),
+    "nothing reads it": (
+        unread_and_narrow,
+        {"z": 5},
+        "units: got 5 for v; expected hidden_size, 8: nothing reads it",
+    ),
     "an input meets gates": (
         input_meets_gates,
         {"z": 17},
@@ -236,6 +259,7 @@ CASES_OF_WIDTHS = CASES | {
     ("name", "changed", "got"),
     [
         ("one-meeting", {0: (20, 7)}, "20 units of gate 0; expected 19"),
+        ("one-meeting", {5: (20, 19)}, "20 units of what is made by product 0; expected 19"),
         ("unread", {5: (9, 8)}, "9 units of what is made by product 0; expected 8"),
         ("input-meets-gates", {0: (17, 7), 5: (8, 17)}, "8 units of input 0; expected 17"),
         ("low-rank", {5: (5, 20)}, "20 units of the factor of product 0; expected 37"),

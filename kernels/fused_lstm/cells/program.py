@@ -145,15 +145,22 @@ class Program:
     def products_made_in(self) -> list[int]:
         """Return the phase of the backward that makes the gradients by each product.
 
-        It is the first one that knows all that they depend on.
+        It is the first one that knows all that they depend on. Those that depend on nothing are 0,
+        and made by a phase that is as wide.
         """
-        e, last, known = self.expressions, len(self.inner), []
+        e, width, last, known = self.expressions, self.widths, len(self.inner), []
         for n, (op, *rest) in enumerate(e.nodes):
             of = [known[o] for o in e.operands(n)]
             of += [rest[1]] if op == "leaf" and rest[0] == "dfed" else []
             known.append(min(of, default=last))
         ends = list(accumulate(self.inner, initial=0))
-        return [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+        found = [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+        phases = [*map(width.root, width.of_factors), width.h]
+        for k, phase in enumerate(found):
+            if phase == last:
+                wide = [q for q in range(k + 1, last + 1) if phases[q] == width.root(2 + k)]
+                found[k] = wide[-1] if wide else last
+        return found
 
     def meetings(self) -> list[tuple[bool, bool]]:
         """Return whether workers have to meet before each product, forwards and backwards.

@@ -127,6 +127,13 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
         if of(factors[k]) != beside:
             got = f"{of(factors[k])} for what product {k} multiplies"
             raise Refused(got, f"{beside}, as what it is computed beside")
+    for k, number in enumerate(phases[1:]):  # a phase of the backward has its gradients' width
+        later = width.root(number) in (width.h, *map(width.root, factors[k + 1 :]))
+        if not later and of(number) != hidden_size:
+            name = next(n for n, of_name in names.items() if of_name == number)
+            raise Refused(
+                f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"
+            )
     for k in range(len(p.gates.columns) - p.inputs, len(p.gates.columns)):
         units, name = of(width.of_gate(k)), p.gates.names[p.gates.columns[k][1]]
         if units != hidden_size:
