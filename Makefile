@@ -106,9 +106,9 @@ ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many sch
 	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
 
 SEED ?= $(shell date +%s)
-fuzz: setup      ## five lists of every pair of options, of other sizes, and 300 drawn cells: minutes
+fuzz: setup      ## five lists of every pair of options, of other sizes, and 300 drawn cells of four calls each: minutes
 	$(RUN) -m pytest tests/conformance/test_values.py --lists $(or $(LISTS),5) --first $(SEED) $(ARGS)
-	EXAMPLES=$(or $(CELLS),300) SEED=$(SEED) $(RUN) -m pytest tests/conformance/test_drawn.py -k native $(ARGS)
+	EXAMPLES=$(or $(CELLS),300) CALLS=4 SEED=$(SEED) $(RUN) -m pytest tests/conformance/test_drawn.py -k native $(ARGS)
 
 MINUTES ?= 10
 soak: setup      ## random calls from four threads, whose number and cores change; values and memory

@@ -53,6 +53,16 @@ def times(records: Sequence[Record]) -> str:
     return markdown(("median, ms; of calls: p50 / p99", "", *modes), body)
 
 
+def records_of(path: Path) -> list[Record]:
+    """Return a file's records; ValueError, one line, where it has others, as pytest-benchmark's."""
+    records = tables.load(path)
+    for record in records:
+        if lacking := {"suite", "contender", "seconds"} - record.keys():
+            lacks = ", ".join(sorted(lacking))
+            raise ValueError(f"{path}: lacks {lacks}; expected a file that python -m bench writes")
+    return records
+
+
 def tell(records: Sequence[Record]) -> tuple[str, dict[str, figures.Figure]]:
     """Return the page, and its figures by file name."""
     timed = [r for r in records if not r["why"] and r["seconds"]]
@@ -100,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
     options = parser.parse_args(argv)
     try:
-        page, drawn = tell([record for path in options.records for record in tables.load(path)])
+        page, drawn = tell([record for path in options.records for record in records_of(path)])
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "report.md").write_text(page, encoding="utf-8")
         for file, figure in drawn.items():

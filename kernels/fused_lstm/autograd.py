@@ -63,11 +63,10 @@ def run(
 
 def operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states):
     """Run a call of levels "steps" and "layers", as `run`, neither traced nor transformed."""
-    save = states or is_differentiated(x, h0, c0, *weights)
-    if save:
+    if is_differentiated(x, h0, c0, *weights):
         constants = seed, batch_sizes, not_reset
         return Forward.apply(LSTM, ops, spec, constants, x, h0, c0, *weights)
-    return lstm_forward(ops, spec, False, seed, batch_sizes, not_reset, x, h0, c0, *weights)
+    return lstm_forward(ops, spec, states, seed, batch_sizes, not_reset, x, h0, c0, *weights)
 
 
 def lstm_forward(

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import PackedSequence
 from . import library
 from .cells import Cell
 from .choose import why_no_cell
-from .layout import State, check_input, data_of, with_data
+from .layout import State, check_dense, check_input, check_packed_as, data_of, with_data
 from .modules import RecurrentBase
-from .spec import OFF, Spec
+from .spec import OFF, Spec, directions_of
 
 
 def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
@@ -51,7 +51,12 @@ def with_inputs(
     steps = 1 if module.batch_first and x.dim() == 3 else 0  # where T is
     row = before[:steps] + before[steps + 1 :]
     for name in names:
+        check_packed_as(name, inputs[name], input)
         got: Any = data_of(inputs[name])
+        if isinstance(got, Tensor):
+            check_dense(name, got)
+            if got.is_complex():
+                raise ValueError(f"{name}: got {got.dtype}; expected real numbers")
         shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
         if x is input and shape in ([*row, 1], [*row, H]):  # the same at each step
             got = got.unsqueeze(steps).expand(*before, -1)
@@ -136,6 +141,10 @@ class Recurrent(RecurrentBase):
             raise ValueError(
                 f"cell: got {type(cell).__name__}; expected what fused_lstm.cell makes"
             )
+        if units is not None and not isinstance(units, Mapping):
+            raise ValueError(
+                f"units: got {units!r}; expected a mapping: name of a gate or a product -> number"
+            )
         options = {"layer_norm": layer_norm, "num_heads": None if num_heads == 1 else num_heads,
             "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}  # fmt: skip
         for name, why in cell.refused().items():
@@ -145,7 +154,7 @@ class Recurrent(RecurrentBase):
                 )
         spec = Spec(
             cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
-            layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
+            layers=num_layers, directions=directions_of(bidirectional), bias=bias, dropout=dropout,
             recompute=recompute, num_heads=num_heads, projection=proj_size > 0, reverse=reverse,
             units=cell.units(hidden_size, units or {}),
         )  # fmt: skip

@@ -64,6 +64,7 @@ def lay_out(
         if lengths is not None:
             raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
         check_input(input.data, (2,), input_size, batch_first)
+        check_packed(input)
         return input.data, rows.of_packed(input), resets, Layout(packed=input)
     check_input(input, (2, 3), input_size, batch_first)
     if input.dim() == 2:
@@ -71,7 +72,7 @@ def lay_out(
     else:
         x, layout = (input.transpose(0, 1), BATCH_FIRST) if batch_first else (input, TIME_FIRST)
     if resets is not None:
-        check_is_tensor("resets", resets)
+        check_dense("resets", resets)
         if not layout.batched:
             resets = resets.unsqueeze(-1)
         elif batch_first:
@@ -201,11 +202,67 @@ def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> No
         raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")
 
 
+def check_packed(sequence: PackedSequence) -> None:
+    """Check a PackedSequence's batch_sizes and indices."""
+    sizes, order, back = sequence[1:]
+    check_is_tensor("batch_sizes", sizes)
+    if sizes.dim() != 1 or sizes.shape[0] == 0:
+        raise ValueError(f"batch_sizes: got shape {list(sizes.shape)}; expected [T], T not 0")
+    if sizes.dtype != torch.int64 or sizes.device.type != "cpu":
+        raise ValueError(f"batch_sizes: got {sizes.dtype} on {sizes.device}; expected int64 on cpu")
+    if rows.in_a_graph():  # which does not know the values
+        return
+    B, N = int(sizes[0]), len(sequence.data)
+    if int(sizes.min()) < 1 or bool((sizes[1:] > sizes[:-1]).any()):
+        raise ValueError(f"batch_sizes: got {sizes.tolist()}; expected falling numbers, 1 at least")
+    if int(sizes.sum()) != N:
+        raise ValueError(f"batch_sizes: got {int(sizes.sum())} rows; expected input's, {N}")
+    if order is not None or back is not None:
+        check_indices(order, back, B)
+
+
+def check_indices(order: Any, back: Any, B: int) -> None:
+    """Check that `order` has the numbers of B rows, and that `back` is its inverse."""
+    for name, index in (("sorted_indices", order), ("unsorted_indices", back)):
+        check_kind(name, index, [B], torch.int64)
+    if {order.device.type, back.device.type} != {"cpu"}:  # a look at them would stop a GPU
+        return
+    both = torch.stack([order, back])
+    if both.min() < 0 or both.max() >= B or not torch.equal(order[back], torch.arange(B)):
+        raise ValueError(
+            f"sorted_indices: got {order.tolist()} with unsorted_indices {back.tolist()}; expected"
+            f" the numbers from 0 to {B - 1}, and their inverse"
+        )
+
+
+def check_packed_as(name: str, tensor: object, input: object) -> None:
+    """Check that a PackedSequence has its rows where `input`, another, has them."""
+    if not isinstance(tensor, PackedSequence):
+        return
+    if not isinstance(input, PackedSequence):
+        raise ValueError(f"{name}: got a PackedSequence; expected a tensor, as input is")
+    if rows.in_a_graph():  # which does not know the values
+        return
+    for field in ("batch_sizes", "sorted_indices"):
+        got, expected = getattr(tensor, field), getattr(input, field)
+        if got is expected:
+            continue
+        if field == "sorted_indices":  # None: rows are in order
+            B = rows.rows_of(input)
+            got, expected = (range(B) if t is None else t.tolist() for t in (got, expected))
+        else:
+            got, expected = got.tolist(), expected.tolist()
+        if list(got) != list(expected):
+            raise ValueError(f"{name}: got {field} {list(got)}; expected {list(expected)}, input's")
+
+
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     """Check that lengths are [B] int64, each in 1 to T."""
     check_kind("lengths", lengths, [B], torch.int64)
     if torch.compiler.is_compiling() or B == 0:  # a graph does not know the values
         return
+    if lengths.device.type == "meta":
+        raise ValueError("lengths: got device meta; expected one that has their values")
     low, high = (int(n) for n in lengths.aminmax())
     if low < 1 or high > T:
         raise ValueError(f"lengths: got {low if low < 1 else high}; expected 1 to T = {T}")
@@ -225,8 +282,8 @@ def check_is_tensor(name: str, tensor: object) -> None:
 
 
 def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
-    """Check that a tensor has a shape and a dtype."""
-    check_is_tensor(name, tensor)
+    """Check that a tensor is dense, and has a shape and a dtype."""
+    check_dense(name, tensor)
     if list(tensor.shape) != shape:
         raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
     if tensor.dtype != dtype:

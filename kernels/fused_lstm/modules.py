@@ -36,7 +36,7 @@ from .layout import (
     zeros,
 )
 from .pullback import is_differentiated
-from .spec import Spec, check_size
+from .spec import Spec, check_size, directions_of
 
 # A module's attributes that torch.nn's does not have.
 ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
@@ -331,8 +331,8 @@ class LSTM(RecurrentBase):
     ) -> None:
         spec = Spec(
             "lstm", layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout,
-            num_layers, 1 + bool(bidirectional), bias, proj_size > 0, dropout, recompute=recompute,
-            num_heads=num_heads, reverse=reverse,
+            num_layers, directions_of(bidirectional), bias, proj_size > 0, dropout,
+            recompute=recompute, num_heads=num_heads, reverse=reverse,
         )  # fmt: skip
         if forget_bias is not None and not bias:
             raise ValueError(f"forget_bias: got {forget_bias} with bias=False; expected None")
@@ -405,7 +405,7 @@ class GRU(RecurrentBase):
     ) -> None:
         spec = Spec(
             "gru", layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
-            layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
+            layers=num_layers, directions=directions_of(bidirectional), bias=bias, dropout=dropout,
             recompute=recompute, num_heads=num_heads, reverse=reverse,
         )  # fmt: skip
         super().__init__(
@@ -452,8 +452,8 @@ class RNN(RecurrentBase):
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
-            rnn_of(nonlinearity), layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
-            dropout=dropout, recompute=recompute, num_heads=num_heads, reverse=reverse,
+            rnn_of(nonlinearity), layers=num_layers, directions=directions_of(bidirectional),
+            bias=bias, dropout=dropout, recompute=recompute, num_heads=num_heads, reverse=reverse,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
         super().__init__(
@@ -519,8 +519,9 @@ class SLSTM(RecurrentBase):
     ) -> None:
         spec = Spec(
             "slstm_exponential" if exponential_forget else "slstm", layers=num_layers,
-            directions=1 + bool(bidirectional), bias=bias, dropout=dropout, recompute=recompute,
-            num_heads=num_heads, reverse=reverse, recurrent_clip=recurrent_clip,
+            directions=directions_of(bidirectional), bias=bias, dropout=dropout,
+            recompute=recompute, num_heads=num_heads, reverse=reverse,
+            recurrent_clip=recurrent_clip,
         )  # fmt: skip
         # An LSTM to RNNBase, which has as many gates; its weights are replaced where they differ.
         super().__init__(

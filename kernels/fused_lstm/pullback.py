@@ -25,7 +25,11 @@ def is_transformed() -> bool:
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
     """Return whether autograd records a gradient by one of the tensors."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if not torch.is_grad_enabled():
+        return False
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # of no graph
+        return False
+    return any(t is not None and t.requires_grad for t in tensors)
 
 
 def kernel(operator: Callable, *arguments: Any, **options: Any) -> Any:
@@ -35,6 +39,11 @@ def kernel(operator: Callable, *arguments: Any, **options: Any) -> Any:
             return operator(*arguments, **options)
         except RuntimeError as error:
             raise meant(error) from None
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return the number of a tensor's changes in place; one of inference mode counts none."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -131,7 +140,7 @@ class Forward(torch.autograd.Function):
         ctx.y, saved_y = None, y
         # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
         if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-            ctx.y, ctx.version, saved_y = y.detach(), y._version, None
+            ctx.y, ctx.version, saved_y = y.detach(), version_of(y), None
         ctx.save_for_backward(*inputs, *constants, saved_y, *saved)
         return outputs
 
@@ -141,7 +150,7 @@ class Forward(torch.autograd.Function):
         inputs, rest = tensors[: ctx.inputs], tensors[ctx.inputs :]
         constants, (y, *saved) = rest[: ctx.constants], rest[ctx.constants :]
         y = ctx.y if y is None else y
-        if ctx.y is not None and y._version != ctx.version:  # the caller has written over y
+        if ctx.y is not None and version_of(y) != ctx.version:  # the caller has written over y
             with torch.no_grad():
                 y = forms.kernel(ctx.ops, call, False, *constants, *inputs)[0]
         if not torch._C._autograd._get_current_graph_task_keep_graph():

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from . import stack
 from .autograd import draw_seed
 from .choose import in_a_graph
-from .pullback import is_transformed
+from .pullback import is_differentiated, is_transformed, version_of
 from .spec import Spec, is_reversed
 
 
@@ -42,7 +42,7 @@ def in_chunks(
     unless masks are drawn: a chunk draws its own, and a call under no_grad has to draw what one
     with gradients draws.
     """
-    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
+    recorded = is_differentiated(x, h0, c0, *weights)
     if in_a_graph() or is_transformed() or not (recorded or spec.draws):
         return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
     in_time = spec.directions == 1 and not spec.reverse
@@ -101,13 +101,13 @@ def unchanged(
 ) -> Callable:
     """Return `run`, made to raise RuntimeError if one of these tensors was changed in place."""
     tensors = {"x": x, "h": h, "c": c} | {f"weights[{n}]": w for n, w in enumerate(weights)}
-    before = {name: t._version for name, t in tensors.items()}
+    before = {name: version_of(t) for name, t in tensors.items()}
 
     def checked(*arguments):
         for name, tensor in tensors.items():
-            if tensor._version != before[name]:
+            if version_of(tensor) != before[name]:
                 raise RuntimeError(
-                    f"{name}: got version {tensor._version}, changed in place after the forward"
+                    f"{name}: got version {version_of(tensor)}, changed in place after the forward"
                     f" pass; expected version {before[name]}, as recompute= runs that pass again"
                 )
         return run(*arguments)

@@ -351,6 +351,13 @@ def check_size(spec: Spec, H: int) -> None:
         raise ValueError(f"num_heads: got {spec.num_heads}; expected a divisor of hidden_size {H}")
 
 
+def directions_of(bidirectional: object) -> int:
+    """Return D, as a layer's argument `bidirectional` says it."""
+    if bidirectional not in (True, False):
+        raise ValueError(f"bidirectional: got {bidirectional!r}; expected True or False")
+    return 1 + bool(bidirectional)
+
+
 def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a lane's weights, in the order of a call."""
     if spec.units is not None:

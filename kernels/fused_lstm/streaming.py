@@ -17,7 +17,7 @@ from . import ops, recurrence
 from .call import check_tensors, precision_now
 from .choose import choose, engine_module
 from .custom import Recurrent, with_inputs
-from .layout import State, as_step, check_kind, of_step, zeros
+from .layout import State, as_step, check_is_tensor, check_kind, of_step, zeros
 from .modules import RecurrentBase
 from .prepare import Prepared
 from .reference import by_layer, input_product
@@ -55,6 +55,8 @@ class Streaming:
     """
 
     def __init__(self, module: RecurrentBase | Prepared, batch_size: int = 1) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
+            raise ValueError(f"batch_size: got {batch_size!r}; expected a number of rows")
         self._cells: Recurrent | None = None  # a module whose weights are put together at each step
         self._prepared: Any = None  # a Prepared layer of a cell of one's own
         if isinstance(module, Prepared):
@@ -117,6 +119,7 @@ class Streaming:
             ValueError: the shape, dtype or device of x does not fit the weights, or an input's
                 shape; or the cell has other inputs.
         """
+        check_is_tensor("x", x)
         if x.shape != self._shape or x.dtype != self._like.dtype or x.device != self._like.device:
             like = self._like
             raise ValueError(

@@ -93,6 +93,12 @@ def test_a_report_of_a_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
         main([str(tmp_path / "run.jsonl"), "-o", str(tmp_path)])
     assert stopped.value.code == 2
     assert "No such file" in capsys.readouterr().err.splitlines()[-1]
+    other = tmp_path / "pytest-benchmark.json"
+    other.write_text('{"machine_info": {}, "benchmarks": [{"name": "a", "stats": {"min": 1}}]}')
+    with pytest.raises(SystemExit) as stopped:
+        main([str(other), "-o", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "lacks contender, seconds, suite; expected" in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- links, and who imports whom ---

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import oracle
+import own
 import torch
 from case import Case
 from drawn import drawn
@@ -38,7 +39,7 @@ class Given(NamedTuple):
     states: list[Tensor]  # h_0 and the cell's others, without h
     lengths: Tensor  # [B]
     resets: Tensor | None  # [T, B]
-    inputs: dict[str, Tensor]  # [T, B, 1], of a cell that has them
+    inputs: dict[str, Tensor]  # [T, B, 1] or [T, B, H], of a cell that has them
 
     @property
     def order(self) -> Tensor:
@@ -50,7 +51,7 @@ def user_cell(case: Case) -> Any:
     source, _, name = case.cell.partition(".")
     if source == "drawn":
         return drawn(int(name))
-    return getattr(zoo, name) if source == "zoo" else None
+    return getattr({"zoo": zoo, "own": own}[source], name) if name else None
 
 
 def names_of(case: Case) -> list[str]:
@@ -130,7 +131,12 @@ def give(case: Case) -> Given:
         states = [torch.full_like(s, v) for s, v in zip(states, initial, strict=True)]
     resets = torch.rand(T, B, generator=generator) < 0.3 if case.resets else None
     cell = user_cell(case)
-    inputs = {name: randn(T, B, 1).abs() for name in (cell.inputs if cell is not None else ())}
+    inputs = {
+        name: randn(
+            T, B, case.H if n % 2 < {"one": 0, "both": 1, "each": 2}[case.inputs] else 1
+        ).abs()
+        for n, name in enumerate(cell.inputs if cell is not None else ())
+    }
     return Given(randn(T, B, case.I), states, lengths, resets, inputs)
 
 
@@ -157,7 +163,8 @@ def ours(case: Case, module: nn.Module, given: Given) -> dict[str, Tensor]:
         module = fused_lstm.prepare(module, getattr(torch, case.door.partition("-")[2]))
     if case.door == "stream":
         stream = fused_lstm.Streaming(module, case.rows_)
-        y = torch.stack([stream(row) for row in x])
+        at = [{name: of[t] for name, of in given.inputs.items()} for t in range(case.T)]
+        y = torch.stack([stream(row, **inputs) for row, inputs in zip(x, at, strict=True)])
         last = stream.state if isinstance(stream.state, tuple) else (stream.state,)
         return {"y": y} | dict(zip((f"{n}_n" for n in names), last, strict=True))
     if case.door == "function":
@@ -171,7 +178,7 @@ def ours(case: Case, module: nn.Module, given: Given) -> dict[str, Tensor]:
         sorting = (None, None) if order is None else (order.argsort(), order)
         x = PackedSequence(x.flatten(0, 1)[places], sizes, *sorting)
         resets = None if resets is None else resets.flatten()[places]
-        inputs = {name: value.flatten(0, 1)[places] for name, value in inputs.items()}
+        inputs = {n: x._replace(data=v.flatten(0, 1)[places]) for n, v in inputs.items()}
         alive = (given.lengths > torch.arange(case.T)[:, None])[..., None]
     elif one:
         x, states = x[:, 0], [s[:, 0] for s in states]
@@ -258,9 +265,11 @@ def theirs(case: Case, weights: dict[str, Tensor], given: Given) -> dict[str, Te
 def loss_of(case: Case, results: dict[str, Tensor]) -> Tensor:
     """A weight for each element that the loss reads: a gradient in a wrong place must show."""
     read = {
-        "all": results, "y": {"y": results["y"]}, "end": {"y": results["y"][-1]},
+        "all": results, "sum": results, "y": {"y": results["y"]}, "end": {"y": results["y"][-1]},
         "last": {name: value for name, value in results.items() if name.endswith("_n")},
     }[case.by]  # fmt: skip
+    if case.by == "sum":
+        return sum(value.sum(dtype=torch.float64) for value in read.values())
     return sum(
         (value * torch.linspace(-1, 1, value.numel(), dtype=torch.float64).cos().add(0.1)
          .view_as(value).to(value.dtype)).sum(dtype=torch.float64)
@@ -343,7 +352,10 @@ def found_of(case: Case) -> dict[str, Tensor]:
     """The library's."""
     module = make(case)
     given, leaves = leaves_of(case, give(case), module)
-    with torch.set_grad_enabled(case.differentiated), settings(case):
+    without = torch.inference_mode(case.mode.endswith("inference"))
+    with torch.set_grad_enabled(case.differentiated), settings(case), without:
+        if case.mode.endswith("inference"):
+            given = give(case)  # tensors of this mode, without versions
         warm_up(case, module, given)
         torch.manual_seed(1000 + case.seed)
         with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):

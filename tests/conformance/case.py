@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Case:
-    cell: str = "lstm"  # torch's, slstm, slstm_exponential, dreamer, zoo.NAME, drawn.SEED
+    cell: str = "lstm"  # torch's, slstm, slstm_exponential, dreamer, zoo.NAME, own.NAME, drawn.SEED
     engine: str = "native-layers"  # and its level
     T: int = 5
     B: int = 3
@@ -20,8 +20,10 @@ class Case:
     state: bool = True  # whether the call is given one
     bias: bool = True
     dtype: str = "float64"
-    mode: str = "train"  # train, eval; and both without gradients: train-no_grad, eval-no_grad
-    by: str = "all"  # which results the loss reads: all, y, last, end (y of the last step)
+    mode: str = "train"  # train, eval; and without gradients: those with -no_grad or -inference
+    # Which results the loss reads: all, y, last, end (y of the last step); sum: all without weights
+    # of their own, so that gradients are expanded numbers.
+    by: str = "all"
     needs: str = "all"  # who wants gradients: all, weights, inputs
     norm: bool = False  # layer_norm
     peephole: bool = False
@@ -34,6 +36,7 @@ class Case:
     heads: int = 1
     proj: bool = False
     units: tuple[tuple[str, int], ...] = ()  # of a cell with products: name, number
+    inputs: str = "one"  # of a cell that has some: one number, one of each unit, or both in turn
     recompute: int | None = None
     states: bool = False  # return_states
     door: str = "module"  # module, function, stream (one step a call), prepared-DTYPE
@@ -81,7 +84,7 @@ class Case:
 
     @property
     def differentiated(self) -> bool:
-        return not self.mode.endswith("no_grad")
+        return self.mode in ("train", "eval")
 
     @property
     def draws(self) -> bool:

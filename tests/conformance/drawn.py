@@ -33,7 +33,10 @@ LINES = (
     "torch.minimum({a}, {b})", "torch.clamp({a}, -0.5, 1.5)", "1 / (1 + {a} * {a})",
     "torch.where({a} > {b}, {a}, {c})", "torch.where(({a} > 0) & ({b} <= 0.3), {c}, {a})",
     "torch.sigmoid({a}) * {b} + (1 - torch.sigmoid({a})) * {c}", "{a}.masked_fill({b} < 0, 0.25)",
-    "torch.lerp({a}, {b}, 0.3)",
+    "torch.lerp({a}, {b}, 0.3)", "({a} > 0).to({a}.dtype) * 0.2 + {b}",
+    # A gradient of 0 on both sides of a mask.
+    "torch.round(torch.clamp({a}, -1, 1) * 7) / 7", "torch.sign(F.relu({a}))",
+    "torch.floor(F.hardsigmoid({a})) - {b}", "torch.trunc({a}.masked_fill({b} < 0, 0.25)) * 0.3",
 )  # fmt: skip
 
 
@@ -46,7 +49,7 @@ def drawn(seed: int) -> fused_lstm.Cell:
     names = {"h": "h", "s0": words.pop(), "s1": words.pop(), "s2": words.pop()}
     states = [names[s] for s in draw.choice(["", "h", "s0", "s0 s1", "s0 h", "s0 s1 s2"]).split()]
     weights = [f"{words.pop()}_weight" for _ in range(draw.choice([0, 0, 0, 1, 2]))]
-    inputs = ["dt"] if draw.random() < 0.15 else []
+    inputs = draw.choice([[]] * 6 + [["dt"], ["dt"], ["dt", "at"]])
     plain = draw.random() < 0.4
     kinds = {
         name: "" if plain else draw.choice(["", "", "apart", "x_only", "h_only"]) for name in gates
@@ -55,21 +58,28 @@ def drawn(seed: int) -> fused_lstm.Cell:
         kinds = dict.fromkeys(gates, "x_only")
     if set(kinds.values()) == {"h_only"}:
         kinds[gates[0]] = "apart"
-    lines, values = [], [*states, *weights, *inputs]
+    count, more = draw.randint(2, 14), random.Random(f"products of {seed}")
+    products = {words.pop(): more.choice([1, 1, 2, 4]) for _ in range(more.choice([0, 0, 1, 2, 3]))}
+    # Whether gates meet no state and no input, so that units= may give them other widths.
+    narrow = bool(products) and more.random() < 0.5
+    lines, others = [], [*states, *weights[narrow:], *inputs]
+    values = [*weights[:1]] if narrow else [*others]
     for name, kind in kinds.items():
         if kind == "apart":
             lines.append(f"{name}_x, {name}_h = {name}")
         values += [f"{name}_x", f"{name}_h"] if kind == "apart" else [name]
     first = f"{gates[0]}_h" if kinds[gates[0]] == "apart" else gates[0]
-    count, more = draw.randint(2, 14), random.Random(f"products of {seed}")
-    products = {words.pop(): more.choice([1, 1, 2, 4]) for _ in range(more.choice([0, 0, 1, 2, 3]))}
     places = sorted(more.randrange(count) for _ in products)
     for k in range(count):
         for place, (name, columns) in zip(places, products.items(), strict=True):
             if place == k:
                 made = [f"{name}_made{j}" for j in range(columns)]
                 lines.append(f"{', '.join(made)} = {name}({more.choice(values)})")
-                values += made
+                if narrow:  # what came before has another width
+                    is_last = name == [*products][-1]
+                    first, values = made[0], made + others if is_last else made
+                else:
+                    values += made
         a, b, c = (draw.choice(values) for _ in "abc")
         lines.append(f"line{k} = {draw.choice(LINES).format(a=a, b=b, c=c)}")
         values.append(f"line{k}")
@@ -101,7 +111,7 @@ def units_of(cell: fused_lstm.Cell, H: int, draw: random.Random) -> tuple[tuple[
     """Return other widths than H for some gates and products, where the cell can have them."""
     told: dict[str, int] = {}
     for name in (*cell.gates.names[: len(cell.gates.names) - len(cell.inputs)], *cell.products):
-        more = told | {name: draw.randint(1, 70)}
+        more = told | {name: draw.randint(1, 100)}
         try:
             cell.units(H, more)
         except ValueError:
@@ -110,9 +120,9 @@ def units_of(cell: fused_lstm.Cell, H: int, draw: random.Random) -> tuple[tuple[
     return tuple(told.items())
 
 
-def drawn_case(seed: int, engine: str = "native") -> Case:
-    """Return a call of cell number `seed`, with any options that go together."""
-    cell, draw = drawn(seed), random.Random(1000 + seed)
+def drawn_case(seed: int, engine: str = "native", call: int = 0) -> Case:
+    """Return a call, one of many, of cell number `seed`, with any options that go together."""
+    cell, draw = drawn(seed), random.Random(f"call {call} of {seed}")
     kind, H = CELLS[cell.name], draw.randint(1, 70)
     most = 5 if engine == "triton" else 20
     told: dict = {
@@ -122,11 +132,13 @@ def drawn_case(seed: int, engine: str = "native") -> Case:
         "directions": draw.choice([1, 1, 2, -1]), "bias": draw.random() < 0.8,
         "rows": draw.choice(["plain", "plain", "batch_first", "lengths", "packed", "unsorted"]),
         "resets": draw.random() < 0.3, "state": draw.random() < 0.6,
-        "mode": draw.choice(["train", "eval", "eval-no_grad"]),
-        "by": draw.choice(["all", "all", "y", "last", "end"]),
+        "mode": draw.choice(["train", "train", "eval", "eval-no_grad", "eval-inference"]),
+        "by": draw.choice(["all", "all", "y", "last", "end", "sum"]),
         "threads": draw.choice([1, 2]), "memory": draw.choice(["dense", "dense", "strided"]),
     }  # fmt: skip
-    if told["mode"] == "eval-no_grad":
+    if cell.inputs:
+        told["inputs"] = draw.choice(["one", "each", "both"])
+    if told["mode"] not in ("train", "eval"):
         told["by"] = "all"
     extra = draw.choice(["", "norm", "heads", "proj", "zoneout", "zoneout", "recompute", "states"])
     heads = [n for n in (2, 3, 4, 5) if H % n == 0]
@@ -134,7 +146,7 @@ def drawn_case(seed: int, engine: str = "native") -> Case:
         told["norm"] = True
     elif extra == "heads" and "num_heads" in kind.options and heads:
         told["heads"] = draw.choice(heads)
-    elif extra == "recompute" and told["mode"] != "eval-no_grad":
+    elif extra == "recompute" and told["mode"] in ("train", "eval"):
         told["recompute"] = draw.choice([1, 2, 3])
     if "recompute" in told:
         return Case(f"drawn.{seed}", H=H, seed=seed, **told)
@@ -149,5 +161,5 @@ def drawn_case(seed: int, engine: str = "native") -> Case:
     if told["layers"] > 1 and draw.random() < 0.3:
         told["drop"] = 0.3
     if engine == "native" and cell.products and "proj" not in told:
-        told["units"] = units_of(cell, H, random.Random(f"units of {seed}"))
+        told["units"] = units_of(cell, H, random.Random(f"units of {call} of {seed}"))
     return Case(f"drawn.{seed}", H=H, seed=seed, **told)

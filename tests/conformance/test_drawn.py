@@ -1,6 +1,7 @@
 """Drawn cells with drawn options beside a step loop in float64: values, states and all gradients.
 
-EXAMPLES in the environment is how many are drawn, SEED the first one's number: see `make fuzz`.
+EXAMPLES in the environment is how many cells are drawn, CALLS how many calls of each, and SEED the
+first cell's number: see `make fuzz`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from drawn import drawn, drawn_case
 from fused_lstm import native
 
 WHY = native.missing(torch.device("cpu"))
-EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "8")), int(os.environ.get("SEED", "0"))
+EXAMPLES, CALLS = int(os.environ.get("EXAMPLES", "8")), int(os.environ.get("CALLS", "1"))
+SEED = int(os.environ.get("SEED", "0"))
 
 
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
 
 
 @pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_native), "triton"])
+@pytest.mark.parametrize("call", range(CALLS))
 @pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
-def test_drawn(seed, engine):
-    case = drawn_case(seed, engine)
+def test_drawn(seed, call, engine):
+    case = drawn_case(seed, engine, call)
     cell = drawn(seed)
     if engine == "triton" and cell.products and (case.proj or not cell.gates.by_h):
         pytest.skip(

@@ -10,11 +10,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fresh
 import fused_lstm
@@ -116,6 +118,33 @@ def test_a_cell_draws_no_random_number():
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.rand(1) == after
+
+
+def silu_cell(k: float):
+    @fused_lstm.cell(states="c")
+    def silu(i, g, *, c, k=k):
+        c = torch.sigmoid(i) * c + F.silu(g) * k
+        return torch.tanh(c), c
+
+    return silu
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_cell_is_defined_where_gradients_are_off(context):
+    with context():
+        cell = silu_cell(0.25).with_(k=0.75)
+    assert cell.name == silu_cell(0.75).name
+
+
+def test_cells_are_defined_in_many_threads():
+    def define(n: int) -> tuple[str, fused_lstm.Cell]:
+        return silu_cell(n / 8).name, origin.with_(k=3.0)
+
+    origin = silu_cell(2.0)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(define, range(12)))
+    assert len({name for name, _ in found}) == 12
+    assert len({id(changed) for _, changed in found}) == 1
 
 
 def test_closures_of_one_source_are_two_cells():
@@ -225,6 +254,50 @@ def test_an_input_of_a_row_is_the_same_at_each_step(engine, batch_first, batched
     assert torch.equal(module(packed, s=of_steps)[0][0], module(packed, s=of_steps.data)[0][0])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_packed_input_has_its_rows_where_x_has_them(engine):
+    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine=engine)
+    x, dt = torch.randn(4, 3, 3), torch.rand(4, 3, 1)
+
+    def packed(tensor, *lengths, sort=True):
+        return pack_padded_sequence(tensor, torch.tensor(lengths), enforce_sorted=sort)
+
+    of_x, of_dt = (packed(t, 2, 4, 1, sort=False) for t in (x, dt))
+    y, _ = pad_packed_sequence(module(of_x, dt=of_dt)[0])
+    assert_close(y.detach(), module(x, dt=dt, lengths=torch.tensor([2, 4, 1]))[0].detach(), "y")
+    in_order = packed(x, 3, 2, 2)
+    assert torch.equal(  # of no indices, and of those that change nothing
+        module(in_order, dt=packed(dt, 3, 2, 2, sort=False))[0].data,
+        module(in_order, dt=packed(dt, 3, 2, 2))[0].data,
+    )
+    for other, error in (
+        (packed(dt, 3, 3, 1), "dt: got batch_sizes [3, 2, 2]; expected [3, 3, 1], input's"),
+        (packed(dt, 2, 3, 2, sort=False), "dt: got sorted_indices [1, 0, 2]; expected [0, 1, 2],"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(error)):
+            module(in_order, dt=other)
+    with pytest.raises(ValueError, match="dt: got a PackedSequence; expected a tensor, as input"):
+        module(x[:, 0], dt=packed(dt[:, :1], 4))
+
+
+@pytest.mark.parametrize(
+    ("dt", "error"),
+    [
+        (torch.ones(5, 2, 1, dtype=torch.complex64), "dt: got torch.complex64; expected real"),
+        (torch.ones(5, 2, 1).to_sparse(), "dt: got a torch.sparse_coo tensor; expected a dense"),
+        (
+            torch.nested.nested_tensor([torch.ones(2, 1)] * 5, layout=torch.jagged),
+            "dt: got a nested tensor; expected a",
+        ),
+    ],
+    ids=["complex", "sparse", "nested"],
+)
+def test_an_input_is_a_dense_tensor_of_real_numbers(dt, error):
+    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop")
+    with pytest.raises(ValueError, match=error):
+        module(torch.randn(5, 2, 3), dt=dt)
+
+
 def test_a_module_is_copied_and_pickled():
     module = fused_lstm.Recurrent(zoo.lltm, 4, 8)
     x = torch.randn(3, 2, 4)
@@ -274,6 +347,17 @@ def told(error: str, **options) -> Callable[[Callable], None]:
         assert "\n" not in message
 
     return check
+
+
+@pytest.mark.parametrize("argument", ["states", "weights", "products", "inputs", "x_only"])
+def test_a_name_is_told_once(argument):
+    def twice(i, n, *, h):
+        return torch.tanh(i) + n + h
+
+    names = "n n" if argument == "x_only" else "h h"
+    error = f"cell twice: {argument}: got '{names}'; expected each name once"
+    with pytest.raises(ValueError, match=error):
+        fused_lstm.cell(twice, **{argument: names})
 
 
 def test_errors_name_the_function_and_the_argument():

@@ -40,6 +40,9 @@ FUNCTIONS = [
     ("torch.where(torch.maximum(x > 0, x > 1), x, 2 * x)", -3, 3),
     ("torch.where((x > 0) ^ (x > 1), x, 2 * x)", -3, 3),
     ("torch.where(torch.isnan(x), 0.0, x)", -3, 3),
+    # A gradient that is 0 on both sides of a mask.
+    ("torch.round(torch.clamp(x, -1, 1) * 7) / 7", -2, 2), ("torch.sign(F.relu(x))", -2, 2),
+    ("torch.floor(F.hardsigmoid(x))", -4, 4),
 ]  # fmt: skip
 GROUPS = [FUNCTIONS[n : n + 8] for n in range(0, len(FUNCTIONS), 8)]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fused_lstm.cells import print_cpp
 from fused_lstm.cells.definition import Cell
 
 
@@ -49,7 +50,13 @@ MASKS = split("""(x > 0) * y;(x > 0) * (y > 0) * x;((x > 0) + (y > 0)) * x
     x.masked_fill(y > 0, True);x + torch.tensor(True);torch.where(y > 0, x, 0)
     torch.where(y > 0, 1, 2) * x;torch.where(y > 0, True, False) * x
     torch.where(y > 0, x > 1, y < -1) * x;torch.where(torch.tensor(True), x, y)
+    (x > 0).to(x.dtype) * 0.2 + y;(x > 0).to(x.dtype) * 0.2 * 3 * y;(y > x).to(x) / 3 - 0.7
+    ((x > 0).to(x.dtype) - (y > 0).to(x.dtype)) * 0.3;(x > 0).float() * 0.2 * x
     torch.maximum(x > 0, y > 0) * x;torch.minimum(x > 0, y > 0) * x;(x > 0).logical_not() * x""")
+FLAT = split("""torch.round(torch.clamp(x, -1, 1) * 7) / 7 + y;torch.sign(F.relu(x)) * y
+    torch.floor(F.hardsigmoid(x)) - y;torch.floor(x.masked_fill(y > 0, 0)) * y
+    torch.ceil(torch.where(x > 0, x, 0.3)) + y;torch.round(F.leaky_relu(x)) * y
+    torch.trunc(F.hardtanh(F.hardtanh(x, -2, 2))) * y;torch.sign(F.softplus(x)) + y""")
 OTHERS = split("""x ** 3;x ** -1;x.abs() ** 0.5;x ** 0;2 ** x;0.5 ** x;x // 2;x % y;-x % 1.0
     2 % (y.abs() + 0.5);torch.clamp(x, max=y);torch.clamp(x, y, y.abs())
     torch.lerp(x, y, torch.sigmoid(x));torch.addcdiv(x, x, y.abs() + 1, value=0.3)
@@ -70,8 +77,11 @@ TEXTS = {name: [f"torch.{name}(x)", f"z.{name}_()"] for name in ONE}
 TEXTS |= {name: [f"torch.{name}({of})" for of in OF_TWO] for name in TWO}
 TEXTS |= {name: list(compared(name)) for name in COMPARE}
 TEXTS |= {"activations": [f"F.{text}" for text in ACTIVATIONS], "masks": MASKS}
+TEXTS["masks without a gradient"] = FLAT  # 0 on both sides of a mask
 TEXTS |= {"in place": [f"z.{text}" for text in IN_PLACE], "others": OTHERS}
-QUICK = ("activations", "masks", "in place")
+# What the page recommends is not refused.
+TAKEN = "(x > 0).to(x.dtype) * 0.2 + y", "(x > 0).to(x.dtype) * 0.2 * 3 * y"
+QUICK = ("activations", "masks", "masks without a gradient", "in place")
 EVALUATE = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg,
     "max": torch.maximum, "min": torch.minimum, "abs": torch.abs, "relu": torch.relu,
@@ -130,10 +140,15 @@ def test_it_is_right_or_refused(name):
         try:
             p = Cell(function).checked().program()
         except ValueError:
+            assert text not in TAKEN + tuple(FLAT)
             continue
         x, y = (torch.tensor(values, dtype=torch.float64) for values in (X, Y))
         leaves = {("gate", 0): x, ("gate", 1): y, ("dh", 0): torch.ones_like(x)}
         values = evaluated(p, leaves)
+        needed = set(p.expressions.order(p.dgates, p.known)) - p.known
+        kinds = [p.expressions.nodes[n][:2] for n in needed]
+        assert ("leaf", "gate") not in kinds, f"{text}: a gate that is not saved"
+        assert print_cpp.source(p)
         for n, expected in zip((p.h, *p.dgates), wanted, strict=True):
             found = values[n].expand_as(x)
             torch.testing.assert_close(

@@ -7,6 +7,7 @@ import io
 import re
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_lstm
+from bench import zoo
 from cases import SHAPES, Shape, assert_same, make_pair, make_state, run, rungs
 from tolerance import assert_close
 
@@ -188,6 +190,72 @@ def test_bad_input_names_the_argument(spoil, message, engine, fuse):
     x, state = torch.randn(SMALL.T, SMALL.B, SMALL.I), make_state(SMALL, torch.float32)
     with pytest.raises((ValueError, RuntimeError), match=message):
         ours(*spoil(x, *state))
+
+
+LENGTHS, RESETS = torch.tensor([4, 3, 1, 4]), torch.zeros(4, 4, dtype=torch.bool)
+BAD_ROWS = {
+    "sparse-lengths": ({"lengths": LENGTHS.to_sparse()}, "lengths: got a torch.sparse_coo tensor;"),
+    "meta-lengths": ({"lengths": LENGTHS.to("meta")}, "lengths: got device meta; expected one"),
+    "sparse-resets": ({"resets": RESETS.to_sparse()}, "resets: got a torch.sparse_coo tensor;"),
+    "nested-resets": ({"resets": nested(RESETS)}, "resets: got a nested tensor; expected"),
+    "meta-resets": ({"resets": RESETS.to("meta")}, "resets: got device meta; expected cpu, x's"),
+}
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("engine", ["native", "loop"])
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_bad_lengths_and_resets_are_named(name, engine, batch_first):
+    rows, message = BAD_ROWS[name]
+    module = fused_lstm.LSTM(3, 4, engine=engine, batch_first=batch_first)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        module(torch.randn(4, 4, 3), **rows)
+
+
+INT = torch.tensor
+BAD_PACKED = {
+    "none": ((None,), "batch_sizes: got NoneType; expected a tensor"),
+    "list": (([3, 2],), "batch_sizes: got list; expected a tensor"),
+    "dtype": ((INT([3, 2], dtype=torch.int32),), "batch_sizes: got torch.int32 on cpu; expected"),
+    "rank": ((INT([[3, 2]]),), "batch_sizes: got shape [1, 2]; expected [T], T not 0"),
+    "empty": ((INT([], dtype=torch.int64),), "batch_sizes: got shape [0]; expected [T], T not 0"),
+    "rising": ((INT([2, 3]),), "batch_sizes: got [2, 3]; expected falling numbers"),
+    "negative": ((INT([7, -2]),), "batch_sizes: got [7, -2]; expected falling numbers"),
+    "sum": ((INT([4, 3]),), "batch_sizes: got 7 rows; expected input's, 5"),
+    "range": ((INT([3, 2]), INT([0, 1, 7]), INT([0, 1, 7])), "sorted_indices: got [0, 1, 7] with"),
+    "below": ((INT([3, 2]), INT([0, 1, -1]), INT([0, 1, 2])), "sorted_indices: got [0, 1, -1]"),
+    "twice": ((INT([3, 2]), INT([0, 1, 1]), INT([0, 1, 1])), "sorted_indices: got [0, 1, 1] with"),
+    "other": ((INT([3, 2]), INT([1, 2, 0]), INT([1, 2, 0])), "with unsorted_indices [1, 2, 0]"),
+    "few": ((INT([3, 2]), INT([1, 0]), INT([1, 0])), "sorted_indices: got shape [2]; expected [3]"),
+    "one": ((INT([3, 2]), None, INT([1, 0, 2])), "sorted_indices: got NoneType; expected a tensor"),
+}
+
+
+@pytest.mark.parametrize("with_state", [False, True], ids=["", "state"])
+@pytest.mark.parametrize("engine", ["native", "loop"])
+@pytest.mark.parametrize("name", BAD_PACKED)
+def test_a_bad_packed_sequence_is_named(name, engine, with_state):
+    fields, message = BAD_PACKED[name]
+    whole = torch.nn.utils.rnn.pack_sequence(
+        [torch.randn(2, 3), torch.randn(2, 3), torch.ones(1, 3)]
+    )
+    fields = dict(zip(whole._fields[1:], fields, strict=False))
+    state = (torch.zeros(1, 3, 4),) * 2 if with_state else None
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fused_lstm.LSTM(3, 4, engine=engine)(whole._replace(**fields), state)
+
+
+LAYERS = {
+    "LSTM": fused_lstm.LSTM, "GRU": fused_lstm.GRU, "RNN": fused_lstm.RNN,
+    "SLSTM": fused_lstm.SLSTM, "Recurrent": partial(fused_lstm.Recurrent, zoo.lltm),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["x", 2, None], ids=repr)
+@pytest.mark.parametrize("name", LAYERS)
+def test_bidirectional_is_true_or_false(name, value):
+    with pytest.raises(ValueError, match=f"bidirectional: got {value!r}; expected True or False"):
+        LAYERS[name](3, 4, bidirectional=value)
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])

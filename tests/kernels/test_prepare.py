@@ -471,6 +471,33 @@ def test_a_cell_of_ones_own(every_isa, name, dtype):
                 assert (found - wanted).abs().max() <= allowed * max(1, wanted.abs().max())
 
 
+@fused_lstm.cell(states="c", products={"u": 2}, weights="w")
+def of_two_columns(f, g, *, c, w, u):
+    a, b = u(torch.tanh(g))
+    c = torch.sigmoid(f + a) * c + torch.tanh(b * w)
+    return torch.tanh(c), c
+
+
+@pytest.mark.parametrize("name", ["of_two_columns", "gru_reset_before", "ind_rnn", "lltm"])
+def test_a_cell_without_biases_and_other_weights_between_two_calls(name):
+    """Vectors of a unit, and products' biases, are joined once for the weights that there are."""
+    cell, x = zoo.ALL.get(name, of_two_columns), torch.randn(4, 3, 5)
+    for bias in (False, True):
+        first, second = (fused_lstm.Recurrent(cell, 5, 21, 2, bias) for _ in range(2))
+        prepared = fused_lstm.prepare(first)
+        assert isinstance(prepared, Prepared)
+        for layer in (first, second):
+            prepared.load_state_dict(layer.state_dict())
+            with torch.no_grad():
+                torch.testing.assert_close(prepared(x)[0], layer(x)[0], rtol=1e-5, atol=1e-6)
+
+
+@fused_lstm.cell(states={"c": 0.5})
+def begins_elsewhere(f, g, *, c):
+    c = torch.sigmoid(f) * c + torch.tanh(g)
+    return torch.tanh(c), c
+
+
 def test_a_stream_of_a_cell_with_inputs():
     prepared = fused_lstm.prepare(fused_lstm.Recurrent(zoo.cfc_backbone, 3, 4))
     x, dt = torch.randn(3, 2, 3), torch.rand(3, 2, 1)
@@ -502,10 +529,12 @@ def test_a_cell_of_ones_own_is_pickled_and_streamed(tmp_path):
         ("sru", None, "4 gates of x and 0 of h, not one to four of each"),
         ("ran", None, "gates of one of x and h do not come last"), ("rhn", None, "several states"),
         ("cfc_backbone", {"a": 9}, "other widths than hidden_size"),
+        (begins_elsewhere, None, "or one that begins at another value than 0"),
     ],
 )  # fmt: skip
 def test_which_cells_are_left(caplog, name, units, why):
-    layer = fused_lstm.Recurrent(zoo.ALL[name], 3, 4, units=units)
+    cell = zoo.ALL[name] if isinstance(name, str) else name
+    layer = fused_lstm.Recurrent(cell, 3, 4, units=units)
     with caplog.at_level(logging.WARNING, "fused_lstm"):
         assert fused_lstm.prepare(layer) is layer
     assert re.search(f"left the model, a Recurrent: its .*{why}", caplog.text)

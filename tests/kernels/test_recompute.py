@@ -34,6 +34,16 @@ def test_one_recurrent_mask_for_all_chunks(engine, fuse):
     assert_close(found[1], found[0], "y")
 
 
+def test_masks_of_chunks_in_inference_mode():
+    """Tensors of this mode count no changes."""
+    module, found = fused_lstm.LSTM(3, 8, 2, dropout=0.5, recompute=2), []
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            torch.manual_seed(4)
+            found.append(module(torch.ones(5, 2, 3))[0])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", "triton", top=True))
 @pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
 def test_a_backward_draws_what_the_forward_drew(engine, fuse, two, whole):

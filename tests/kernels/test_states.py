@@ -32,6 +32,31 @@ MODULES = {
 }
 
 
+@pytest.mark.parametrize("with_grad", [False, True], ids=["", "enable_grad"])
+@pytest.mark.parametrize("engine", ["native", "loop"])
+def test_inference_mode(engine, with_grad):
+    """Autograd records nothing there, whatever the gradient's switch says."""
+    module, x = fused_lstm.LSTM(3, 5, 2, engine=engine), torch.randn(4, 2, 3)
+    expected = module(x, return_states=True)
+    with torch.inference_mode(), torch.set_grad_enabled(with_grad):
+        found = module(x.clone(), return_states=True)
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert all(map(torch.equal, a, b))
+
+
+def test_a_gradient_by_states_may_be_one_number_expanded():
+    """As that of c.sum(), where the operator is called without a module."""
+    module = fused_lstm.LSTM(3, 5, 2, engine="triton", dtype=torch.float64)
+    x, state = torch.randn(4, 3, 3).double(), torch.zeros(2, 3, 5).double()
+    weights, found = module.weights(), []
+    for loss_of in (torch.sum, lambda t: (t * torch.ones_like(t)).sum()):
+        _, _, _, h, c, _ = torch.ops.fused_lstm_triton.lstm(
+            x, state, state, weights, 0.0, None, "layers", True, **module.spec.schema
+        )
+        found.append(torch.autograd.grad(loss_of(h) + loss_of(c), weights))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_gradients_by_every_state_come_from_the_kernel(name, monkeypatch):
     """A step loop gave them: a spiking cell whose loss reads its membrane took 12 times as long."""

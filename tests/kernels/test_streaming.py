@@ -79,13 +79,22 @@ def test_an_output_can_be_part_of_a_graph():
         (torch.zeros(1, 1, 3), r"x: got shape \[1, 1, 3\]"),
         (torch.zeros(1, 3).double(), "torch.float64 on cpu; expected"),
         (torch.zeros(1, 3, device="meta"), "on meta; expected"),
+        (None, "x: got NoneType; expected a tensor"),
     ],
-    ids=["batch", "rank", "dtype", "device"],
+    ids=["batch", "rank", "dtype", "device", "type"],
 )
 def test_x_is_checked(x, message):
     stream = fused_lstm.Streaming(fused_lstm.LSTM(3, 4))
     with pytest.raises(ValueError, match=message):
         stream(x)
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["module", "prepared"])
+@pytest.mark.parametrize("rows", [-1, 2.0, "x", True, None], ids=repr)
+def test_the_batch_size_is_checked(rows, prepared):
+    module = fused_lstm.LSTM(3, 4)
+    with pytest.raises(ValueError, match=f"batch_size: got {rows!r}; expected a number of rows"):
+        fused_lstm.Streaming(fused_lstm.prepare(module) if prepared else module, rows)
 
 
 def test_what_cannot_stream():

@@ -11,6 +11,10 @@ from torch import sigmoid, tanh
 
 import fused_lstm
 from fused_lstm import native, zoo
+from fused_lstm.cells import compile, print_cpp
+from fused_lstm.cells.gates import Gates
+from fused_lstm.cells.program import program
+from fused_lstm.pullback import kernel
 
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
@@ -35,10 +39,49 @@ def two_at_once(a, *, h, u, v):
     return tanh(u(sigmoid(a) * h) * 0.5 + v(tanh(a))) + 0.5 * h
 
 
+@fused_lstm.cell(states="h", products={"u": 1, "v": 4})
+def of_other_columns(a, *, h, u, v):
+    low = u(sigmoid(a) * h)
+    b, c, d, e = v(tanh(a))
+    return tanh(low * b + c - low * d * e) + 0.5 * h
+
+
 @fused_lstm.cell(states="c", inputs="s t", products="u")
 def two_inputs(a, *, c, s, t, u):
     c = sigmoid(s) * c + tanh(a) * t
     return tanh(u(c)) * t, c
+
+
+@fused_lstm.cell(states="h", inputs="dt", products="u")
+def input_beside_state(z, *, h, dt, u):
+    return tanh(u(tanh(z))) + tanh(h + dt)
+
+
+@fused_lstm.cell(states="h", inputs="dt", products="u")
+def input_meets_gates(z, *, h, dt, u):
+    return tanh(u(tanh(z * dt))) + 0.5 * h
+
+
+@fused_lstm.cell(states="c h", x_only="z", weights="w", inputs="dt", products={"u": 1, "v": 2})
+def saved_of_no_product(z, *, c, h, w, dt, u, v):
+    a, b = v(tanh(u(tanh(z))))
+    c = sigmoid(w * c - dt) * c + tanh(a * h)
+    return tanh(b) * torch.exp(-c * c), c
+
+
+@fused_lstm.cell(states="h", products={"u": 1, "v": 2, "w": 1})
+def no_gradient(z, *, h, u, v, w):
+    """What v makes is compared alone: its gradients are 0, and as wide as u's values."""
+    low = u(tanh(z))
+    a, _ = v(low * 0.5)
+    return tanh(w(torch.where(a > 0, low, 0.3 * low))) + 0.5 * h
+
+
+@fused_lstm.cell(states="h", products="u v w")
+def unread_and_narrow(z, *, h, u, v, w):
+    made = u(tanh(z))
+    v(made) + z
+    return tanh(w(made)) + 0.5 * h
 
 
 CASES = {
@@ -52,7 +95,13 @@ CASES = {
     "second-layer": (deep_lstm, 19, {"m": 8}),
     "first-layer": (deep_lstm, 50, {"z": 70}),
     "one-meeting": (two_at_once, 19, None),
+    "other-columns": (of_other_columns, 150, None),
     "two-inputs": (two_inputs, 19, None),
+    "no-gradient": (no_gradient, 18, {"z": 7, "u": 27}),
+    "no-gradient-narrow": (no_gradient, 40, {"z": 70, "u": 5}),
+    "input-beside-state": (input_beside_state, 5, {"z": 17}),
+    "input-beside-state-far-wider": (input_beside_state, 16, {"z": 70}),
+    "saved-of-no-product": (saved_of_no_product, 6, {"z": 21, "u": 35}),
 }
 
 
@@ -72,7 +121,8 @@ def results(name: str, engine: str, seed: int = 0) -> list[torch.Tensor]:
     loss = (y * torch.linspace(0.5, 1.5, H)).square().sum()
     loss = loss + sum(t.sin().sum() for t in (*last, *states))
     wanted = [x, *inputs.values(), *rnn.parameters()]
-    return [y, *last, *torch.autograd.grad(loss, wanted)]
+    how = {"allow_unused": True, "materialize_grads": True}
+    return [y, *last, *torch.autograd.grad(loss, wanted, **how)]
 
 
 @needs_native
@@ -109,6 +159,9 @@ def test_a_step_in_half_precision_and_without_gradients(name):
 
 def test_two_products_meet_once():
     assert two_at_once.program().meetings() == [(True, False), (False, True)]  # the last one first
+    # Of other columns another worker has a unit's part of `low`.
+    assert of_other_columns.program().meetings()[0][0]
+    assert of_other_columns.program().meetings()[1][0]
     # w(x) waits neither for r(x) forwards nor, backwards, for u(h).
     once, no = (True, True), (False, False)
     assert zoo.mogrifier.program().meetings() == [once, once, no, once]
@@ -141,6 +194,16 @@ ERRORS = {
         {"a": 5},
         "units: got 5 for gates; expected at least 8, what inputs",
     ),
+    "nothing reads it": (
+        unread_and_narrow,
+        {"z": 5},
+        "units: got 5 for v; expected hidden_size, 8: nothing reads it",
+    ),
+    "an input meets gates": (
+        input_meets_gates,
+        {"z": 17},
+        "units: got 17 for what meets dt; expected hidden_size, 8",
+    ),
     "last": (
         zoo.low_rank_rnn,
         {"high": 5},
@@ -154,6 +217,23 @@ ERRORS = {
 }
 
 
+@pytest.mark.parametrize("units", [3, "low", ["low"], 0, True], ids=repr)
+def test_units_are_a_mapping(units):
+    with pytest.raises(ValueError, match=re.escape(f"units: got {units!r}; expected a mapping")):
+        fused_lstm.Recurrent(zoo.low_rank_rnn, 3, 8, units=units)
+
+
+@needs_native
+def test_an_error_counts_inputs_beside_products():
+    names = [f"i{k}" for k in range(9)]
+    space = {"tanh": tanh}
+    head = f"def many(z, *, h, u, {', '.join(names)}):"
+    exec(f"{head}\n    return tanh(u(z)) + h + {' + '.join(names)}", space)
+    cell = fused_lstm.cell(space["many"], states="h", inputs=" ".join(names), products="u")
+    with pytest.raises(RuntimeError, match=r"got 9 inputs of a cell with products .* at most 8"):
+        fused_lstm.Recurrent(cell, 3, 4, engine="native")
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors(name):
     cell, units, error = ERRORS[name]
@@ -162,27 +242,89 @@ def test_errors(name):
         fused_lstm.Recurrent(cell, 3, 8, units=units, **more)
 
 
+@fused_lstm.cell(states="h", products="u")
+def unread(a, *, h, u):
+    u(tanh(a))
+    return tanh(a) + 0.5 * h
+
+
+CASES_OF_WIDTHS = CASES | {
+    "input-meets-gates": (input_meets_gates, 8, None),
+    "unread": (unread, 8, None),
+}
+
+
 @needs_native
 @pytest.mark.parametrize(
-    ("name", "weight", "shape", "got"),
+    ("name", "changed", "got"),
     [
-        ("low-rank", 5, (5, 20), "20 units of the factor of product 0; expected 37"),
-        ("low-rank", 6, (4 * 30, 5), "30 units of what is made by product 1; expected 37"),
-        ("low-rank", 6, (4 * 37, 6), "6 units of the factor of product 1; expected 5"),
-        ("first-layer", 0, (60, 7), "70 units of the factor of product 0; expected 60"),
+        ("one-meeting", {0: (20, 7)}, "20 units of gate 0; expected 19"),
+        ("one-meeting", {5: (20, 19)}, "20 units of what is made by product 0; expected 19"),
+        ("unread", {5: (9, 8)}, "9 units of what is made by product 0; expected 8"),
+        ("input-meets-gates", {0: (17, 7), 5: (8, 17)}, "8 units of input 0; expected 17"),
+        ("low-rank", {5: (5, 20)}, "20 units of the factor of product 0; expected 37"),
+        ("low-rank", {6: (4 * 30, 5)}, "30 units of what is made by product 1; expected 37"),
+        ("low-rank", {6: (4 * 37, 6)}, "6 units of the factor of product 1; expected 5"),
+        ("first-layer", {0: (60, 7)}, "70 units of the factor of product 0; expected 60"),
     ],
 )
-def test_the_operator_checks_widths(name, weight, shape, got):
+def test_the_operator_checks_widths(name, changed, got):
     """Kernels read as many units of each value that meets another."""
-    cell, H, units = CASES[name]
+    cell, H, units = CASES_OF_WIDTHS[name]
     rnn = fused_lstm.Recurrent(cell, 7, H, engine="native", units=units)
     weights, h = rnn.weights(), torch.zeros(1, 2, H)
     c = torch.zeros(1, 2, len(cell.states) * H)
-    weights[weight] = torch.zeros(shape)
+    for weight, shape in changed.items():
+        weights[weight] = torch.zeros(shape)
     with pytest.raises(ValueError, match=got):
         torch.ops.fused_lstm_native.lstm(
-            torch.randn(3, 2, 7), h, c, weights, 0.0, None, "steps", False, **rnn.spec.schema
-        )
+            torch.randn(3, 2, 7 + len(cell.inputs)), h, c, weights, 0.0, None, "steps", False,
+            **rnn.spec.schema,
+        )  # fmt: skip
+
+
+def added(name: str, gates: Gates) -> None:
+    """Give the operators a cell with a product and no vectors, which no layer makes."""
+
+    def step(parts, states, vectors, product):
+        (u,) = product(0, tanh(parts[0]))
+        return tanh(u) + 0.5 * states[0], [tanh(u) + 0.5 * states[0]]
+
+    p = program(step, gates, ("h",), (), inner=(1,))
+    shape = [len(gates.summed), len(gates.of_h), len(gates.of_x), p.columns, 1, 0, 0, 1, 0]
+    shape += [1, p.saved.index(p.fed[0]), 1, 1, *p.widths.told()]
+    functions = compile.compiled(print_cpp.source(p), native.OPS.isa(), 2)
+    torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+
+
+@needs_native
+def test_the_operator_has_products_without_vectors():
+    added("test_no_vectors", Gates(("z",)))
+    T, B, H = 3, 2, 5
+    shapes = (T, B, 4), (1, B, H), (H, 4), (H, H), (H,), (H,), (H, H)
+    x, h0, *weights = leaves = [
+        torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes
+    ]
+    w_ih, w_hh, b_ih, b_hh, w_u = weights
+    h, ys = h0[0], []
+    for x_t in x:
+        h = tanh(tanh(x_t @ w_ih.T + b_ih + h @ w_hh.T + b_hh) @ w_u.T) + 0.5 * h
+        ys.append(h)
+    expected = torch.autograd.grad(torch.stack(ys).square().sum(), leaves)
+    ops, how = torch.ops.fused_lstm_native, {"cell": "test_no_vectors"}
+    call = x, h0, h0, weights, 0.0, None, "steps"
+    y, _, _, *saved = kernel(ops.lstm.default, *call, True, **how)
+    dx, dh0, dc0, dweights = kernel(
+        ops.lstm_backward.default, 2 * y, None, None, *call, y, *saved, True, **how
+    )
+    torch.testing.assert_close((dx, dh0 + dc0, *dweights), expected)  # h0 twice
+
+
+@needs_native
+def test_the_operator_has_no_products_without_a_gate_of_x():
+    """A kernel would divide by the number of these gates."""
+    with pytest.raises(RuntimeError, match="add_cell: got no gate that x has a part in"):
+        added("test_no_gate_of_x", Gates(("z",), h_only=frozenset({"z"})))
 
 
 def test_triton_has_none():

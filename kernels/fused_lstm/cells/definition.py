@@ -6,6 +6,7 @@ import copyreg
 import hashlib
 import inspect
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, update_wrapper
@@ -35,6 +36,7 @@ TAKEN = {
 MOST_GATES = 8
 # InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
 MOST_PRODUCTS, MOST_COLUMNS = 8, 4
+TRACING = threading.RLock()  # torch.fx traces in one thread at a time
 
 
 class WrongCell(ValueError):
@@ -162,11 +164,12 @@ class Cell:
         origin, changed = self._origin or (self, {})
         changed = changed | constants
         key = tuple(sorted(changed.items()))
-        if key not in origin._changed:
-            made = Cell(self._frozen, *self._told, self.constants | constants).checked()
-            made.function = self.function
-            made._origin, origin._changed[key] = (origin, changed), made
-        return origin._changed[key]
+        with TRACING:
+            if key not in origin._changed:
+                made = Cell(self._frozen, *self._told, self.constants | constants).checked()
+                made.function = self.function
+                made._origin, origin._changed[key] = (origin, changed), made
+            return origin._changed[key]
 
     def checked(self) -> Cell:
         """Trace the function, and make the engines know the cell; return it.
@@ -225,6 +228,9 @@ class Cell:
         for argument, names in told.items():
             if not isinstance(names, kinds) or (isinstance(names, str) and "," in names):
                 raise self._error(argument, repr(names), expected)
+            every = names.split() if isinstance(names, str) else list(names)
+            if len(every) != len(set(every)):
+                raise self._error(argument, repr(names), "each name once")
 
     def _read_signature(self, constants: dict[str, float]) -> tuple[str, ...]:
         """Set constants from the function's arguments, check all, and return the gates."""
@@ -380,7 +386,9 @@ class Cell:
         try:
             inner = tuple(self.products.values())
             inputs = len(self.inputs)
-            return program(step, self.gates, self.states, self.vectors, zoneout, inner, inputs)
+            # Derivatives are traced, whatever a caller has switched off.
+            with TRACING, torch.inference_mode(False), torch.enable_grad():
+                return program(step, self.gates, self.states, self.vectors, zoneout, inner, inputs)
         except CannotExpress as error:
             raise self._error("function", str(error), error.expected) from None
         except WrongCell:

@@ -95,6 +95,8 @@ class Expressions:
             return self.make("sub", b, left)
         if op == "where" and (args[1] == args[2] or values[0] is not None):
             return args[1] if values[0] != 0 else args[2]
+        if op == "where" and self.absent in args[1:] and values[1:] == [0, 0]:
+            return self.absent
         if op in ("and", "or") and (values[0] is not None or values[-1] is not None):
             decided, other = (values[0], b) if values[0] is not None else (values[-1], a)
             return other if bool(decided) == (op == "and") else self.const(bool(decided))

@@ -64,9 +64,9 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
     A step's work is in one loop over a tile's rows, or in two: the last of functions that wait for
     each other are in the second.
     """
-    e, first = p.expressions, p.phases()
-    known = {n for n in p.saved if max(first[n], 0) < phase}  # by the phases before
-    stores = [(n, f"save({k}, ") for k, n in enumerate(p.saved) if max(first[n], 0) == phase]
+    e, stored_in = p.expressions, p.stored_in
+    known = {n for n in p.saved if stored_in[n] < phase}  # by the phases before
+    stores = [(n, f"save({k}, ") for k, n in enumerate(p.saved) if stored_in[n] == phase]
     if phase == len(p.inner):
         last = [*((n, f"after({k}, ") for k, n in enumerate(p.after)), (p.h, "h(")]
         stores = [*last, *stores]

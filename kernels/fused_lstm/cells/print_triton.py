@@ -36,9 +36,9 @@ BACK = "{}(saved, states, after, by, dafter, options, HAS: tl.constexpr)"
 
 def source(p: Program, name: str, head: str) -> str:
     """Return the module's text, which begins with the docstring `head`."""
-    first = p.phases()
+    stored_in = p.stored_in
     if p.inner:  # each phase saves columns that lie side by side
-        p = replace(p, saved=tuple(sorted(p.saved, key=lambda n: max(first[n], 0))))
+        p = replace(p, saved=tuple(sorted(p.saved, key=lambda n: stored_in[n])))
     gates, count = p.gates, len(p.gates.summed)
     leaves = {("h", k): f"by_h[{count + n}] + h_bias[{n}]" for n, k in enumerate(gates.of_h)}
     leaves |= {("gate", k): f"by_x[{n}] + by_h[{n}]" for n, k in enumerate(gates.summed)}
@@ -53,7 +53,7 @@ def source(p: Program, name: str, head: str) -> str:
     h, after = p.after[0] if alone else p.h, p.after or (p.h,)
     counts, steps, made, column = [], [], {}, 0
     for k in range(1 + len(p.inner)):
-        saves = [n for n in p.saved if max(first[n], 0) == k]
+        saves = [n for n in p.saved if stored_in[n] == k]
         known = {n: f"saved[{i}]" for i, n in enumerate(p.saved[: sum(counts)])}
         value, *states = [h, *after] if k == len(p.inner) else [p.fed[k]]
         like = "made[0]" if k else "by_x[0]"

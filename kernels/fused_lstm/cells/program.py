@@ -109,6 +109,27 @@ class Program:
         return Widths(self)
 
     @cached_property
+    def stored_in(self) -> dict[int, int]:
+        """Return the phase of a step that stores each saved node.
+
+        It is the first one that can compute it and whose values are as wide. What needs no product
+        has a width of its own: that of a state, a weight or an input.
+        """
+        width, last, first = self.widths, len(self.inner), self.phases()
+        begins = [width.root(w) for w in (width.gates, *range(2, 2 + last))]
+        stored = {}
+        for n in self.saved:
+            phase = first[n]
+            if phase < 0:
+                root, until = width.of_node.get(n, width.h), last
+                if n in self.fed:  # which its product needs; `units_of` checks the width
+                    until = self.fed.index(n)
+                phases = [k for k, of in enumerate(begins[: until + 1]) if of == root]
+                phase = phases[0] if phases else 0 if n in self.fed else last
+            stored[n] = phase
+        return stored
+
+    @cached_property
     def made_in(self) -> list[int]:
         """Return the phase of the backward that makes each gradient by a state, gate and weight.
 
@@ -124,15 +145,22 @@ class Program:
     def products_made_in(self) -> list[int]:
         """Return the phase of the backward that makes the gradients by each product.
 
-        It is the first one that knows all that they depend on.
+        It is the first one that knows all that they depend on. Those that depend on nothing are 0,
+        and made by a phase that is as wide.
         """
-        e, last, known = self.expressions, len(self.inner), []
+        e, width, last, known = self.expressions, self.widths, len(self.inner), []
         for n, (op, *rest) in enumerate(e.nodes):
             of = [known[o] for o in e.operands(n)]
             of += [rest[1]] if op == "leaf" and rest[0] == "dfed" else []
             known.append(min(of, default=last))
         ends = list(accumulate(self.inner, initial=0))
-        return [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+        found = [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+        phases = [*map(width.root, width.of_factors), width.h]
+        for k, phase in enumerate(found):
+            if phase == last:
+                wide = [q for q in range(k + 1, last + 1) if phases[q] == width.root(2 + k)]
+                found[k] = wide[-1] if wide else last
+        return found
 
     def meetings(self) -> list[tuple[bool, bool]]:
         """Return whether workers have to meet before each product, forwards and backwards.
@@ -141,15 +169,15 @@ class Program:
         the same units of products of as many columns: what another may have saved, or may still
         read of states that the last phase writes over, comes before a meeting too.
         """
-        first, e, met, forwards = self.phases(), self.expressions, -1, []
+        e, met, forwards = self.expressions, -1, []
         reads: list[list[int]] = []  # nodes, by phase
         for phase in range(1 + len(self.inner)):
-            known = {n for n in self.saved if max(first[n], 0) < phase}
-            stored = [n for n in self.saved if max(first[n], 0) == phase]
+            known = {n for n in self.saved if self.stored_in[n] < phase}
+            stored = [n for n in self.saved if self.stored_in[n] == phase]
             stored += [self.h, *self.after] * (phase == len(self.inner))
             reads.append(e.order(stored, known))
         for k, fed in enumerate(self.fed):
-            before = [max(first[n], 0) for n in reads[k + 1] if n in self.saved]
+            before = [self.stored_in[n] for n in reads[k + 1] if n in self.stored_in]
             if k + 1 == len(self.inner):
                 before += [
                     q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
@@ -157,7 +185,7 @@ class Program:
             others = [
                 q for q in before if met < q <= k and (not q or self.inner[q - 1] != self.inner[k])
             ]
-            forwards.append(max(first[fed], 0) > met or bool(others))
+            forwards.append(self.stored_in[fed] > met or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
         met, backwards = len(self.inner) + 1, []
         for k in reversed(range(len(self.inner))):
@@ -197,10 +225,9 @@ def program(
     # One shape is enough for the step with zoneout: `fused_lstm.cell` traces it without, too.
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
     likes = likes if dtype is None else (((2, 3), dtype),)
-    found = [
-        _expressed(step, gates, states, weights, zoneout, inner, *like, by_autograd)
-        for like in likes
-    ]
+    follows: dict[str, bool] = {}
+    told = step, gates, states, weights, zoneout, inner
+    found = [_expressed(*told, *like, follows, by_autograd) for like in likes]
     if len({repr((e.nodes, *rest)) for e, *rest in found}) > 1:  # as text, since NaN is not NaN
         raise CannotExpress(
             "results that depend on a tensor's shape or dtype",
@@ -234,6 +261,7 @@ def _expressed(
     inner: tuple[int, ...],
     shape: tuple[int, int],
     dtype: torch.dtype,
+    follows: dict[str, bool],
     by_autograd: bool = False,
 ) -> tuple[Expressions, int, list[int], list[int], list[int]]:
     """Return a step, traced with tensors of a shape and dtype: its expressions, and the nodes.
@@ -272,7 +300,7 @@ def _expressed(
 
     numbers = torch.linspace(0.1, 1.0, shape[0] * shape[1], dtype=dtype, device="cpu")
     tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
-    h, *results = traced(e, forward_and_backward, leaves, tensors, not by_autograd)
+    h, *results = traced(e, forward_and_backward, leaves, tensors, follows, not by_autograd)
     after, results = results[: len(states)], results[len(states) :]
     return e, h, after, results[: len(inner)], results[len(inner) :]
 
@@ -334,7 +362,8 @@ def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int
     start, end = -1, -2
     network: Any = networkx.DiGraph()
     network.add_nodes_from([start, end])
-    wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)} - late - free
+    wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)}
+    wanted = (wanted | set(backward)) - late - free  # a gradient itself may come of no other
     network.add_edges_from((2 * n + 1, end) for n in wanted)  # no capacity: infinite
     seen, stack = set(), sorted(wanted)
     while stack:

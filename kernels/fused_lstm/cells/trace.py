@@ -264,6 +264,7 @@ def traced(
     function: Callable,
     leaves: Sequence[int],
     tensors: Sequence[Tensor],
+    follows: dict[str, bool],
     functional: bool = True,
 ) -> list[int]:
     """Return the numbers in `e` of a function's results.
@@ -271,6 +272,9 @@ def traced(
     Args:
         function: takes `tensors` and returns a tuple of tensors.
         leaves: the number in `e` of each argument.
+        follows: an operation of masks and numbers alone -> whether its dtype is that of `tensors`,
+            filled by the first of two traces. It computes in that dtype, so that its numbers stay
+            as they are; in another one they are rounded.
         functional: whether operations in place may be turned into others while it runs, which
             cannot be with autograd inside.
 
@@ -312,7 +316,9 @@ def traced(
             if all(n in weak or e.is_mask(env[n]) for n in node.all_input_nodes):
                 weak.add(node)
                 dtype = getattr(node.meta.get("val"), "dtype", None)
-                dtype = dtype if dtype in (torch.float32, torch.float64) else None
+                is_rounded = dtype in (torch.float32, torch.float64)
+                if follows.setdefault(node.name, dtype == like.dtype) or not is_rounded:
+                    dtype = None
             _check(node, name, table, like, node in weak)
             kwargs = {k: number(v, dtype) for k, v in node.kwargs.items() if k not in PLACES}
             try:

@@ -119,16 +119,26 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
     def of(number: int) -> int:
         return found.get(width.root(number), hidden_size)
 
-    phases, first = [width.gates, *range(2, 2 + last)], p.phases()  # what each begins with
+    phases = [width.gates, *range(2, 2 + last)]  # what each begins with
     if of(phases[last]) != hidden_size:
         raise Refused(f"{of(phases[last])} for the last product", f"hidden_size, {hidden_size}")
     for k, n in enumerate(p.fed):
-        beside = of(phases[max(first[n], 0)])
+        beside = of(phases[p.stored_in[n]])
         if of(factors[k]) != beside:
             got = f"{of(factors[k])} for what product {k} multiplies"
             raise Refused(got, f"{beside}, as what it is computed beside")
-    inputs = [of(width.of_gate(k)) for k in range(len(p.gates.columns))[-p.inputs or None :]]
-    if p.inputs and max(inputs) > of(width.gates):
-        raise Refused(f"{of(width.gates)} for gates", f"at least {max(inputs)}, what inputs have")
+    for k, number in enumerate(phases[1:]):  # a phase of the backward has its gradients' width
+        later = width.root(number) in (width.h, *map(width.root, factors[k + 1 :]))
+        if not later and of(number) != hidden_size:
+            name = next(n for n, of_name in names.items() if of_name == number)
+            raise Refused(
+                f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"
+            )
+    for k in range(len(p.gates.columns) - p.inputs, len(p.gates.columns)):
+        units, name = of(width.of_gate(k)), p.gates.names[p.gates.columns[k][1]]
+        if units != hidden_size:
+            raise Refused(f"{units} for what meets {name}", f"hidden_size, {hidden_size}")
+    if p.inputs and hidden_size > of(width.gates):
+        raise Refused(f"{of(width.gates)} for gates", f"at least {hidden_size}, what inputs have")
     products = [of(number) for number in phases[1:]]
     return Units(of(width.gates), tuple(products), tuple(of(number) for number in factors))

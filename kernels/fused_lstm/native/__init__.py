@@ -84,6 +84,8 @@ def most_threads() -> int:
 
 
 def missing(device: torch.device) -> str | None:
+    if device.type == "meta":
+        return "its kernels need values, and tensors on meta have none"
     if device.type != "cpu":
         return f"its kernels are for the CPU, not {device.type}: use triton there"
     return load()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..pullback import version_of
+
 
 def as_bytes(not_reset: Tensor | None) -> Tensor | None:
     """Return a call's `not_reset` as the kernels read it: bytes."""
@@ -33,7 +35,9 @@ TABLES: MutableMapping[Tensor, Table] = WeakIdKeyDictionary()  # a backward has 
 
 def table_of(batch_sizes: Tensor, B: int, N: int, device: torch.device) -> Table:
     """Return the Table of batch_sizes [T], which is made once for as long as they are there."""
-    made_of = B, N, device, batch_sizes._version
+    made_of = B, N, device, version_of(batch_sizes)
+    if batch_sizes.is_inference():  # whose changes nobody counts, and which no backward has
+        return make_table(batch_sizes, made_of)
     table = TABLES.get(batch_sizes)
     if table is None or table.made_of != made_of:
         table = TABLES[batch_sizes] = make_table(batch_sizes, made_of)

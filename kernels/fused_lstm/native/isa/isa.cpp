@@ -281,11 +281,15 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               " others; expected no more");
   const size_t inner = functions.size() / 6 - 1, inputs = shape.size() < 9 ? 0 : shape[8];
   const size_t widths = inner > 0 ? 1 + inputs + 2 * inner : 0;
-  CHECK_VALUE(inner <= InnerProducts::most && (inner == 0 || inputs <= InnerProducts::most) &&
+  CHECK_VALUE(inner == 0 || inputs <= InnerProducts::most, "add_cell: got ", inputs,
+              " inputs of a cell with products inside the step; expected at most ", InnerProducts::most);
+  CHECK_VALUE(inner <= InnerProducts::most &&
                   shape.size() == 9 + 4 * inner + widths && functions.size() == 6 * (1 + inner),
               "add_cell: got ", shape.size(), " sizes and ", functions.size(),
               " functions; expected 9 and 6, and 6 and 6 more for each of at most ",
               InnerProducts::most, " products inside the step");
+  CHECK_VALUE(inner == 0 || shape[0] + shape[2] > 0, "add_cell: got no gate that x has a part in beside"
+              " products inside the step; expected one or more");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
   cell.name = cell.own_name.c_str();

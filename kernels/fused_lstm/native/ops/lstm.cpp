@@ -402,7 +402,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   Backward out = run_backward(call, by, saved, needs_dx);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
-  if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
+  if (!out.dvectors.empty() || !out.dinner.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};
 }
 
