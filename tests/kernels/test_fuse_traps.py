@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -474,6 +475,16 @@ def test_nan_and_infinity_stay_in_their_row():
     x[2, 1, 0], x[3, 2, 1] = torch.nan, torch.inf
     own = torch.stack(list(unrolled(layer.step, x, h)))
     torch.testing.assert_close(layer(x, h)[0], own, equal_nan=True)
+
+
+def test_first_calls_in_several_threads():
+    layers = [fused_lstm.fuse(step(plain)) for _ in range(4)]
+    x, h = data()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda layer: layer(x, h)[0], layers))
+    for layer, y in zip(layers, results, strict=True):
+        torch.testing.assert_close(y, torch.stack(list(unrolled(layer.step, x, h))))
+        assert fused_lstm.explain(layer).startswith("steps:")
 
 
 # --- what a person is told ---

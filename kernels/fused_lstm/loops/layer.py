@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..cells.compile import CannotCompile
+from ..cells.definition import TRACING
 from ..cells.trace import CannotExpress
 from ..pullback import is_transformed
 from .capture import ROWS, capture, name_of
@@ -308,7 +309,8 @@ class Fused(nn.Module):
         if plan is None and is_transformed():
             return Plan(NONE, "torch.func, before the first call")
         if plan is None or (plan.graph is not None and plan.graph.guards.changed() is not None):
-            plan = self._new_plan(c)
+            with TRACING:
+                plan = self._new_plan(c)
             if plan.hidden:
                 return plan
             self._plans[key] = plan
