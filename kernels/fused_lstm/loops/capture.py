@@ -10,6 +10,7 @@ What a dispatcher's trace loses is kept by two operators of our own: `stop`, whe
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -78,11 +79,18 @@ def _recorded(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Functions:
-    """A context in which calls of autograd Functions become `function` nodes."""
+    """A context in which this thread's calls of autograd Functions become `function` nodes."""
 
     def __enter__(self) -> None:
         self._before = torch.autograd.Function.__dict__["apply"]
-        torch.autograd.Function.apply = classmethod(_recorded)
+        thread = threading.get_ident()
+
+        def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return _APPLY.__get__(None, function)(*args, **kwargs)
+            return _recorded(function, *args, **kwargs)
+
+        torch.autograd.Function.apply = classmethod(apply)
 
     def __exit__(self, *_: Any) -> None:
         torch.autograd.Function.apply = self._before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .capture import draw
 from .guards import Guards, Untouched
-from .tiers import Call, Plan, run_own
+from .tiers import TIERS, Call, Plan, run_own
 
 CHECKED_STEPS, CHECKED_ROWS = 3, 2
 # Relative to 1 + the largest number. A check of half precision sees gross faults only.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 RACED_STEPS, ROUNDS = 8, 5
-MUCH = 1.05  # how many times as fast the own loop has to be
+MUCH = 1.05  # how many times as fast a lower tier has to be
 
 
 def differs(plan: Plan, tier: str, c: Call, parameters: list[Tensor]) -> str | None:
@@ -105,19 +105,19 @@ def untouched(guards: Guards) -> Iterator[None]:
         yield
 
 
-def race(plan: Plan, tier: str, c: Call, trains: bool) -> tuple[str, float, float]:
-    """Return the faster tier for a call's sizes, of `tier` and the own loop, and their seconds.
+def race(plan: Plan, c: Call, trains: bool) -> dict[str, float]:
+    """Return the seconds of a plan's tiers for a call's sizes: its own, and those below it.
 
-    trains: with the backward. At most RACED_STEPS steps are run, each tier in turns.
+    trains: with the backward. At most RACED_STEPS steps are run, the tiers in turns.
     """
     assert plan.graph is not None
     short = replace(c, x=[t[:RACED_STEPS] for t in c.x], resets=None, lengths=None, draws=None)
     short.x = [t.detach().requires_grad_(t.requires_grad) for t in short.x]
     short.state = [t.detach().requires_grad_(t.requires_grad) for t in c.state]
 
-    def seconds(run: Callable) -> float:
+    def seconds(tier: str) -> float:
         start = time.perf_counter()
-        y, state, _ = run()
+        y, state, _ = plan.run(tier, short)
         ends = [t for t in (*y, *state) if t.requires_grad]
         if trains and ends:
             every = (*plan.tensors_outside(), *short.x, *short.state)
@@ -126,10 +126,17 @@ def race(plan: Plan, tier: str, c: Call, trains: bool) -> tuple[str, float, floa
                                 allow_unused=True)  # fmt: skip
         return time.perf_counter() - start
 
-    tiers = (lambda: plan.run(tier, short)), (lambda: run_own(short))
+    tiers = TIERS[: TIERS.index(plan.tier) + 1]
+    if c.sizes[0] == 1:  # with nothing to hoist
+        tiers = tuple(tier for tier in tiers if tier in ("none", "steps"))
     with untouched(plan.graph.guards):
-        for run in tiers:
-            seconds(run)
-        times = [[seconds(run) for run in tiers] for _ in range(ROUNDS)]
-    ours, own = (statistics.median(t[k] for t in times) for k in (0, 1))
-    return ("none" if own * MUCH < ours else tier), ours, own
+        for tier in tiers:
+            seconds(tier)
+        rounds = [{tier: seconds(tier) for tier in tiers} for _ in range(ROUNDS)]
+    return {tier: statistics.median(r[tier] for r in rounds) for tier in tiers}
+
+
+def fastest(times: dict[str, float]) -> str:
+    """Return the tier that is fastest; the highest where others are hardly faster."""
+    least = min(times.values())
+    return next(tier for tier in reversed(times) if times[tier] <= MUCH * least)

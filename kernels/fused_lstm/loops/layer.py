@@ -16,7 +16,7 @@ from ..cells.definition import TRACING
 from ..cells.trace import CannotExpress
 from ..pullback import is_transformed
 from .capture import ROWS, capture, name_of
-from .check import differs, race, untouched
+from .check import RACED_STEPS, differs, fastest, race, untouched
 from .guards import Guards, Untouched, is_among
 from .lower import Lowered
 from .norms import expanded
@@ -46,7 +46,6 @@ from .tiers import (
 )
 
 LEVELS = None, NONE, HOISTED, STEPS
-MOST_RACED = 8  # steps: calls of as many or more do not race a printed cell with the own loop
 log = logging.getLogger("fused_lstm")
 
 
@@ -385,21 +384,23 @@ class Fused(nn.Module):
         return plan
 
     def _tier(self, plan: Plan, c: Call) -> str:
-        """Return the tier that runs a call: the own loop where it is faster."""
+        """Return the tier that runs a call: the fastest of short calls, and of those with sums.
+
+        Sums over units are products with ones on the kernels, which costs where rows are many.
+        """
         if plan.tier == STEPS and c.reset_to is not None:
             return HOISTED
         T, B = c.sizes
-        if plan.tier == NONE or self.fuse is not None or B == 0 or is_transformed() or (
-            plan.tier == STEPS and T >= MOST_RACED
-        ):  # fmt: skip
+        is_sure = plan.printed is not None and T >= RACED_STEPS and not plan.printed.low.has_sums
+        if plan.tier == NONE or self.fuse is not None or B == 0 or is_transformed() or is_sure:
             return plan.tier
         trains = torch.is_grad_enabled() and any(
             t.requires_grad for t in (*c.x, *c.state, *plan.tensors_outside())
         )
-        key = min(T, MOST_RACED).bit_length(), B.bit_length(), trains
-        if key not in plan.faster:
-            plan.faster[key] = race(plan, plan.tier, c, trains)
-        return plan.faster[key][0]
+        key = min(T, RACED_STEPS).bit_length(), B.bit_length(), trains
+        if key not in plan.races:
+            plan.races[key] = race(plan, c, trains)
+        return fastest(plan.races[key])
 
     def __getstate__(self) -> dict:  # plans hold the step's tensors, and are made again
         return {**super().__getstate__(), "_plans": {}, "_hidden": [], "_quick": set()}
@@ -487,9 +488,18 @@ def described_plan(plan: Plan) -> str:
                    "vectors": len(low.vectors)}  # fmt: skip
         told = ", ".join(f"{name} {n}" for name, n in counted.items() if n)
         text = f"steps: a printed kernel, {low.cell.name}: {told}"
-    own = [f"T < {2 ** key[0]}, B < {2 ** key[1]} ({1e3 * own:.2f} ms, ours {1e3 * ours:.2f})"
-           for key, (tier, ours, own) in plan.faster.items() if tier == NONE]  # fmt: skip
-    return text + (f"; the step's own loop where it was faster: {'; '.join(own)}" if own else "")
+    others = [told_race(key, times) for key, times in plan.races.items() if
+              fastest(times) != plan.tier]  # fmt: skip
+    return "; ".join([text, *others])
+
+
+def told_race(key: tuple[int, int, bool], times: dict[str, float]) -> str:
+    """Return the text of a race that a lower tier has won."""
+    T, B, trains = key
+    sizes = f"{2 ** (T - 1)} to {2**T - 1} steps" if 2**T <= RACED_STEPS else "more steps"
+    rows = f"{2 ** (B - 1)} to {2**B - 1} rows{' in training' if trains else ''}"
+    each = ", ".join(f"{tier} {1e3 * seconds:.2f} ms" for tier, seconds in times.items())
+    return f"{fastest(times)} for {sizes} of {rows}, where it was faster ({each})"
 
 
 WHEN = {ONCE: "once a call", FIXED: "once a call, of what is fixed", BEFORE: "before the loop",

@@ -21,6 +21,7 @@ from .capture import FUNCTION, STOP, Node, call_function, name_of
 from .parts import STEP, ancestors
 from .places import NoCell, Places
 from .vectors import (
+    ONES,
     Block,
     Column,
     Const,
@@ -579,6 +580,11 @@ class Lowered:
         if dtype != torch.bool and not dtype.is_floating_point:
             raise NoCell(f"numbers of {dtype} in a step")
         return dtype == torch.bool
+
+    @property
+    def has_sums(self) -> bool:
+        """Return whether sums over units are products with ones."""
+        return any(b.node is ONES for p in self.products for bs in p.columns for b in bs)
 
     def is_one_weight(self) -> bool:
         """Return whether the gates are rows of one weight, in their order."""

@@ -20,7 +20,7 @@ from .tensors import Tensors
 from .vectors import State
 
 # As levels of the library: what one launch covers.
-NONE, HOISTED, STEPS = "none", "hoisted", "steps"
+NONE, HOISTED, STEPS = TIERS = "none", "hoisted", "steps"  # from the lowest
 
 
 @dataclass
@@ -102,8 +102,7 @@ class Plan:
     printed: Printed | None = None
     hoisted: Hoisted | None = None
     hidden: list[Any] = field(default_factory=list)  # places of more states, for a new trace
-    # Sizes -> the tier that was faster, the seconds of this plan's, and of the own loop.
-    faster: dict[Any, tuple[str, float, float]] = field(default_factory=dict)
+    races: dict[Any, dict[str, float]] = field(default_factory=dict)  # sizes -> seconds of tiers
 
     @property
     def unread(self) -> list[int]:
