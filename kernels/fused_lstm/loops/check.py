@@ -19,7 +19,7 @@ from .tiers import TIERS, Call, Plan, run_own
 CHECKED_STEPS, CHECKED_ROWS = 3, 2
 # Relative to 1 + the largest number. A check of half precision sees gross faults only.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-RACED_STEPS, ROUNDS = 8, 5
+SHORT, RACED_STEPS, ROUNDS = 8, 32, 5  # steps of a short call, at most in a race
 MUCH = 1.05  # how many times as fast a lower tier has to be
 
 

@@ -16,7 +16,7 @@ from ..cells.definition import TRACING
 from ..cells.trace import CannotExpress
 from ..pullback import is_transformed
 from .capture import ROWS, capture, name_of
-from .check import RACED_STEPS, differs, fastest, race, untouched
+from .check import RACED_STEPS, SHORT, differs, fastest, race, untouched
 from .guards import Guards, Untouched, is_among
 from .lower import Lowered
 from .norms import expanded
@@ -391,7 +391,7 @@ class Fused(nn.Module):
         if plan.tier == STEPS and c.reset_to is not None:
             return HOISTED
         T, B = c.sizes
-        is_sure = plan.printed is not None and T >= RACED_STEPS and not plan.printed.low.has_sums
+        is_sure = plan.printed is not None and T >= SHORT and not plan.printed.low.has_sums
         if plan.tier == NONE or self.fuse is not None or B == 0 or is_transformed() or is_sure:
             return plan.tier
         trains = torch.is_grad_enabled() and any(
