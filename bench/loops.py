@@ -1,16 +1,16 @@
 """People's recurrent loops, unchanged: the loop, torch.compile of it, torch's scan, and `fuse`.
 
-The cells are those of `bench.written`. torch.compile unrolls all steps and compiles for minutes, so
-it runs where `--engines all` asks for it, and so does torch's scan, a prototype of PyTorch's. The
-answers are compared in float64. A record has the seconds of a contender's first call, which traces
-and compiles.
+The cells are those of `bench.written`, and of packages (`bench.packaged`). torch.compile unrolls
+all steps and compiles for minutes, so it runs where `--engines all` asks for it, and so does
+torch's scan, a prototype of PyTorch's. The answers are compared in float64. A record has the
+seconds of a contender's first call, which traces and compiles.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 import fused_lstm
 
+from . import packaged
 from .cases import Case, Shape
 from .core import Call, Work, differentiable
 from .written import CELLS
@@ -70,7 +71,12 @@ def scanned(step: Callable, x: Any, state: Any) -> tuple[Any, Any]:
 def setup(case: Case, o: Any) -> Work:
     """Return a cell by the loop, by ours at both levels, and where asked by torch's own ways."""
     T, B, I, H, _ = case.shape
-    written = CELLS[case.cell]
+    if case.cell in packaged.CELLS:
+        if why := packaged.missing(case.cell):
+            return Work({}, absent=dict.fromkeys(WAYS, why))
+        written = packaged.CELLS[case.cell][1]
+    else:
+        written = CELLS[case.cell]
     torch.manual_seed(0)
     module = written.make(I, H)
     x, state = written.x(T, B, I, H, torch.randn), written.state(B, H, torch.randn)
@@ -116,11 +122,11 @@ def setup(case: Case, o: Any) -> Work:
     return Work({how: partial(checked, how) for how in ways}, partial(exact, "loop"), facts)
 
 
-def cases(shapes: list[Shape]) -> list[Case]:
+def cases(shapes: list[Shape], cells: Iterable[str] = CELLS) -> list[Case]:
     """Return each cell at each shape."""
     return [
         Case(f"{name}, {call}", shape, cell=name, call=call)
         for shape in shapes
         for call in [f"T={shape.T}, B={shape.B}, H={shape.H}"]
-        for name in CELLS
+        for name in cells
     ]

@@ -25,6 +25,7 @@ from . import (
     loops,
     machine,
     models,
+    packaged,
     samples,
     serve,
     training,
@@ -226,6 +227,8 @@ SUITES = {
         {
             "models": Part(models.setup, models.cases, models.MODES, pace=Pace(2.5, longest=60)),
             "adopted": Part(adopted.setup, adopted.CASES, pace=Pace(1.5)),
+            "loops": Part(loops.setup, loops.cases([Shape(100, 4, 256, 256, 1)], packaged.CELLS),
+                pace=Pace(1.0, longest=20)),
             "transducer": Part(transducer.setup, transducer.cases, ("inference",),
                 pace=Pace(10, longest=60)),
         },

@@ -306,6 +306,7 @@ FORMATS: dict[str, Callable[[Sequence[Pick]], str]] = {
     "p50 / worst": tail("p50", "worst"),
     "p50 / p99": tail("p50", "p99"),
     "calls": calls_of,
+    "first": number("{:.1f}".format, lambda r: r["first"]),
     "words/s": number("{:,.0f}".format, lambda *r: r[-1]["tokens"] / r[-1]["median"]),
     "name": lambda picks: NAMES.get(_engine(picks[0][0]), _engine(picks[0][0])),
     "machine": lambda picks: machine(picks[0][0]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -441,3 +443,13 @@ def test_the_ladder_of_a_step(tmp_path, capsys):
     assert [line.split()[0] for line in lines[-3:-1]] == ["none", "hoisted"]
     assert run("pair") == (1, [], "fused_lstm.loops: build: got tuple; expected 3 values: a step, x"
                            " and a state\n")  # fmt: skip
+
+
+def test_the_page_s_code_runs():
+    """The blocks of docs/your-own-loop.md, and what they print."""
+    page = (Path(__file__).parents[2] / "docs" / "your-own-loop.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    space: dict = {}
+    exec(code.replace("print(fused_lstm.explain(layer))", ""), space)
+    printed = re.search(r"^    (steps:.*\n)    (  in the loop.*\n)", page, flags=re.MULTILINE)
+    assert fused_lstm.explain(space["layer"]) + "\n" == "".join(printed.groups())
