@@ -227,8 +227,8 @@ def check_indices(order: Any, back: Any, B: int) -> None:
         check_kind(name, index, [B], torch.int64)
     if {order.device.type, back.device.type} != {"cpu"}:  # a look at them would stop a GPU
         return
-    both = torch.stack([order, back])
-    if both.min() < 0 or both.max() >= B or not torch.equal(order[back], torch.arange(B)):
+    both, each = torch.stack([order, back]), torch.arange(B, device=order.device)
+    if both.min() < 0 or both.max() >= B or not torch.equal(order[back], each):
         raise ValueError(
             f"sorted_indices: got {order.tolist()} with unsorted_indices {back.tolist()}; expected"
             f" the numbers from 0 to {B - 1}, and their inverse"
