@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -453,3 +455,15 @@ def test_the_page_s_code_runs():
     exec(code.replace("print(fused_lstm.explain(layer))", ""), space)
     printed = re.search(r"^    (steps:.*\n)    (  in the loop.*\n)", page, flags=re.MULTILINE)
     assert fused_lstm.explain(space["layer"]) + "\n" == "".join(printed.groups())
+
+
+def test_a_layer_that_is_gone_leaves_no_weights():
+    """Engines know its cell for good, by a name."""
+    for name in ("lstm_one_linear", "feature_attention", "lif"):
+        module, x, state = call_of(CELLS[name], 5, 3, 6, 8)
+        layer = fused_lstm.fuse(module)
+        assert_same(layer, x, state)
+        weights = [weakref.ref(p) for p in module.parameters()]
+        del module, layer
+        gc.collect()
+        assert not any(w() is not None for w in weights), name

@@ -8,7 +8,6 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial, update_wrapper
 from types import CellType, CodeType, FunctionType
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import first_line, meant
-from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec, Units
-from . import compile, print_cpp, print_python, print_triton
+from ..errors import first_line
+from ..spec import Units
+from . import print_cpp, print_python, print_triton
+from .engine_cell import MOST_COLUMNS, MOST_PRODUCTS, EngineCell
 from .gates import Gates, order_of_rows
 from .program import Product, Program, program
 from .trace import INSTEAD, CannotExpress
@@ -34,8 +34,6 @@ TAKEN = {
     "products": ("ih", "hh", "hr", "ch", "inner"),  # weight_ih and so on
 }  # fmt: skip
 MOST_GATES = 8
-# InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
-MOST_PRODUCTS, MOST_COLUMNS = 8, 4
 TRACING = threading.RLock()  # torch.fx traces in one thread at a time
 
 
@@ -87,7 +85,7 @@ def _content(cell: CellType) -> tuple:
         return ()
 
 
-class Cell:
+class Cell(EngineCell):
     """A recurrent cell: its function, and what follows from it. `cell` makes one.
 
     Attributes:
@@ -133,15 +131,10 @@ class Cell:
         self.gates = gates = Gates((*names, *self.inputs), **kinds)
         with_rows = [k for k in gates.by_x if k < len(names)]
         self.rows = order_of_rows(with_rows), order_of_rows(gates.by_h)
-        # In the kernels h is a state where it is the only one; beside others it is one more.
-        self.is_h = self.states == ("h",)
-        self.has_c = bool(self.states) and not self.is_h
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
         self._origin: tuple[Cell, dict[str, float]] | None = None  # a cell, and what with_ changed
         self._changed: dict[tuple, Cell] = {}  # what with_ has made
-        self._programs: dict[bool, Program] = {}  # by whether states are kept in part
-        self._ready: set[tuple[str, str]] = set()  # instruction set or "triton", a variant
         self.name = function.__name__
 
     def __call__(self, /, *gates: Any, **states_and_weights: Tensor) -> Any:
@@ -332,23 +325,6 @@ class Cell:
         h, after = results[0], iter(results[1:])
         return h, [h if name == "h" else next(after) for name in self.states]
 
-    def as_wide(
-        self, parts: Sequence[Tensor], vectors: Sequence[Tensor], units: list[int]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return parts of gates and vectors of weights, each as wide as what it meets in a step.
-
-        units: of h, of gates, and of what each product makes.
-        """
-        width = self.program().widths
-        size = dict(enumerate(units)).get
-        return (
-            [t[..., : size(width.of_gate(k), None)] for k, t in enumerate(parts)],
-            [
-                t[: size(width.root(w), None)]
-                for w, t in zip(width.of_weights, vectors, strict=True)
-            ],
-        )
-
     def units(self, hidden_size: int, told: Mapping[str, int]) -> Units | None:
         """Return how many units values of a step have; None: all have hidden_size.
 
@@ -372,6 +348,22 @@ class Cell:
         width = self.program().widths
         of = dict(enumerate([hidden_size, units.gates, *units.products]))
         return [of.get(width.root(w), hidden_size) for w in width.of_weights]
+
+    def refused(self) -> dict[str, str]:
+        """Return the options that a layer of the cell cannot have: name -> why."""
+        why = {}
+        if self.weights:
+            why["num_heads"] = "weights of a unit"
+        if self.inputs:  # which lie among W x
+            why["layer_norm"] = "inputs"
+        if self.products:
+            why |= dict.fromkeys(("layer_norm", "num_heads"), "products inside the step")
+        if not self.gates.by_h:
+            why |= dict.fromkeys(("layer_norm", "num_heads"), "no gate of h")
+        if len(self.states) != 1:
+            many = f"{len(self.states) or 'no'} states"
+            why |= dict.fromkeys(("zoneout", "recurrent_dropout"), many)
+        return why
 
     def _traced(self, zoneout: bool) -> Program:
         def step(parts: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
@@ -398,125 +390,6 @@ class Cell:
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:
             got, expected = _why_not_traced(error)
             raise self._error("function", got, expected) from error
-
-    def program(self, zoneout: bool = False) -> Program:
-        """Return the cell's programs, with zoneout of its states or without."""
-        if zoneout not in self._programs:
-            self._programs[zoneout] = self._traced(zoneout)
-        return self._programs[zoneout]
-
-    def _register(self) -> None:
-        """Make the engines know the cell by its name."""
-        states = ("h", *self.states) if self.has_c else ("h",)
-        gates, every = self.gates, ("layer_norm", "num_heads", "zoneout", "recurrent_dropout")
-        refused = self.refused()
-        options = tuple(name for name in every if name not in refused)
-        CELLS[self.name] = Kind(
-            len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
-            apart=len(gates.of_h), weights=len(self.vectors), custom=True,
-            inner=tuple(self.products.values()), inputs=len(self.inputs),
-            projects=self.has_c and "h" not in self.states and bool(gates.by_h),
-            cell=self,
-        )  # fmt: skip
-
-    def refused(self) -> dict[str, str]:
-        """Return the options that a layer of the cell cannot have: name -> why."""
-        why = {}
-        if self.weights:
-            why["num_heads"] = "weights of a unit"
-        if self.inputs:  # which lie among W x
-            why["layer_norm"] = "inputs"
-        if self.products:
-            why |= dict.fromkeys(("layer_norm", "num_heads"), "products inside the step")
-        if not self.gates.by_h:
-            why |= dict.fromkeys(("layer_norm", "num_heads"), "no gate of h")
-        if len(self.states) != 1:
-            many = f"{len(self.states) or 'no'} states"
-            why |= dict.fromkeys(("zoneout", "recurrent_dropout"), many)
-        return why
-
-    def prepare(self, engine: str, spec: Spec) -> str | None:
-        """Make the cell ready for an engine; return why that cannot be, or None."""
-        if engine == "triton" and self.products:
-            found = {
-                "beside a projected h": spec.projection,
-                "where no gate has a part of h": not self.gates.by_h,
-                "with units=": spec.units is not None,
-            }
-            for where, is_so in found.items():
-                if is_so:
-                    return f"engine 'triton' has no products inside a step {where}"
-        if engine == "triton":
-            self.on_triton(any(spec.zones))
-        if engine == "native":
-            try:
-                self.on_native(spec.is_dropped, spec.projection)
-            except compile.CannotCompile as error:
-                return str(error)
-        return None
-
-    def columns(self, engine: str, spec: Spec) -> int:
-        """Return the columns a unit that a step saves on an engine."""
-        if engine == "native":
-            return self._on_native(spec.is_dropped, spec.projection).columns
-        p = self.program(any(spec.zones))
-        saved, by_x = len(p.saved) + spec.projection, len(self.gates.by_x)  # which lie there too
-        return saved + by_x if p.inner else max(saved, by_x)
-
-    def is_wide(self, spec: Spec) -> bool:
-        """Return whether a step saves more than sigmoids and hyperbolic tangents.
-
-        Other values may be too large for float16. A backward may compare them, and has to decide as
-        the step did.
-        """
-        p = self.program(any(spec.zones))
-        return any(p.expressions.nodes[n][0] not in ("sigmoid", "tanh") for n in p.saved)
-
-    def _variant(self, zoneout: bool, projected: bool = False) -> str:
-        """Return an operator's `cell`, without layer_norm."""
-        names = [self.name, *[WITH_ZONEOUT] * zoneout, *[PROJECTED] * projected]
-        return ",".join(names)
-
-    def _on_native(self, zoneout: bool, projected: bool) -> Program:
-        """Return the program that `native` runs.
-
-        projected: a step saves its h last, from which the gradient of weight_hr is made.
-        """
-        p = self.program(zoneout)
-        return replace(p, saved=(*p.saved, p.h)) if projected else p
-
-    def on_native(self, zoneout: bool = False, projected: bool = False) -> None:
-        """Compile the cell for the CPU's instruction set in use, where it is not yet.
-
-        Raises:
-            compile.CannotCompile: there is no compiler, or nowhere to put what it makes.
-        """
-        isa, name = torch.ops.fused_lstm_native.isa(), self._variant(zoneout, projected)
-        if (isa, name) in self._ready:
-            return
-        p = self._on_native(zoneout, projected)
-        functions = compile.compiled(print_cpp.source(p), isa, 1 + len(p.inner))
-        shape = [
-            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x) - p.inputs, p.columns,
-            max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c), p.inputs,
-        ]  # fmt: skip
-        for columns, value, meets in zip(p.inner, p.fed, p.meetings(), strict=True):
-            shape += [columns, p.saved.index(value), *map(int, meets)]
-        shape += p.widths.told() if p.inner else []
-        try:
-            torch.ops.fused_lstm_native.add_cell(name, shape, functions)
-        except RuntimeError as error:  # there are a thousand others
-            raise compile.CannotCompile(str(meant(error))) from None
-        self._ready.add((isa, name))
-
-    def on_triton(self, zoneout: bool = False) -> None:
-        """Write the cell's Triton functions, where they are not yet."""
-        if ("triton", self._variant(zoneout)) in self._ready:
-            return
-        from ..triton import launch
-
-        launch.CUSTOM[self.name, zoneout] = print_triton.load(self.program(zoneout), self.name)
-        self._ready.add(("triton", self._variant(zoneout)))
 
 
 def _why_not_traced(error: Exception) -> tuple[str, str]:

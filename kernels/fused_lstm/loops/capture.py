@@ -328,6 +328,9 @@ def capture(
     if [shapes[n] for n in after] != [shapes[n] for n in places[b:]]:
         raise Untraceable("a state that changes its shape")
     slots = {n: guards.slot_of(t) for n, t in tensors_outside.items()}
+    for n in first:  # of the traced values only shapes and dtypes are kept
+        n.meta["val"] = without_numbers(n.meta.get("val"))
+    graphs[0].graph._owning_module = None
     nodes = [n for n in first if n.op == "call_function"]
     draws = [drawn(n, shapes) for n in nodes if is_random(n)]
     return Graph(
@@ -409,6 +412,15 @@ def draw(n: Node, rows: Sequence[int], device: torch.device) -> Tensor:
     if kind == "bernoulli":
         return torch.empty(shape, dtype=value.dtype, device=device).bernoulli_(probability)
     return getattr(torch, kind)(shape, dtype=value.dtype, device=device)
+
+
+def without_numbers(value: Any) -> Any:
+    """Return a traced value as tensors of the device "meta", which hold no memory."""
+    if isinstance(value, tuple | list):
+        return [without_numbers(v) for v in value]
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
 
 def sample(t: Tensor, rows: int, rng: torch.Generator, batch: int) -> Tensor:

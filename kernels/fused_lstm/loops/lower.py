@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cells.definition import MOST_COLUMNS, MOST_PRODUCTS, Cell
+from ..cells.engine_cell import MOST_COLUMNS, MOST_PRODUCTS, OPTIONS, EngineCell
 from ..cells.gates import Gates
 from ..cells.program import Product, Program, program
 from ..cells.trace import CannotExpress
 from ..cells.widths import Refused, Widths, units_of
-from ..spec import CELLS, Kind, Spec
+from ..spec import Spec
 from .capture import FUNCTION, STOP, Node, call_function, name_of
 from .parts import STEP, ancestors
 from .places import NoCell, Places
@@ -69,36 +69,48 @@ class InnerProduct:
     factor_width: int
 
 
-class FusedCell(Cell):
-    """A cell whose step evaluates the expressions of a `Lowered`."""
+@dataclass
+class Recipe:
+    """The expressions of a step; a cell that engines know for good holds no tensor of a person's.
 
-    def __init__(
-        self,
-        gates: Gates,
-        states: tuple[str, ...],
-        vectors: tuple[str, ...],
-        inputs: tuple[str, ...],
-        products: dict[str, int],
-        step: Any,
-        dtype: torch.dtype,
-        by_autograd: bool,
-    ) -> None:
-        self.function = self._frozen = step
-        self.gates, self.states, self.inputs = gates, states, inputs
-        self.weights = self.vectors = vectors
-        self.products, self.biases, self.constants = products, {}, {}
-        self.initial_states, self.initial_weights = dict.fromkeys(states, 0.0), {}
-        self.is_h = self.states == ("h",)
-        self.has_c = bool(self.states) and not self.is_h
-        self._origin, self._changed, self._programs = None, {}, {}
-        self._ready: set[tuple[str, str]] = set()
-        self._step, self._dtype, self._by_autograd = step, dtype, by_autograd
+    order, states: the states that the step reads, and their names. next: state -> its next value.
+    h: the state that the engine's h is. extra: expressions that are kept as states.
+    value: key of a sum -> what it is a sum of: ("gate", number), ("vector", number),
+    ("column", group, number) and ("value", expression). place: group -> (product, column) of each.
+    factors: what each product multiplies. columns: how many each makes. masks: keys of values that
+    are true or false. functions: whether a torch.autograd.Function is called.
+    """
+
+    layout: Gates
+    inputs: tuple[str, ...]
+    order: list[State]
+    states: tuple[str, ...]
+    next: dict[State, Any]
+    h: State
+    extra: list[Any]
+    value: dict[Any, list[tuple]]
+    place: dict[tuple, list[tuple[int, int]]]
+    factors: list[Any]
+    columns: list[int]
+    vectors: int
+    masks: set[Any]
+    dtype: torch.dtype
+    functions: bool
+
+
+class FusedCell(EngineCell):
+    """A cell whose step evaluates the expressions of a `Recipe`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.gates, self.states, self.inputs = recipe.layout, recipe.states, recipe.inputs
+        count = recipe.vectors + sum(recipe.columns)
+        self.weights = self.vectors = tuple(f"w{k}" for k in range(count))
+        self.products = {f"p{k}": columns for k, columns in enumerate(recipe.columns)}
         self._programs[False] = self._traced(False)
-        digest = hashlib.sha256(f"{self._programs[False].digest()} {inputs}".encode()).hexdigest()
-        self.__name__ = self.__qualname__ = self.name = f"fuse_{digest[:12]}"
+        text = f"{self._programs[False].digest()} {self.inputs}"
+        self.name = f"fuse_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self._register()
-        kind: Kind = CELLS[self.name]
-        CELLS[self.name] = kind._replace(options=(), projects=False)
 
     def step(
         self,
@@ -107,14 +119,25 @@ class FusedCell(Cell):
         vectors: Sequence[Tensor],
         product: Product,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run a step, as `Cell.step`."""
-        return self._step(parts, states, vectors, product)
+        """Evaluate the expressions of a step, as `EngineCell.step`."""
+        recipe, run = self._recipe, Evaluation(self._recipe, parts, states, vectors, product)
+        for k in range(len(recipe.factors)):
+            run.columns_of(k)
+        after = [run.value(recipe.next[s]) for s in recipe.order]
+        after += [run.value(e) for e in recipe.extra]
+        like = states[0] if states else parts[0]
+        return full(run.value(recipe.next[recipe.h]), like), [full(a, like) for a in after]
+
+    def refused(self) -> dict[str, str]:
+        """Return all options: the step is a person's own."""
+        return dict.fromkeys(OPTIONS, "a step of its own")
 
     def _traced(self, zoneout: bool) -> Program:
+        dtype = torch.float64 if self._recipe.dtype == torch.float64 else torch.float32
         try:
             return program(
                 self.step, self.gates, self.states, self.vectors, zoneout,
-                tuple(self.products.values()), len(self.inputs), self._by_autograd, self._dtype,
+                tuple(self.products.values()), len(self.inputs), self._recipe.functions, dtype,
             )  # fmt: skip
         except CannotExpress as error:
             raise NoCell(str(error)) from error
@@ -466,13 +489,12 @@ class Lowered:
         self.layout = Gates((*gate_names, *inputs), frozenset(x_only), frozenset(h_only))
         if not self.layout.by_x:
             raise NoCell("a step whose gates x has no part in")
-        count = len(self.vectors) + sum(map(len, self.biases))
-        products = {f"p{k}": len(p.columns) for k, p in enumerate(self.products)}
-        self.cell = FusedCell(
-            self.layout, tuple(names), tuple(f"w{k}" for k in range(count)), inputs, products,
-            self._step, torch.float64 if self.dtype == torch.float64 else torch.float32,
+        self.cell = FusedCell(Recipe(
+            self.layout, inputs, self.order, tuple(names), self.next, self.h, self.extra,
+            self.value, self.place, [p.factor for p in self.products],
+            [len(p.columns) for p in self.products], len(self.vectors), self._masks(), self.dtype,
             any(n.target is FUNCTION for n in self.parts.part(STEP)),
-        )  # fmt: skip
+        ))  # fmt: skip
         self._find_units()
         self.bias = any(g.bias for g in self.gates)
         self.spec = Spec(self.cell.name, units=self.units, bias=self.bias)
@@ -555,31 +577,17 @@ class Lowered:
             visit(e)
         return states
 
-    def _step(
-        self,
-        parts: Sequence[Tensor],
-        states: Sequence[Tensor],
-        vectors: Sequence[Tensor],
-        product: Any,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Evaluate the expressions, as `Cell.step`."""
-        run = Evaluation(self, parts, states, vectors, product)
-        for k in range(len(self.products)):
-            run.columns_of(k)
-        after = [run.value(self.next[s]) for s in self.order]
-        after += [run.value(e) for e in self.extra]
-        like = states[0] if states else parts[0]
-        return full(run.value(self.next[self.h]), like), [full(a, like) for a in after]
-
-    def is_mask(self, e: Any) -> bool:
-        """Return whether a value of x, or of weights, is true or false; the kernels have 1 or 0."""
-        if not isinstance(e, Outer):
-            return False
-        value = self.places.node_at(e.places[0]).meta["val"]
-        dtype = value.dtype if isinstance(value, Tensor) else torch.float32
-        if dtype != torch.bool and not dtype.is_floating_point:
-            raise NoCell(f"numbers of {dtype} in a step")
-        return dtype == torch.bool
+    def _masks(self) -> set[Any]:
+        """Return the values of x, or of weights, that are true or false: kernels have 1 or 0."""
+        masks = set()
+        for e in self.value:
+            if isinstance(e, Outer):
+                value = self.places.node_at(e.places[0]).meta["val"]
+                if value.dtype == torch.bool:
+                    masks.add(e)
+                elif not value.dtype.is_floating_point:
+                    raise NoCell(f"numbers of {value.dtype} in a step")
+        return masks
 
     @property
     def has_sums(self) -> bool:
@@ -594,14 +602,14 @@ class Lowered:
 class Evaluation:
     """One evaluation of a step's expressions."""
 
-    def __init__(self, low: Lowered, parts: Any, states: Any, vectors: Any, product: Any) -> None:
-        self._low, self._vectors, self._product, self._like = low, vectors, product, parts[0]
-        names = low.layout.names
+    def __init__(self, recipe: Recipe, parts: Any, states: Any, vectors: Any, product: Any) -> None:
+        self._recipe, self._vectors, self._product = recipe, vectors, product
+        self._like, names = parts[0], recipe.layout.names
         self._parts = {
             (names[k][0], int(names[k][1:])): part
-            for (_, k), part in zip(low.layout.columns, parts, strict=True)
+            for (_, k), part in zip(recipe.layout.columns, parts, strict=True)
         }
-        self._known: dict[Any, Any] = dict(zip(low.order, states, strict=False))
+        self._known: dict[Any, Any] = dict(zip(recipe.order, states, strict=False))
         self._columns: dict[int, list[Tensor]] = {}
 
     def value(self, e: Any) -> Any:
@@ -612,10 +620,10 @@ class Evaluation:
             return [self.value(a) for a in e]
         key = key_of(e)
         if key not in self._known:
-            if key in self._low.value:
-                terms = [self._term(*part) for part in self._low.value[key]]
+            if key in self._recipe.value:
+                terms = [self._term(*part) for part in self._recipe.value[key]]
                 total = sum(terms[1:], terms[0])
-                self._known[key] = total > 0.5 if self._low.is_mask(e) else total
+                self._known[key] = total > 0.5 if key in self._recipe.masks else total
             else:
                 self._known[key] = run_op(e.node, [self.value(a) for a in e.args], self._like)
         return self._known[key]
@@ -627,7 +635,7 @@ class Evaluation:
         if kind == "vector":
             return self._vectors[what]
         if kind == "column":
-            k, j = self._low.place[what][number]
+            k, j = self._recipe.place[what][number]
             return self.columns_of(k)[j]
         return self.value(what)
 
@@ -635,12 +643,12 @@ class Evaluation:
         """Return the columns that product k makes; products are called in their order."""
         for j in range(k + 1):
             if j not in self._columns:
-                factor = self.value(self._low.products[j].factor)
+                factor = self.value(self._recipe.factors[j])
                 if not isinstance(factor, Tensor):
                     factor = self._like * 0 + factor
                 rows = self._like.shape[:-1]
                 columns = self._product(j, factor.expand(*rows, -1))
-                first = len(self._low.vectors) + sum(map(len, self._low.biases[:j]))
+                first = self._recipe.vectors + sum(self._recipe.columns[:j])
                 biases = self._vectors[first : first + len(columns)]
                 self._columns[j] = [a + b for a, b in zip(columns, biases, strict=True)]
         return self._columns[k]

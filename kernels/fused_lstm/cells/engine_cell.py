@@ -1,0 +1,207 @@
+"""A cell as the engines know it: its programs, printed and compiled where they are used.
+
+Whoever makes one says its gates, states, vectors, products and inputs, and how a step runs:
+`fused_lstm.cell` is told them, `fused_lstm.fuse` finds them in a person's step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import meant
+from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
+from . import compile, print_cpp, print_triton
+from .gates import Gates
+from .program import Product, Program
+
+# InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
+MOST_PRODUCTS, MOST_COLUMNS = 8, 4
+OPTIONS = "layer_norm", "num_heads", "zoneout", "recurrent_dropout"  # that a cell may have
+
+
+class EngineCell:
+    """A cell as the engines know it.
+
+    Attributes:
+        name: unique among all cells; engines know the cell by it.
+        gates: see `fused_lstm.cells.gates.Gates`; the inputs are the last ones.
+        states, inputs: names.
+        weights: names of vectors of a unit. vectors: these, and the biases of products' columns.
+        products: name -> the columns of a unit that a product inside the step makes.
+    """
+
+    name: str
+    gates: Gates
+    states: tuple[str, ...]
+    weights: tuple[str, ...]
+    vectors: tuple[str, ...]
+    inputs: tuple[str, ...]
+    products: dict[str, int]
+
+    def step(
+        self,
+        parts: Sequence[Tensor],
+        states: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        product: Product,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run a step after R h: its pointwise part, and the products inside it.
+
+        Args:
+            parts: of gates before activation, [B, H] each, in the order of `gates.columns`.
+            states, vectors: [B, H] and [H] each, in the order of `states` and `vectors`.
+            product: (k, value [B, H]) -> the columns that product k makes of it, without a bias.
+
+        Returns h [B, H] and the states after the step.
+        """
+        raise NotImplementedError
+
+    def _traced(self, zoneout: bool) -> Program:
+        """Return the program of a step; zoneout: with zoneout of its states."""
+        raise NotImplementedError
+
+    def refused(self) -> dict[str, str]:
+        """Return the options that a layer of the cell cannot have: name -> why."""
+        raise NotImplementedError
+
+    @cached_property
+    def is_h(self) -> bool:
+        """Return whether h is the only state; beside others the kernels have it as one more."""
+        return self.states == ("h",)
+
+    @property
+    def has_c(self) -> bool:
+        """Return whether there are states that are kept in the engines' c."""
+        return bool(self.states) and not self.is_h
+
+    @cached_property
+    def _programs(self) -> dict[bool, Program]:  # by whether states are kept in part
+        return {}
+
+    @cached_property
+    def _ready(self) -> set[tuple[str, str]]:  # instruction set or "triton", a variant
+        return set()
+
+    def as_wide(
+        self, parts: Sequence[Tensor], vectors: Sequence[Tensor], units: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return parts of gates and vectors of weights, each as wide as what it meets in a step.
+
+        units: of h, of gates, and of what each product makes.
+        """
+        width = self.program().widths
+        size = dict(enumerate(units)).get
+        return (
+            [t[..., : size(width.of_gate(k), None)] for k, t in enumerate(parts)],
+            [
+                t[: size(width.root(w), None)]
+                for w, t in zip(width.of_weights, vectors, strict=True)
+            ],
+        )
+
+    def program(self, zoneout: bool = False) -> Program:
+        """Return the cell's programs, with zoneout of its states or without."""
+        if zoneout not in self._programs:
+            self._programs[zoneout] = self._traced(zoneout)
+        return self._programs[zoneout]
+
+    def _register(self) -> None:
+        """Make the engines know the cell by its name."""
+        states = ("h", *self.states) if self.has_c else ("h",)
+        gates, refused = self.gates, self.refused()
+        options = tuple(name for name in OPTIONS if name not in refused)
+        CELLS[self.name] = Kind(
+            len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
+            apart=len(gates.of_h), weights=len(self.vectors), custom=True,
+            inner=tuple(self.products.values()), inputs=len(self.inputs),
+            projects=self.has_c and "h" not in self.states and bool(gates.by_h),
+            cell=self,
+        )  # fmt: skip
+
+    def prepare(self, engine: str, spec: Spec) -> str | None:
+        """Make the cell ready for an engine; return why that cannot be, or None."""
+        if engine == "triton" and self.products:
+            found = {
+                "beside a projected h": spec.projection,
+                "where no gate has a part of h": not self.gates.by_h,
+                "with units=": spec.units is not None,
+            }
+            for where, is_so in found.items():
+                if is_so:
+                    return f"engine 'triton' has no products inside a step {where}"
+        if engine == "triton":
+            self.on_triton(any(spec.zones))
+        if engine == "native":
+            try:
+                self.on_native(spec.is_dropped, spec.projection)
+            except compile.CannotCompile as error:
+                return str(error)
+        return None
+
+    def columns(self, engine: str, spec: Spec) -> int:
+        """Return the columns a unit that a step saves on an engine."""
+        if engine == "native":
+            return self._on_native(spec.is_dropped, spec.projection).columns
+        p = self.program(any(spec.zones))
+        saved, by_x = len(p.saved) + spec.projection, len(self.gates.by_x)  # which lie there too
+        return saved + by_x if p.inner else max(saved, by_x)
+
+    def is_wide(self, spec: Spec) -> bool:
+        """Return whether a step saves more than sigmoids and hyperbolic tangents.
+
+        Other values may be too large for float16. A backward may compare them, and has to decide as
+        the step did.
+        """
+        p = self.program(any(spec.zones))
+        return any(p.expressions.nodes[n][0] not in ("sigmoid", "tanh") for n in p.saved)
+
+    def _variant(self, zoneout: bool, projected: bool = False) -> str:
+        """Return an operator's `cell`, without layer_norm."""
+        names = [self.name, *[WITH_ZONEOUT] * zoneout, *[PROJECTED] * projected]
+        return ",".join(names)
+
+    def _on_native(self, zoneout: bool, projected: bool) -> Program:
+        """Return the program that `native` runs.
+
+        projected: a step saves its h last, from which the gradient of weight_hr is made.
+        """
+        p = self.program(zoneout)
+        return replace(p, saved=(*p.saved, p.h)) if projected else p
+
+    def on_native(self, zoneout: bool = False, projected: bool = False) -> None:
+        """Compile the cell for the CPU's instruction set in use, where it is not yet.
+
+        Raises:
+            compile.CannotCompile: there is no compiler, or nowhere to put what it makes.
+        """
+        isa, name = torch.ops.fused_lstm_native.isa(), self._variant(zoneout, projected)
+        if (isa, name) in self._ready:
+            return
+        p = self._on_native(zoneout, projected)
+        functions = compile.compiled(print_cpp.source(p), isa, 1 + len(p.inner))
+        shape = [
+            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x) - p.inputs, p.columns,
+            max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c), p.inputs,
+        ]  # fmt: skip
+        for columns, value, meets in zip(p.inner, p.fed, p.meetings(), strict=True):
+            shape += [columns, p.saved.index(value), *map(int, meets)]
+        shape += p.widths.told() if p.inner else []
+        try:
+            torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+        except RuntimeError as error:  # there are a thousand others
+            raise compile.CannotCompile(str(meant(error))) from None
+        self._ready.add((isa, name))
+
+    def on_triton(self, zoneout: bool = False) -> None:
+        """Write the cell's Triton functions, where they are not yet."""
+        if ("triton", self._variant(zoneout)) in self._ready:
+            return
+        from ..triton import launch
+
+        launch.CUSTOM[self.name, zoneout] = print_triton.load(self.program(zoneout), self.name)
+        self._ready.add(("triton", self._variant(zoneout)))
