@@ -325,8 +325,6 @@ class Fused(nn.Module):
         """Trace the step, and return the highest tier that is right."""
         if self.fuse == NONE:
             return Plan(NONE, "fuse='none'")
-        if torch._C._is_any_autocast_enabled():
-            return self._lower(Plan(NONE, "autocast"))
         guards = Guards(self.step, c.layout.hidden)
         try:
             plan = self._traced(c, guards)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import call
+from ..call import call, without_autocast
 from ..layout import padded
 from ..spec import Spec
 from .capture import Graph, Node
@@ -115,11 +115,13 @@ class Plan:
 
     def run(self, tier: str, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
         """Run a call; return y's leaves [T, B, ...], the last state's [B, ...], y's structure."""
-        if tier == STEPS and self.printed is not None:
-            return self.printed.run(c)
-        if tier == HOISTED and self.hoisted is not None:
-            return self.hoisted.run(c)
-        return run_own(c)
+        runs = {STEPS: self.printed, HOISTED: self.hoisted}.get(tier)
+        if runs is None:
+            return run_own(c)
+        if not torch._C._is_any_autocast_enabled():
+            return runs.run(c)
+        with without_autocast(c.x[0].device):  # whose conversions are in the graph
+            return runs.run(c)
 
 
 class Printed:
