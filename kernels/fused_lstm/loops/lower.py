@@ -465,8 +465,6 @@ class Lowered:
             self.order.insert(0, self.h)
             names.insert(0, "h")
         names += [f"e{k}" for k in range(len(self.extra))]
-        if not self.gates:
-            raise NoCell("a step that x has no part in")
         self._find_pads()
         # An input is as wide as h; what is as wide as gates enters as a gate, by an identity.
         self.identity = [
@@ -474,7 +472,9 @@ class Lowered:
             and g.width == self.gate_width != self.H and g.width not in self.pads
         ]  # fmt: skip
         # native finds the units of gates by rows of weight_ih: one gate of x at least, here of 0.
-        if self.products and not self.identity and not any(g.x for g in self.gates):
+        has_rows = self.identity or any(g.x for g in self.gates)
+        is_known = not self.products and any(g.ready for g in self.gates)  # by an input
+        if not has_rows and not is_known:
             self.gates.append(Gate(x=(ZERO,), width=self.gate_width))
         every = sorted(range(len(self.gates)), key=lambda k: natural(self.gates[k]))
         with_rows = [k for k in every if self.gates[k].x or self.gates[k].h]
@@ -487,8 +487,6 @@ class Lowered:
         x_only |= {*(f"d{k}" for k in self.identity), *inputs}
         h_only = {f"g{k}" for k in with_rows if not self.gates[k].x}
         self.layout = Gates((*gate_names, *inputs), frozenset(x_only), frozenset(h_only))
-        if not self.layout.by_x:
-            raise NoCell("a step whose gates x has no part in")
         self.cell = FusedCell(Recipe(
             self.layout, inputs, self.order, tuple(names), self.next, self.h, self.extra,
             self.value, self.place, [p.factor for p in self.products],
