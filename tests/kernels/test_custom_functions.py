@@ -102,6 +102,12 @@ def test_loop(group):
     compare(group, "loop", torch.float64, 64, ulps=8)
 
 
+def test_triton_keeps_a_number_beside_a_mask():
+    """1 or 0 is as precise as what it is made of: 0.2 beside it is not rounded to float32."""
+    texts = "(x > 0).to(x.dtype) * 0.2 + x", "x * torch.sign(x) * 0.7", "torch.floor(x) * 0.1"
+    compare([(text, -3, 3) for text in texts], "triton", torch.float64, 64, ulps=8)
+
+
 def test_a_floor_of_what_has_no_fraction():
     """Numbers that float32 has no half beside stay as they are."""
     x = torch.tensor([2.0**22, -(2.0**22) + 0.5, 2.0**23 + 1, -(2.0**30), math.inf, -math.inf])

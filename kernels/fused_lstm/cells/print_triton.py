@@ -141,7 +141,21 @@ def statement(p: Program, n: int) -> str:
     """Return the statement that computes a node."""
     op, *args = p.expressions.nodes[n]
     names = [variable(p, x) for x in args]
+    if op == "where" and None not in (p.expressions.value(x) for x in args[1:]):
+        # Of numbers alone it would be float32, which rounds what it is multiplied by.
+        names[1] = whole(p, args[1], variable(p, compared(p, args[0])))
     return f"v{n} = {printing.operation(p, n, names, CALLS.get(op, op), ' + 0.0')}"
+
+
+def compared(p: Program, mask: int) -> int:
+    """Return a node that a mask compares, neither a mask nor a constant."""
+    e, stack = p.expressions, [mask]
+    while stack:
+        n = stack.pop()
+        if not e.is_mask(n) and e.value(n) is None:
+            return n
+        stack += e.operands(n)
+    raise AssertionError("a mask of constants is one")
 
 
 def variable(p: Program, n: int) -> str:

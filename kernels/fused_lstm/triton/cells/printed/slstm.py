@@ -24,7 +24,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
     v19 = state_n != 0.0
     v20 = v18 & v19
     v21 = tl.where(v20, v16, gate_i)
-    v23 = tl.where(v18, -1.0, 1.0)
+    v23 = tl.where(v18, tl.zeros_like(v17) + -1.0, 1.0)
     v24 = v17 * v23
     v25 = tl.exp(v24)
     v26 = tl.where(v20, v25, 1.0)
@@ -54,7 +54,7 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     v18 = v17 > 0.0
     v19 = state_n != 0.0
     v20 = v18 & v19
-    v23 = tl.where(v18, -1.0, 1.0)
+    v23 = tl.where(v18, tl.zeros_like(v17) + -1.0, 1.0)
     v25 = saved[1]
     v26 = tl.where(v20, v25, 1.0)
     v27 = tl.where(v18, 1.0, v25)

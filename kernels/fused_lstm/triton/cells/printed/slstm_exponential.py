@@ -22,7 +22,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
     v18 = state_n != 0.0
     v19 = v17 & v18
     v20 = tl.where(v19, v15, gate_i)
-    v22 = tl.where(v17, -1.0, 1.0)
+    v22 = tl.where(v17, tl.zeros_like(v16) + -1.0, 1.0)
     v23 = v16 * v22
     v24 = tl.exp(v23)
     v25 = tl.where(v19, v24, 1.0)
@@ -50,7 +50,7 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     v17 = v16 > 0.0
     v18 = state_n != 0.0
     v19 = v17 & v18
-    v22 = tl.where(v17, -1.0, 1.0)
+    v22 = tl.where(v17, tl.zeros_like(v16) + -1.0, 1.0)
     v24 = saved[1]
     v25 = tl.where(v19, v24, 1.0)
     v26 = tl.where(v17, 1.0, v24)
