@@ -34,6 +34,7 @@ from .layout import (
     states_of,
     zeros,
 )
+from .loops import Fused
 from .modules import SLSTM, RecurrentBase
 from .rows import enter, leave
 
@@ -70,7 +71,8 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
     logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell
     of your own that has several states or more than four gates, a layer that is not on the CPU, or
     one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights
-    at each call, and no other hook would be called any more.
+    at each call, and no other hook would be called any more. A layer that `fuse` made is copied,
+    and the weights of its kernel are made once; its state_dict is not loaded after the first call.
 
     Args:
         model: any module; it may be a recurrent layer itself.
@@ -93,7 +95,12 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
         raise ValueError(f"weight_only: got True with dtype {dtype}; expected torch.int8")
     if (why := library.load()) is not None:
         raise RuntimeError(f"prepare: needs the engine 'native': {why}")
-    made: dict[int, Prepared] = {}  # a module that has several places keeps them
+    made: dict[int, nn.Module] = {}  # a module that has several places keeps them
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, Fused)]:
+        if (reason := _why_step_is_left(layer, dtype)) is not None:
+            log.warning("left %s, a Fused: %s", name or "the model", reason)
+        elif id(layer) not in made:
+            made[id(layer)] = layer.with_weights_of_now()
     for name, reason in {name: _why_left(model, name) for name in conversions(model)}.items():
         module: Any = model.get_submodule(name)
         if reason is not None:
@@ -137,6 +144,16 @@ def _why_left(model: nn.Module, name: str) -> str | None:
     if spec is not None and spec.options not in ((), ("reverse",)):
         return "its cell has options that torch.nn's does not have"
     return (_why_not_told(module) if isinstance(module, Recurrent) else None) or _why_not(module)
+
+
+def _why_step_is_left(layer: Fused, dtype: torch.dtype | None) -> str | None:
+    """Return why the layer of a person's step is not prepared, or None."""
+    if not isinstance(layer.step, nn.Module):
+        return "its step is a function, whose weights cannot be copied"
+    first = next((p for p in layer.parameters() if p.is_floating_point()), None)
+    if dtype is not None and first is not None and first.dtype != dtype:
+        return f"its weights are {first.dtype}; a step is prepared in that dtype alone"
+    return None
 
 
 def _why_not_told(module: Recurrent) -> str | None:

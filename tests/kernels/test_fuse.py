@@ -470,3 +470,60 @@ def test_a_layer_that_is_gone_leaves_no_weights():
         del module, layer
         gc.collect()
         assert not any(w() is not None for w in weights), name
+
+
+def test_prepared():
+    """A prepared layer has the weights of the moment when it was made."""
+    module, x, state = call_of(CELLS["lstm_4_linear"], 9, 3, 6, 8, torch.float32)
+    model = nn.ModuleList([fused_lstm.fuse(module, fuse="steps")])
+    expected = model[0](x, state)[0].detach()
+    layer, names = model[0], model.state_dict().keys()
+    fused_lstm.prepare(model)
+    assert model.state_dict().keys() == names
+    for _ in range(2):
+        assert torch.equal(model[0](x, state)[0], expected)
+        with torch.no_grad():
+            next(layer.parameters()).mul_(2)
+    assert not torch.equal(layer(x, state)[0], expected)
+
+
+def test_layers_that_are_not_prepared(caplog):
+    model = nn.ModuleList([fused_lstm.fuse(lambda x, h: x + h), fused_lstm.fuse(nn.GRUCell(2, 3))])
+    fused_lstm.prepare(model, torch.bfloat16)
+    assert "left 0, a Fused: its step is a function" in caplog.text
+    assert "left 1, a Fused: its weights are torch.float32" in caplog.text
+
+
+# --- in other programs ---
+
+
+def test_export():
+    class Net(nn.Module):
+        def __init__(self, step):
+            super().__init__()
+            self.layer = fused_lstm.fuse(step, fuse="steps")
+
+        def forward(self, x, h, c):
+            y, state = self.layer(x, (h, c))
+            return torch.relu(y), *state
+
+    module, x, state = call_of(CELLS["lstm_cell_head"], 5, 3, 6, 8, torch.float32)
+    net = Net(module)
+    expected = net(x, *state)
+    program = torch.export.export(net, (x, *state), strict=False)
+    targets = {str(n.target) for n in program.graph.nodes}
+    assert "fused_lstm_native.lstm.default" in targets
+    for value, own in zip(program.module()(x, *state), expected, strict=True):
+        torch.testing.assert_close(value, own)
+
+
+def test_under_install():
+    """The trace sees torch's own nn.LSTMCell."""
+    module, x, state = call_of(CELLS["highway_lstm"], 9, 3, 6, 8, torch.float32)
+    with fused_lstm.install():
+        layer = fused_lstm.fuse(module)
+        assert_same(layer, x, state, torch.float32)
+        assert fused_lstm.explain(layer).startswith("steps: the library's cell 'lstm'")
+    converted = fused_lstm.fuse(fused_lstm.convert(copy.deepcopy(module)))
+    assert_same(converted, x, state, torch.float32)
+    assert fused_lstm.explain(converted).startswith("steps: the library's cell 'lstm'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -81,6 +82,7 @@ class Fused(nn.Module):
         self._plans: dict[Any, Plan] = {}
         self._hidden: list[tuple[Any, str, str]] = []  # tensors that the step's modules keep
         self._quick: set[tuple] = set()  # calls of one step that the step itself runs
+        self._keeps_weights = False  # see `prepare`
 
     def forward(
         self,
@@ -119,7 +121,7 @@ class Fused(nn.Module):
             results = self._one_step(input, state)
             if results is not None:
                 return results
-        if torch.compiler.is_compiling():  # a graph break: the layer runs as it is
+        if torch.compiler.is_dynamo_compiling():  # a graph break: the layer runs as it is
             return self._uncompiled(input, state, lengths, resets, reset_to, fixed, inputs)
         call = self._call(input, inputs, fixed, lengths, resets)
         if reset_to is not None:
@@ -374,7 +376,7 @@ class Fused(nn.Module):
             stock = stock_of(low)
             if c.state[0].device.type == "cpu" and stock is None and self.engine != "triton":
                 low.cell.on_native()
-            plan.printed = Printed(low, stock, self.engine)
+            plan.printed = Printed(low, stock, self.engine, self._keeps_weights)
         except (NoCell, CannotExpress, CannotCompile, ValueError) as error:
             plan.why = str(error)
             return self._lower(plan)
@@ -399,6 +401,12 @@ class Fused(nn.Module):
         if key not in plan.races:
             plan.races[key] = race(plan, c, trains)
         return fastest(plan.races[key])
+
+    def with_weights_of_now(self) -> Fused:
+        """Return a copy for inference, which makes the weights of its kernels once."""
+        layer = copy.deepcopy(self).requires_grad_(False)
+        layer._keeps_weights = True
+        return layer
 
     def __getstate__(self) -> dict:  # plans hold the step's tensors, and are made again
         return {**super().__getstate__(), "_plans": {}, "_hidden": [], "_quick": set()}

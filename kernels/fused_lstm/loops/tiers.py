@@ -130,11 +130,13 @@ class Printed:
     Args:
         low: the step. stock: the library's cell that computes the same: its Spec, and the gates in
             the order of its rows; or None.
-        engine: as of fused_lstm.LSTM.
+        engine: as of fused_lstm.LSTM. keeps_weights: make the weights in the first call alone.
     """
 
-    def __init__(self, low: Lowered, stock: Any, engine: str) -> None:
+    def __init__(self, low: Lowered, stock: Any, engine: str, keeps_weights: bool) -> None:
         self.low, self.stock, self.engine = low, stock, engine
+        self.keeps_weights = keeps_weights
+        self.weights: list[Tensor] | None = None
         spec: Spec = low.spec if stock is None else stock.spec
         self.spec = spec if spec.bias == low.bias else replace(spec, bias=low.bias)
         self.tensors = Tensors(low, low.layout if stock is None else stock.layout)
@@ -155,7 +157,11 @@ class Printed:
         low, B, H = self.low, c.sizes[1], self.low.H
         values = Values(low.parts, c.x, c.fixed, self.functions, c.draws)
         values.compute("entering", self.entering)
-        weights, x = self.tensors.weights(values, c.state[0]), self.tensors.x(values)
+        weights = self.weights
+        if weights is None:
+            weights = self.tensors.weights(values, c.state[0])
+            self.weights = weights if self.keeps_weights else None
+        x = self.tensors.x(values)
         before = {s: self._state(s, c.state[s.leaf], B) for s in low.states}
         h0 = c0 = before[low.h][None].contiguous()
         if self.spec.has_c:
