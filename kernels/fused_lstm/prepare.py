@@ -72,7 +72,7 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
     of your own that has several states or more than four gates, a layer that is not on the CPU, or
     one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights
     at each call, and no other hook would be called any more. A layer that `fuse` made is copied,
-    and the weights of its kernel are made once; its state_dict is not loaded after the first call.
+    and the weights of its kernel are made once.
 
     Args:
         model: any module; it may be a recurrent layer itself.

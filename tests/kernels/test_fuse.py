@@ -484,7 +484,11 @@ def test_prepared():
         assert torch.equal(model[0](x, state)[0], expected)
         with torch.no_grad():
             next(layer.parameters()).mul_(2)
-    assert not torch.equal(layer(x, state)[0], expected)
+    changed = layer(x, state)[0]
+    assert not torch.equal(changed, expected)
+    model.load_state_dict(nn.ModuleList([layer]).state_dict())
+    assert torch.equal(model[0](x, state)[0], changed)
+    assert torch.equal(pickle.loads(pickle.dumps(model))[0](x, state)[0], changed)
 
 
 def test_layers_that_are_not_prepared(caplog):

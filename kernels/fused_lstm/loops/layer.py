@@ -406,6 +406,7 @@ class Fused(nn.Module):
         """Return a copy for inference, which makes the weights of its kernels once."""
         layer = copy.deepcopy(self).requires_grad_(False)
         layer._keeps_weights = True
+        layer.register_load_state_dict_post_hook(forget_weights)
         return layer
 
     def __getstate__(self) -> dict:  # plans hold the step's tensors, and are made again
@@ -426,6 +427,11 @@ class Fused(nn.Module):
     def extra_repr(self) -> str:
         options = {"fuse": self.fuse, "batch_first": self.batch_first, "reverse": self.reverse}
         return ", ".join(f"{k}={v!r}" for k, v in options.items() if v)
+
+
+def forget_weights(layer: Fused, _: Any) -> None:
+    """Forget the weights that a prepared layer has made, since others were loaded."""
+    layer._plans.clear()
 
 
 def fuse(
