@@ -366,7 +366,11 @@ def test_an_empty_batch_and_no_steps():
 def test_as_resets():
     dones = torch.tensor([[0, 1], [1, 0], [0, 0]])
     assert fused_lstm.as_resets(dones, after=False).tolist() == dones.bool().tolist()
-    assert fused_lstm.as_resets(dones).tolist() == [[False, False], [False, True], [True, False]]
+    assert fused_lstm.as_resets(dones, after=True).tolist() == [
+        [False, False],
+        [False, True],
+        [True, False],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -379,10 +383,19 @@ def test_as_resets():
         (lambda: called(torch.randn(4)), r"input: got \[4\]; expected tensors \[T, B, ...\]"),
         (lambda: called(lengths=torch.tensor([9, 1])), "lengths: got 1 to 9; expected 1 to 4"),
         (lambda: called(lengths=torch.tensor([1.0, 2])), "lengths: got .*float32; expected whole"),
-        (lambda: called(resets=torch.zeros(4, 2)), r"resets: got \[4, 2\]; expected bool"),
+        (
+            lambda: called(resets=torch.zeros(4, 2)),
+            r"resets: got \[4, 2\] of torch.float32; expected \[4, 2\] of torch.bool",
+        ),
+        (lambda: called(fixed=(3,)), "fixed: got tuple; expected a dict"),
+        (lambda: called(dt=1.0), "dt: got float; expected tensors"),
+        (
+            lambda: called(memory=torch.zeros(2, 7)),
+            r"memory: got \[2, 7\]; expected \[4, 2, ...\]; what is the same at each step is",
+        ),
         (lambda: called(fixed={"k": 3}), "fixed: got int; expected tensors"),
         (lambda: called(state=3), "state: got int; expected tensors"),
-        (lambda: fused_lstm.as_resets(3), "dones: got int; expected a tensor"),
+        (lambda: fused_lstm.as_resets(3, after=True), "dones: got int; expected a tensor"),
         (
             lambda: fused_lstm.fuse(lambda x, h: x + h.softmax(-1), fuse="steps")(
                 torch.randn(3, 2, 4), torch.zeros(2, 4)
@@ -406,6 +419,24 @@ def called(x=None, state=None, **more):
     x = torch.randn(4, 2, 2) if x is None else x
     state = torch.zeros(2, 3) if state is None else state
     return fused_lstm.fuse(nn.GRUCell(2, 3))(x, state, **more)
+
+
+@pytest.mark.parametrize("T", [1, 9])
+def test_lengths_may_be_a_list(T):
+    x, h = torch.randn(T, 3, 2), torch.zeros(3, 3)
+    lengths = [T, 1, max(1, T - 2)]
+    layer = fused_lstm.fuse(nn.GRUCell(2, 3))
+    torch.testing.assert_close(
+        layer(x, h, lengths=lengths), layer(x, h, lengths=torch.tensor(lengths))
+    )
+
+
+def test_a_fixed_number():
+    def step(x, h, k):
+        return torch.tanh(x + h * k)
+
+    x, h = torch.randn(9, 3, 4).double(), torch.randn(3, 4).double()
+    assert_same(fused_lstm.fuse(step, fuse="steps"), x, h, fixed={"k": torch.tensor(0.5).double()})
 
 
 # --- the ladder of anybody's loop ---

@@ -296,6 +296,57 @@ def test_rows_that_meet_stay_in_the_loop(function):
     check(step(function), "")
 
 
+# --- operators that not all numbers are in the domain of ---
+
+
+def cross_entropy(self, x, h):
+    h = torch.tanh(self.x(x) + self.h(h))
+    target = torch.sigmoid(x[:, :1]).expand(-1, H)
+    return F.binary_cross_entropy(torch.sigmoid(h), target, reduction="none"), h
+
+
+PERIODS = torch.tensor([1, 1, 2, 2, 3, 3, 4, 4])
+
+
+def clockwork(self, x, h, t):
+    return torch.where(t % PERIODS == 0, torch.tanh(self.x(x) + self.h(h)), h)
+
+
+def cholesky(self, x, h):
+    factor = torch.linalg.cholesky(torch.eye(H).double() + 0 * x[:, :1, None])
+    return torch.tanh(self.x(x) + (factor @ h[:, :, None])[:, :, 0])
+
+
+def test_operators_with_a_domain():
+    x, h = data()
+    for function in (cross_entropy, cholesky):
+        assert_same(fused_lstm.fuse(step(function), fuse="hoisted"), x, h)
+    t = torch.arange(T)[:, None, None].expand(T, B, 1)
+    for level in (None, "hoisted"):
+        assert_same(fused_lstm.fuse(step(clockwork), fuse=level), x, h, t=t)
+
+
+class Rounded(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+def skips(self, x, h):
+    b = Rounded.apply(torch.sigmoid(h[:, :1]))
+    return b * torch.tanh(self.x(x) + self.h(h)) + (1 - b) * h
+
+
+def test_one_number_of_a_function_for_all_units():
+    check(step(skips), "hoisted:")
+
+
 # --- gradients that a trace would lose ---
 
 
@@ -377,7 +428,12 @@ def adds_noise(self, x, h):
     return torch.tanh(self.x(x) + self.h(h) + 0.1 * torch.randn_like(h)) * torch.rand(len(x), 1)
 
 
-@pytest.mark.parametrize("function", [drops, adds_noise])
+def samples(self, x, h):
+    sample = torch.distributions.Normal(self.x(x), 0.1, validate_args=False).rsample()
+    return torch.tanh(sample + self.h(h))
+
+
+@pytest.mark.parametrize("function", [drops, adds_noise, samples])
 def test_random_numbers_are_drawn_before_the_loop(function):
     """The first call is compared with the own loop on the same numbers."""
     x, h = data()
@@ -457,11 +513,8 @@ def two_widths(self, x, state):
 
 def test_states_of_two_widths():
     module = step(two_widths, back=nn.Linear(3, H).double(), out=nn.Linear(H, 3).double())
-    check(module, "hoisted:" if HOISTS_WIDTHS else "steps:",
+    check(module, "steps:",
           state=(torch.randn(B, H).double(), torch.randn(B, 3).double()))  # fmt: skip
-
-
-HOISTS_WIDTHS = True  # the engine has one H
 
 
 def nan_in_x(self, x, h):

@@ -14,8 +14,6 @@ from bench import packaged
 from own_loop import assert_same, call_of
 
 pytestmark = pytest.mark.models
-# Cells of torchrecurrent that are no kernel, and why.
-HOISTED = {"TGRUCell": "states of 2 widths", "TLSTMCell": "states of 2 widths"}
 
 
 def cells_of_torchrecurrent() -> list[str]:
@@ -41,11 +39,7 @@ def test_torchrecurrent(name):
     leaves = state if isinstance(state, tuple) else (state,)
     state = tuple(torch.randn_like(t) for t in leaves)
     state = state if len(state) > 1 else state[0]
-    layer = fused_lstm.fuse(module, fuse="hoisted" if name in HOISTED else "steps")
-    assert_same(layer, x, state)
-    best = fused_lstm.fuse(module)
-    best(x, state)
-    assert HOISTED.get(name, "steps:") in fused_lstm.explain(best)
+    assert_same(fused_lstm.fuse(module, fuse="steps"), x, state)
 
 
 @pytest.mark.parametrize("name", packaged.CELLS)

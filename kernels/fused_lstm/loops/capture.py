@@ -388,8 +388,9 @@ def check_few(nodes: list[Node], few: list[Node], rows: int) -> None:
             raise Untraceable(f"operations that are others for {rows} rows")
 
 
+# Random numbers of no other value. ATen's name -> torch's function.
 DRAWS = {"rand_like": "rand", "randn_like": "randn", "bernoulli": "bernoulli", "rand": "rand",
-         "randn": "randn"}  # fmt: skip
+         "randn": "randn", "normal_functional": "normal"}  # fmt: skip
 
 
 def drawn(n: Node, shapes: dict[Node, Any]) -> Node:
@@ -400,17 +401,22 @@ def drawn(n: Node, shapes: dict[Node, Any]) -> Node:
     rows = isinstance(shape, tuple) and [isinstance(k, Rows) for k in shape[:1]] == [True]
     if name not in DRAWS or by_value or not rows or shape[0] != 1:
         raise Untraceable(f"random numbers: torch's operator {name!r}")
-    n.meta["draw"] = DRAWS[name], probability
+    numbers = [probability]
+    if name == "normal_functional":
+        numbers = [*n.args[1:3], *[0.0, 1.0][len(n.args) - 1 :]]
+        if not all(isinstance(a, float | int) for a in numbers):
+            raise Untraceable(f"random numbers: torch's operator {name!r}")
+    n.meta["draw"] = DRAWS[name], numbers
     return n
 
 
 def draw(n: Node, rows: Sequence[int], device: torch.device) -> Tensor:
     """Draw the random numbers of a node: `rows`, such as [T, B], of them."""
-    kind, probability = n.meta["draw"]
+    kind, numbers = n.meta["draw"]
     value = n.meta["val"]
     shape = [*rows, *value.shape[1:]]
-    if kind == "bernoulli":
-        return torch.empty(shape, dtype=value.dtype, device=device).bernoulli_(probability)
+    if kind in ("bernoulli", "normal"):
+        return getattr(torch.empty(shape, dtype=value.dtype, device=device), f"{kind}_")(*numbers)
     return getattr(torch, kind)(shape, dtype=value.dtype, device=device)
 
 

@@ -130,10 +130,11 @@ class Fused(nn.Module):
             call.reset_to = flattened(reset_to)[0]
         if self.reverse:
             reverse(call)
+        ended = call.lengths
         y, spec, after = self._run(call, state)
-        y = without_ended(y, lengths)
+        y = without_ended(y, ended)
         if self.reverse:
-            y = [reversed_steps(t, lengths) for t in y]
+            y = [reversed_steps(t, ended) for t in y]
         if self.batch_first:
             y = [t.transpose(0, 1) for t in y]
         return unflattened(y, spec), after
@@ -177,20 +178,17 @@ class Fused(nn.Module):
             x, spec = pytree.tree_flatten((input, {}))
         if not x:
             raise ValueError("input: got no tensor; expected tensors [T, B, ...]")
-        for t in x:
-            if not isinstance(t, Tensor) or t.dim() < 2:
-                layout = "[B, T, ...]" if self.batch_first else "[T, B, ...]"
-                raise ValueError(f"input: got {described(t)}; expected tensors {layout}")
+        alike = all(isinstance(t, Tensor) and t.shape[:2] == x[0].shape[:2] for t in x)
+        if not alike or x[0].dim() < 2:
+            self._refuse_inputs(input, inputs)
         if self.batch_first:
             x = [t.transpose(0, 1) for t in x]
         T, B = x[0].shape[:2]
-        for t in x:
-            if t.shape[:2] != (T, B):
-                raise ValueError(
-                    f"input: got {described(t)} beside T={T}, B={B}; expected the same"
-                )
         if T == 0:
             raise ValueError("input: got 0 steps; expected at least 1")
+        if fixed is not None and not isinstance(fixed, dict):
+            got = type(fixed).__name__
+            raise ValueError(f"fixed: got {got}; expected a dict, name -> tensor")
         fixed_leaves, fixed_spec = pytree.tree_flatten(fixed) if fixed else ([], None)
         for t in fixed_leaves:
             if not isinstance(t, Tensor):
@@ -199,12 +197,29 @@ class Fused(nn.Module):
             is_mask = isinstance(resets, Tensor) and resets.dtype == torch.bool
             expected = (B, T) if self.batch_first else (T, B)
             if not is_mask or resets.shape != expected:
-                raise ValueError(f"resets: got {described(resets)}; expected bool {list(expected)}")
+                got = described(resets)
+                got += f" of {resets.dtype}" if isinstance(resets, Tensor) else ""
+                raise ValueError(f"resets: got {got}; expected {list(expected)} of torch.bool")
             resets = resets.T if self.batch_first else resets
         if lengths is not None:
             lengths = checked_lengths(lengths, T, B)
         layout = Layout(self._step, spec, fixed_spec, None, (), [])
         return Call(layout, x, fixed_leaves, [], resets, lengths)
+
+    def _refuse_inputs(self, input: Any, inputs: dict[str, Any]) -> None:
+        """Raise a ValueError for the first argument that is not as expected."""
+        sizes, layout = None, "[B, T, ...]" if self.batch_first else "[T, B, ...]"
+        for name, value in {"input": input, **inputs}.items():
+            for t in pytree.tree_leaves(value):
+                if not isinstance(t, Tensor) or t.dim() < 2:
+                    raise ValueError(f"{name}: got {described(t)}; expected tensors {layout}")
+                sizes = sizes or t.shape[:2]
+                if t.shape[:2] != sizes:
+                    expected = ", ".join(map(str, sizes))
+                    raise ValueError(
+                        f"{name}: got {described(t)}; expected [{expected}, ...]; what is the same"
+                        f" at each step is an argument of fixed={{{name!r}: ...}}"
+                    )
 
     def _run(self, c: Call, state: Any) -> tuple[list[Tensor], Any, Any]:
         """Run a call; return y's leaves, y's structure and the last state."""
@@ -219,7 +234,8 @@ class Fused(nn.Module):
         c.state = [*c.layout.by_rows(leaves), *kept]
         if c.reset_to is not None:
             if [t.shape for t in c.reset_to] != [t.shape for t in leaves]:
-                raise ValueError("reset_to: got a state of other shapes; expected those of state")
+                got, expected = (described(tuple(s)) for s in (c.reset_to, leaves))
+                raise ValueError(f"reset_to: got {got}; expected shapes as of state, {expected}")
             c.reset_to = [*c.layout.by_rows(c.reset_to), *map(torch.zeros_like, kept)]
         plan = self._plan(c)
         if len(plan.hidden) > len(self._hidden):  # found by the trace
@@ -231,6 +247,8 @@ class Fused(nn.Module):
         if tier == NONE and c.sizes[0] == 1 and spec is not None and not any(dims):
             self._add_one_step(c, spec)
         y, after, y_spec = plan.run(tier, c)
+        if not plan.is_told:
+            self._tell(plan)
         for (store, key, _), value in zip(self._hidden, after[len(leaves) :], strict=True):
             store[key] = value
         raw = c.layout.raw(after[: len(leaves)])
@@ -239,7 +257,7 @@ class Fused(nn.Module):
     def _run_first(self, c: Call, state: Any) -> tuple[list[Tensor], Any, Any]:
         """Call the step once for the first step, which makes the state, then run the others."""
         if c.resets is not None:
-            raise ValueError("resets: got a tensor without a state [B, ...]; expected a state")
+            raise ValueError("state: got none [B, ...] with resets; expected a state, or no resets")
         guards = Guards(self.step)
         arguments, keywords = unflattened([t[0] for t in c.x], c.layout.x) if c.layout.x else (
             c.x[0][0], {},
@@ -302,7 +320,7 @@ class Fused(nn.Module):
             spec_key(c.layout.x), spec_key(c.layout.fixed), spec_key(c.layout.state),
             c.layout.dims, len(c.layout.hidden),
             *((t.shape[2:], t.dtype, t.device) for t in c.x),
-            *((t.shape[t.shape[0] == B :], t.shape[:1] == (B,), t.dtype) for t in c.fixed),
+            *((t.shape[t.shape[:1] == (B,) :], t.shape[:1] == (B,), t.dtype) for t in c.fixed),
             *((t.shape[1:], t.dtype) for t in c.state), min(B, ROWS[0]),
             torch._C._is_any_autocast_enabled(),
         )  # fmt: skip
@@ -315,10 +333,15 @@ class Fused(nn.Module):
             if plan.hidden:
                 return plan
             self._plans[key] = plan
-            message = "fused_lstm.fuse(%s): %s", self._name(), described_plan(plan)
-            log.log(logging.WARNING if plan.tier == NONE and self.fuse != NONE else logging.INFO,
-                    *message)  # fmt: skip
         return plan
+
+    def _tell(self, plan: Plan) -> None:
+        """Log once what runs the steps, after a call that did."""
+        plan.is_told = True
+        is_last = plan.tier == NONE and self.fuse != NONE
+        text = described_plan(plan)
+        log.log(logging.WARNING if is_last else logging.INFO, "fused_lstm.fuse(%s): %s",
+                self._name(), text)  # fmt: skip
 
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
@@ -575,15 +598,16 @@ def reversed_steps(t: Tensor, lengths: Tensor | None) -> Tensor:
     return t.gather(0, index.reshape(*index.shape, *[1] * (t.dim() - 2)).expand(t.shape))
 
 
-def as_resets(dones: Tensor, after: bool = True) -> Tensor:
+def as_resets(dones: Tensor, *, after: bool) -> Tensor:
     """Return `resets` [T, B] of a rollout's flags.
 
     Args:
         dones: [T, B], bool or 0 and 1: whether an episode has ended at a step.
         after: True where a flag says that the episode ended with its step, so that the next one
-            begins anew (skrl, rsl_rl: states are zeroed after the step). False where a flag says
-            that an episode begins with its step, and the state is zeroed before it (CleanRL,
-            Stable-Baselines3, TorchBeast, rl_games).
+            begins anew (skrl, rsl_rl: states are zeroed after the step). The state after the last
+            step stays as it is: it is the caller's to be set to 0 where `dones[-1]` is true. False
+            where a flag says that an episode begins with its step, and the state is zeroed before
+            it (CleanRL, Stable-Baselines3, TorchBeast, rl_games).
     """
     if not isinstance(dones, Tensor) or dones.dim() != 2:
         raise ValueError(f"dones: got {described(dones)}; expected a tensor [T, B]")

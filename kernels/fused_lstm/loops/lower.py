@@ -39,8 +39,10 @@ MOST_STATES, MOST_GATES = 8, 24
 # Operations that are finite where their operands are.
 TOTAL = {
     "add", "sub", "rsub", "mul", "neg", "tanh", "sigmoid", "relu", "silu", "gelu", "softplus",
-    "elu", "abs", "hardtanh", "hardsigmoid", "clamp", "clamp_min", "clamp_max", "maximum",
-    "minimum", "erf", "where", "leaky_relu", "sin", "cos", "lerp", "square", "stop",
+    "elu", "celu", "mish", "abs", "hardtanh", "hardsigmoid", "hardswish", "clamp", "clamp_min",
+    "clamp_max", "maximum", "minimum", "erf", "where", "leaky_relu", "sin", "cos", "lerp", "square",
+    "stop", "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_not", "floor",
+    "ceil", "round", "trunc", "sign", "sgn", "masked_fill", "_to_copy",
 }  # fmt: skip
 ZERO: Any = Linear((), None, (), 0, 0)  # type: ignore[arg-type]  # W of a gate that nothing reads
 
@@ -199,10 +201,8 @@ class Lowered:
                 state = self.reader.at(flat[lo:hi])
                 self.states.append(state)
                 self.next[state] = self.reader.at(to[lo:hi])
-        widths = sorted({s.hi - s.lo for s in self.states})
-        if len(widths) != 1:
-            raise NoCell(f"states of {len(widths)} widths: {widths}")
-        (self.H,) = widths
+        *narrow, self.H = sorted({s.hi - s.lo for s in self.states})
+        self.narrow = set(narrow)  # widths of states that are made as wide by zeros
         if len(self.states) > MOST_STATES:
             raise NoCell(f"{len(self.states)} states")
         self._find_kept()
@@ -228,14 +228,16 @@ class Lowered:
             return "before", e
         if (state := self._state_after(e)) is not None:
             return "after", state
-        if hi - lo != self.H:
+        if hi - lo not in (self.H, *self.narrow):
             raise NoCell(f"a result of {hi - lo} units beside states of {self.H}")
         self.extra.append(e)
         return "extra", len(self.extra) - 1
 
     def _is_kept(self, n: Node) -> bool:
         return all(
-            hi - lo == self.H or isinstance(e, State) or self._state_after(e) is not None
+            hi - lo in (self.H, *self.narrow)
+            or isinstance(e, State)
+            or self._state_after(e) is not None
             for lo, hi, e in self.reader.vectors(n)
         )
 
@@ -310,7 +312,10 @@ class Lowered:
                 columns[key] += 1
         # A product of another state is computed beside gates: they are as wide as h then.
         best = sorted(columns, key=lambda c: (c[1] == self.H, columns[c], c[1]), reverse=True)
-        self.h, self.gate_width = best[0] if best else (self.states[0], self.H)
+        wide = [s for s in self.states if s.hi - s.lo == self.H]
+        if self.narrow:  # beside others h and gates have the most units
+            best = [c for c in best if c[0] in wide and c[1] == self.H]
+        self.h, self.gate_width = best[0] if best else (wide[0], self.H)
         self.has_r = bool(best)
 
     def _is_h(self, t: Any) -> bool:
@@ -498,12 +503,13 @@ class Lowered:
         self.spec = Spec(self.cell.name, units=self.units, bias=self.bias)
 
     def _find_pads(self) -> None:
-        """Find the widths that are made as wide as h by zeros: native's inputs have h's width.
+        """Find the widths that are made as wide as h by zeros: native's inputs and states are.
 
         What an operation makes of zeros has to be finite, since a weight's zeros multiply it.
         """
         ready = {g.width for g in self.gates if g.ready}
-        self.pads = {w for w in ready if w < self.H and w not in (1, self.gate_width)}
+        self.pads = {w for w in ready if w < self.H and w != self.gate_width}
+        self.pads |= self.narrow
         if self.gate_width < self.H and self.H in ready:
             self.pads.add(self.gate_width)
         seen: set = set()
@@ -530,7 +536,7 @@ class Lowered:
         for p in self.products:
             p.width, p.factor_width = self.wide(p.width), self.wide(p.factor_width)
         for k in self.inputs:
-            if self.gates[k].width not in (1, H, *self.pads):
+            if self.gates[k].width not in (H, *self.pads):
                 raise NoCell(f"a value of x of {self.gates[k].width} units beside states of {H}")
         self.units = None
         widths = {"gate": M} | {f"p{k}": p.width for k, p in enumerate(self.products)}
@@ -580,11 +586,12 @@ class Lowered:
         masks = set()
         for e in self.value:
             if isinstance(e, Outer):
-                value = self.places.node_at(e.places[0]).meta["val"]
-                if value.dtype == torch.bool:
+                value = self.places.node_at(e.places[0]).meta.get("val")
+                dtype = self.dtype if value is None else value.dtype  # None: of a norm's sums
+                if dtype == torch.bool:
                     masks.add(e)
-                elif not value.dtype.is_floating_point:
-                    raise NoCell(f"numbers of {value.dtype} in a step")
+                elif not dtype.is_floating_point:
+                    raise NoCell(f"numbers of {dtype} in a step")
         return masks
 
     @property

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..call import call, without_autocast
@@ -17,7 +18,7 @@ from .lower import Lowered
 from .parts import BEFORE, FIXED, ONCE, STEP, Parts, Values
 from .step import Inputs, Step, flattened, unflattened
 from .tensors import Tensors
-from .vectors import State
+from .vectors import State, width_of
 
 # As levels of the library: what one launch covers.
 NONE, HOISTED, STEPS = TIERS = "none", "hoisted", "steps"  # from the lowest
@@ -101,6 +102,7 @@ class Plan:
     parts: Parts | None = None
     printed: Printed | None = None
     hoisted: Hoisted | None = None
+    is_told: bool = False
     hidden: list[Any] = field(default_factory=list)  # places of more states, for a new trace
     races: dict[Any, dict[str, float]] = field(default_factory=dict)  # sizes -> seconds of tiers
 
@@ -148,7 +150,10 @@ class Printed:
                  for s, n in ((s, low.graph.state[s.leaf]) for s in low.states)]  # fmt: skip
         self.whole = dict(zip(low.states, whole, strict=True))  # whether one is all of its leaf
         in_c = [*low.order, *range(len(low.extra))] if self.spec.has_c else []
-        self.in_c = [(s, k * low.H, (k + 1) * low.H) for k, s in enumerate(in_c) if s != low.h]
+        self.in_c = [
+            (s, k * low.H, k * low.H + width_of(low.extra[s] if isinstance(s, int) else s))
+            for k, s in enumerate(in_c) if s != low.h
+        ]  # fmt: skip
         leaves = [low.same_as.get(k, k) for k in range(len(low.graph.state))]
         self.leaves = [[s for s in low.states if s.leaf == k] for k in leaves]
 
@@ -174,9 +179,8 @@ class Printed:
             c.resets, self.wants_states,
         )  # fmt: skip
         last, after = {low.h: h_n[0]}, {low.h: y}
-        is_alone = c_n.shape[-1] == H
         for s, lo, hi in self.in_c:
-            last[s] = c_n[0] if is_alone else c_n[0, :, lo:hi]
+            last[s] = c_n[0] if hi - lo == c_n.shape[-1] else c_n[0, :, lo:hi]
             if states:
                 after[s] = states[1][0][..., lo:hi]
         values.of.update((n, self._kept(n, k, before, after, c)) for n, k in low.kept.items())
@@ -186,17 +190,19 @@ class Printed:
         return results, leaves, low.graph.y_spec
 
     def _state(self, s: State, leaf: Tensor, B: int) -> Tensor:
-        """Return a state [B, H]."""
-        if self.whole[s]:
-            return leaf if leaf.dim() == 2 else leaf.reshape(B, -1)
-        return leaf.reshape(B, -1)[:, s.lo : s.hi]
+        """Return a state [B, H], with zeros behind one that is not as wide."""
+        flat = leaf if leaf.dim() == 2 else leaf.reshape(B, -1)
+        value = flat if self.whole[s] else flat[:, s.lo : s.hi]
+        more = self.low.H - (s.hi - s.lo)
+        return F.pad(value, (0, more)) if more else value
 
     def _kept(self, n: Node, several: list, before: Any, after: Any, c: Call) -> Tensor:
         """Return a value of the loop, of all steps."""
         parts = []
         for kind, s in several:
             if kind == "before":
-                part = torch.cat([before[s][None], after[s][:-1]])
+                first = before[s][None, :, : s.hi - s.lo]
+                part = torch.cat([first, after[s][:-1]])
                 if c.resets is not None:  # to 0: another state runs the loop
                     part = torch.where(c.resets[..., None], 0.0, part)
             else:

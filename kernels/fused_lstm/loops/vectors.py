@@ -198,6 +198,7 @@ class Reader:
         if n in self._state or name_of(n) in ("mm", "addmm"):
             raise NoCell(f"one number of {name_of(n) or 'a state'!r} beside {width} units")
         out = self.places.of[n]
+        out = out[0] if isinstance(out, list) else out
 
         def argument(a: Any) -> Any:
             if isinstance(a, Node):
