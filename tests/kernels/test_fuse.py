@@ -322,6 +322,43 @@ def test_a_step_that_makes_its_first_state(T):
     torch.testing.assert_close((h, c), state)
 
 
+def test_a_first_state_and_rows_of_one_step():
+    layer = fused_lstm.fuse(nn.LSTMCell(4, 8).double())
+    x, lengths = torch.randn(6, 3, 4).double(), torch.tensor([6, 1, 3])
+    y, state = layer(x, lengths=lengths)
+    zero = torch.zeros(3, 8).double()
+    expected, last = fused_lstm.fuse(layer.step, fuse="none")(x, (zero, zero), lengths=lengths)
+    torch.testing.assert_close((y, state), (expected, last))
+
+
+def test_a_state_without_a_batch():
+    """A number that all rows share: the own loop runs."""
+
+    def step(x, state):
+        h, n = state
+        return torch.tanh(x + h / (n + 1)), (torch.tanh(x + h / (n + 1)), n + 1)
+
+    x = torch.randn(2000, 2, 4)
+    _, (h, n) = fused_lstm.fuse(step)(x, (torch.zeros(2, 4), torch.tensor(0.0)))
+    assert n == 2000
+    assert h.shape == (2, 4)
+
+
+def test_inference_mode_and_meta_tensors():
+    cell = nn.LSTMCell(4, 8)
+    x, state = torch.randn(9, 3, 4), (torch.zeros(3, 8), torch.zeros(3, 8))
+    expected = fused_lstm.fuse(cell, fuse="none")(x, state)[0]
+    layer = fused_lstm.fuse(cell)
+    with torch.inference_mode():
+        y, after = layer(x * 1, state)
+        layer(x * 1, after)
+    torch.testing.assert_close(y, expected)
+    assert fused_lstm.explain(layer).startswith("steps:")
+    on_meta = fused_lstm.fuse(nn.LSTMCell(4, 8, device="meta"))
+    y, _ = on_meta(x.to("meta"), tuple(t.to("meta") for t in state))
+    assert y.shape == expected.shape
+
+
 def test_a_first_state_that_rows_share():
     cell = nn.GRUCell(4, 8).double()
     h0 = nn.Parameter(torch.randn(1, 8).double())

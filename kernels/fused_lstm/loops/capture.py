@@ -169,6 +169,7 @@ class Graph:
     after: list[Node]
     y_spec: Any
     shapes: dict[Node, Any]  # None: no tensor; a list: of several tensors
+    device: torch.device
     guards: Guards = field(repr=False)
 
     @cached_property
@@ -337,7 +338,8 @@ def capture(
         [n for n in nodes if n not in draws], places[:a], places[a:b], places[b:],
         slots={n: slot for n, slot in slots.items() if slot is not None},
         constants={n: t for n, t in tensors_outside.items() if slots[n] is None},
-        draws=draws, y=results[:count], after=after, y_spec=y_spec, shapes=shapes, guards=guards,
+        draws=draws, y=results[:count], after=after, y_spec=y_spec, shapes=shapes,
+        device=x[0].device, guards=guards,
     ), []  # fmt: skip
 
 

@@ -43,6 +43,8 @@ from .tiers import (
     Layout,
     Plan,
     Printed,
+    along_rows,
+    run_own,
     without_ended,
 )
 
@@ -221,15 +223,22 @@ class Fused(nn.Module):
                         f" at each step is an argument of fixed={{{name!r}: ...}}"
                     )
 
-    def _run(self, c: Call, state: Any) -> tuple[list[Tensor], Any, Any]:
-        """Run a call; return y's leaves, y's structure and the last state."""
+    def _run(self, c: Call, state: Any, is_first: bool = True) -> tuple[list[Tensor], Any, Any]:
+        """Run a call; return y's leaves, y's structure and the last state.
+
+        is_first: whether a step may be called to make a state that is not there, or has no batch.
+        """
         _, B = c.sizes
         leaves, spec = ([], None) if state is None else flattened(state)
         dims = [batch_dim(t, B) for t in leaves]
         kept = [store.get(key) for store, key, _ in self._hidden]
         keeps = [isinstance(t, Tensor) and t.dim() > 0 and t.shape[0] == B for t in kept]
-        if None in dims or not all(keeps) or not (leaves or kept):
+        if is_first and (None in dims or not all(keeps) or not (leaves or kept)):
             return self._run_first(c, state)
+        if None in dims:  # it has none for good
+            c.layout.state, c.layout.dims, c.state = spec, (0,) * len(dims), leaves
+            y, after, y_spec = run_own(c)
+            return y, y_spec, unflattened(after, spec)
         c.layout.state, c.layout.dims, c.layout.hidden = spec, tuple(dims), self._hidden  # type: ignore
         c.state = [*c.layout.by_rows(leaves), *kept]
         if c.reset_to is not None:
@@ -240,7 +249,7 @@ class Fused(nn.Module):
         plan = self._plan(c)
         if len(plan.hidden) > len(self._hidden):  # found by the trace
             self._hidden = plan.hidden
-            return self._run(c, state)
+            return self._run(c, state, is_first)
         for k in plan.unread:  # of a call before, whose graph may be gone
             c.state[k] = c.state[k].detach()
         tier = self._tier(plan, c)
@@ -283,11 +292,17 @@ class Fused(nn.Module):
                 raise ValueError(f"the step's results: got {described(y)}; expected tensors")
         if c.sizes[0] == 1:
             return [t[None] for t in leaves], y_spec, after
-        c.x = [t[1:] for t in c.x]
-        c.lengths = None if c.lengths is None else (c.lengths - 1).clamp(min=0)
         if after is None and not self._hidden:
             raise ValueError("the step's results: got no state; expected y and the next state")
-        rest, _, after = self._run(c, after)
+        c.x = [t[1:] for t in c.x]
+        first, has_ended = after, None
+        if c.lengths is not None:
+            has_ended, c.lengths = c.lengths == 1, (c.lengths - 1).clamp(min=1)
+        rest, _, after = self._run(c, after, is_first=False)
+        if has_ended is not None and after is not None:  # a row of one step keeps its state
+            pairs = zip(flattened(first)[0], flattened(after)[0], strict=True)
+            kept = [kept_rows(has_ended, a, b) for a, b in pairs]
+            after = unflattened(kept, flattened(after)[1])
         return [torch.cat([a[None], b]) for a, b in zip(leaves, rest, strict=True)], y_spec, after
 
     def _first_state(self, results: Any, inputs: Inputs, guards: Guards) -> tuple[Any, Any]:
@@ -355,7 +370,7 @@ class Fused(nn.Module):
             plan = self._traced(c, guards)
         except Untraceable as error:
             return self._lower(Plan(NONE, str(error)))
-        if plan.hidden or not self.check or c.sizes[1] == 0:
+        if plan.hidden or not self.check or c.sizes[1] == 0 or c.x[0].is_meta:
             return plan
         parameters = [slot.tensor for slot in guards.slots if slot.tensor.is_floating_point()]
         parameters = list({id(p): p for p in parameters}.values())
@@ -415,7 +430,8 @@ class Fused(nn.Module):
             return HOISTED
         T, B = c.sizes
         is_sure = plan.printed is not None and T >= SHORT and not plan.printed.low.has_sums
-        if plan.tier == NONE or self.fuse is not None or B == 0 or is_transformed() or is_sure:
+        is_forced = self.fuse is not None or B == 0 or is_transformed() or c.x[0].is_meta
+        if plan.tier == NONE or is_forced or is_sure:
             return plan.tier
         trains = torch.is_grad_enabled() and any(
             t.requires_grad for t in (*c.x, *c.state, *plan.tensors_outside())
@@ -570,6 +586,13 @@ def batch_dim(t: Any, B: int) -> int | None:
     if not isinstance(t, Tensor):
         raise ValueError(f"state: got {described(t)}; expected tensors [B, ...]")
     return next((d for d, size in enumerate(t.shape) if size == B), None)
+
+
+def kept_rows(rows: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Return a leaf of the last state, with some rows of the first one."""
+    dim = batch_dim(last, len(rows)) or 0
+    mask = along_rows(rows.to(last.device), last.movedim(dim, 0)).movedim(0, dim)
+    return torch.where(mask, first, last)
 
 
 def checked_lengths(lengths: Any, T: int, B: int) -> Tensor:

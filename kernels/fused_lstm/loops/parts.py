@@ -133,12 +133,12 @@ class Parts:
 
         def sample(n: Node) -> Tensor:
             if n in known:
-                return known[n].detach().cpu()
+                return known[n].detach()
             value = n.meta["val"]
             shape = (7, *value.shape[1:]) if self.is_by_row(n) else value.shape
             if value.is_floating_point():
-                return torch.rand(shape, generator=rng).to(value.dtype)
-            return torch.zeros(shape, dtype=value.dtype)
+                return torch.rand(shape, generator=rng).to(self.graph.device, value.dtype)
+            return torch.zeros(shape, dtype=value.dtype, device=self.graph.device)
 
         for part in (BEFORE, AFTER):
             nodes = self.part(part)
