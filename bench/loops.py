@@ -26,7 +26,7 @@ from .core import Call, Work, differentiable
 from .written import CELLS
 
 WAYS = ("loop", "fuse", "hoisted")
-OTHERS = ("compile", "scan", "scan, compiled")
+OTHERS = ("compiled step", "compile", "scan", "scan, compiled")
 
 
 def step_of(module: Any, x: Any, state: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
@@ -90,6 +90,8 @@ def setup(case: Case, o: Any) -> Work:
         run: Callable = partial(unrolled, step_of(own, xs, before))
         if how in ("fuse", "hoisted"):
             run = fused_lstm.fuse(own, fuse="hoisted" if how == "hoisted" else None)
+        if how == "compiled step":
+            run = fused_lstm.fuse(own, fuse="hoisted", compile_step=True)
         if how.startswith("scan"):
             run = partial(scanned, step_of(own, xs, before))
         if how in ("compile", "scan, compiled"):

@@ -230,6 +230,13 @@ def test_in_a_compiled_model(lstm):
     torch.testing.assert_close(model(x), torch.relu(layer(2 * x, state)[0]))
 
 
+def test_a_compiled_step():
+    module, x, state = call_of(CELLS["dcrnn"], 9, 3, 16, 16)
+    layer = fused_lstm.fuse(module, fuse="hoisted", compile_step=True)
+    assert_same(layer, x, state)
+    assert "what the state enters, compiled" in fused_lstm.explain(layer)
+
+
 def test_autocast(lstm):
     layer, x, state = lstm
     layer.float()

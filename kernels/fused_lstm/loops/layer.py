@@ -69,6 +69,7 @@ class Fused(nn.Module):
         batch_first: bool = False,
         reverse: bool = False,
         engine: str = "auto",
+        compile_step: bool = False,
         check: bool = True,
     ) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Fused(nn.Module):
             raise ValueError(f"engine: got {engine!r}; expected 'auto', 'native' or 'triton'")
         self.step = step
         self.fuse, self.engine, self.check = fuse, engine, check
-        self.batch_first, self.reverse = batch_first, reverse
+        self.batch_first, self.reverse, self.compile_step = batch_first, reverse, compile_step
         self._plans: dict[Any, Plan] = {}
         self._hidden: list[tuple[Any, str, str]] = []  # tensors that the step's modules keep
         self._quick: set[tuple] = set()  # calls of one step that the step itself runs
@@ -406,7 +407,9 @@ class Fused(nn.Module):
         parts = Parts(graph)
         if not parts.rows_are_apart():
             parts = Parts(graph, hoists=False)
-        plan = Plan(HOISTED, "fuse='hoisted'", graph, parts, hoisted=Hoisted(parts))
+        plan = Plan(
+            HOISTED, "fuse='hoisted'", graph, parts, hoisted=Hoisted(parts, self.compile_step)
+        )
         if self.fuse == HOISTED:
             return plan
         try:
@@ -482,6 +485,7 @@ def fuse(
     batch_first: bool = False,
     reverse: bool = False,
     engine: str = "auto",
+    compile_step: bool = False,
     check: bool = True,
 ) -> Fused:
     """Make a layer of a step as you have it, which runs all steps.
@@ -511,6 +515,8 @@ def fuse(
         batch_first: tensors of all steps are [B, T, ...].
         reverse: from a row's last step to its first.
         engine: "auto", "native" or "triton", of the printed tier.
+        compile_step: compile what stays in the loop of level "hoisted" by torch.compile: one step,
+            in ten to thirty seconds, whatever T is. It has no second derivatives.
         check: compare the first call of a shape with the person's own loop, on a few steps and
             rows, values and all gradients.
 
@@ -519,7 +525,7 @@ def fuse(
     """
     return Fused(
         step, fuse=fuse, returns=returns, unpack=unpack, batch_first=batch_first, reverse=reverse,
-        engine=engine, check=check,
+        engine=engine, compile_step=compile_step, check=check,
     )  # fmt: skip
 
 
@@ -528,7 +534,9 @@ def described_plan(plan: Plan) -> str:
     if plan.tier == NONE or plan.parts is None:
         return f"none: the step is called in a Python loop; {plan.why}"
     if plan.tier == HOISTED or plan.printed is None:
-        text = f"hoisted: a Python loop over what the state enters; no kernel: {plan.why}"
+        loop = "a Python loop over what the state enters"
+        loop += ", compiled" if plan.hoisted is not None and plan.hoisted.is_compiled else ""
+        text = f"hoisted: {loop}; no kernel: {plan.why}"
     elif plan.printed.stock is not None:
         text = f"steps: the library's cell {plan.printed.spec.cell!r}"
     else:

@@ -229,8 +229,8 @@ def as_steps(values: Values, n: Node) -> Tensor:
 class Hoisted:
     """Runs a step's part in a Python loop, and what is before and after it batched."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts, self.graph = parts, parts.graph
+    def __init__(self, parts: Parts, is_compiled: bool) -> None:
+        self.parts, self.graph, self.is_compiled = parts, parts.graph, is_compiled
         self.functions: dict[Any, Any] = {}
         of, g = parts.of, parts.graph
         entering = parts.to_step
@@ -238,7 +238,8 @@ class Hoisted:
         self.per_step = [n for n in entering if of[n] == BEFORE]
         self.read = [n for n in parts.loop_results if n not in g.state]
         inputs = [*self.weights, *self.per_step, *g.state]
-        self.step = parts.function(parts.part(STEP), inputs, [*g.after, *self.read])
+        step = parts.function(parts.part(STEP), inputs, [*g.after, *self.read])
+        self.step = torch.compile(step) if is_compiled else step
 
     def run(self, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
         """Run a call, as `Plan.run`."""
