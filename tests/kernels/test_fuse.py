@@ -8,6 +8,7 @@ import io
 import pickle
 import re
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -230,7 +231,8 @@ def test_in_a_compiled_model(lstm):
     torch.testing.assert_close(model(x), torch.relu(layer(2 * x, state)[0]))
 
 
-def test_a_compiled_step():
+def test_a_compiled_step(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     module, x, state = call_of(CELLS["dcrnn"], 9, 3, 16, 16)
     layer = fused_lstm.fuse(module, fuse="hoisted", compile_step=True)
     assert_same(layer, x, state)
