@@ -485,6 +485,99 @@ def test_a_fixed_number():
     assert_same(fused_lstm.fuse(step, fuse="steps"), x, h, fixed={"k": torch.tensor(0.5).double()})
 
 
+# --- programs ---
+
+
+class Policy(nn.Module):
+    """A recurrent actor and critic, as CleanRL's: the core's h feeds two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.core = nn.Linear(6, 16), nn.LSTMCell(16, 8)
+        self.actor, self.critic = nn.Linear(8, 4), nn.Linear(8, 1)
+
+    def forward(self, x, state):
+        h, c = self.core(torch.tanh(self.encoder(x)), state)
+        return {"logits": self.actor(h), "value": self.critic(h)[:, 0]}, (h, c)
+
+
+def test_a_rollout_with_dones():
+    """CleanRL sets the state to zero before the step that a flag belongs to, skrl after it."""
+    policy, T, B = Policy().double(), 12, 3
+    x, dones = torch.randn(T, B, 6).double(), torch.rand(T, B) < 0.3
+    state = torch.randn(B, 8).double(), torch.randn(B, 8).double()  # of the rollout before
+    layer = fused_lstm.fuse(policy, fuse="steps")
+    for after in (False, True):
+        own, (h, c) = [], state
+        for x_t, done in zip(x, dones, strict=True):
+            if not after:
+                h, c = (t * ~done[:, None] for t in (h, c))
+            out, (h, c) = policy(x_t, (h, c))
+            if after:
+                h, c = (t * ~done[:, None] for t in (h, c))
+            own.append(out)
+        y, last = layer(x, state, resets=fused_lstm.as_resets(dones, after=after))
+        for name in y:
+            torch.testing.assert_close(y[name], torch.stack([out[name] for out in own]))
+        if after:
+            last = tuple(t * ~dones[-1][:, None] for t in last)
+        torch.testing.assert_close(last, (h, c))
+
+
+class Decoder(nn.Module):
+    """A greedy decoder, whose last token is a state, with attention over a fixed memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.cell = nn.Embedding(20, 6), nn.GRUCell(14, 8)
+        self.query, self.out = nn.Linear(8, 8), nn.Linear(8, 20)
+
+    def forward(self, position, state, memory):
+        token, h = state
+        scores = torch.einsum("bd,bsd->bs", self.query(h), memory)
+        context = torch.einsum("bs,bsd->bd", torch.softmax(scores, -1), memory)
+        h = self.cell(torch.cat([self.embedding(token) + position, context], 1), h)
+        logits = self.out(h)
+        return logits, (logits.argmax(-1), h)
+
+
+def test_a_decoder_that_feeds_its_token_back():
+    x = torch.randn(9, 3, 6).double()
+    state = torch.zeros(3, dtype=torch.long), torch.randn(3, 8).double()
+    memory = torch.randn(3, 7, 8).double()
+    layer = fused_lstm.fuse(Decoder().double(), fuse="hoisted")
+    assert_same(layer, x, state, fixed={"memory": memory})
+
+
+class Dreamer(nn.Module):
+    """An RSSM whose stochastic state is Gaussian: its noise is drawn at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.cell, self.prior = nn.Linear(10, 8), nn.GRUCell(8, 8), nn.Linear(8, 8)
+
+    def forward(self, action, state):
+        h, z = state
+        h = self.cell(F.silu(self.inputs(torch.cat([z, action], 1))), h)
+        mean, deviation = self.prior(h).chunk(2, 1)
+        deviation = F.softplus(deviation) + 0.1
+        z = mean + deviation * torch.randn_like(mean)
+        return (h, mean, deviation), (h, z)
+
+
+def test_a_model_of_the_world_dreams():
+    """The first call is compared with the own loop on the same noise."""
+    layer = fused_lstm.fuse(Dreamer().double(), fuse="steps")
+    x, state = (
+        torch.randn(9, 3, 6).double(),
+        (torch.zeros(3, 8).double(), torch.zeros(3, 4).double()),
+    )
+    (h, *_), (last, z) = layer(x, state)
+    assert h.shape == (9, 3, 8)
+    assert z.shape == (3, 4)
+    torch.testing.assert_close(h[-1], last)
+
+
 # --- the ladder of anybody's loop ---
 
 STEP = """
