@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from . import library
-from .adopt.convert import OURS, conversions, spec_of
+from .adopt.convert import OURS, check_model, conversions, spec_of
 from .cells import Cell
 from .choose import why_no_cell
 from .custom import Recurrent, with_inputs
@@ -95,6 +95,7 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
         raise ValueError(f"weight_only: got True with dtype {dtype}; expected torch.int8")
     if (why := library.load()) is not None:
         raise RuntimeError(f"prepare: needs the engine 'native': {why}")
+    check_model(model)
     made: dict[int, nn.Module] = {}  # a module that has several places keeps them
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, Fused)]:
         if (reason := _why_step_is_left(layer, dtype)) is not None:

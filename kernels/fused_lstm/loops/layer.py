@@ -119,13 +119,15 @@ class Fused(nn.Module):
         Raises:
             ValueError: an argument, or a result of the step, is not as expected.
         """
+        if torch.compiler.is_dynamo_compiling():  # a graph break: the layer runs as it is
+            eager = torch.compiler.disable(self.forward)
+            return eager(input, state, lengths=lengths, resets=resets, reset_to=reset_to,
+                         fixed=fixed, **inputs)  # fmt: skip
         plain = lengths is None and resets is None and not (inputs or fixed)
         if plain and self._quick and state is not None:
             results = self._one_step(input, state)
             if results is not None:
                 return results
-        if torch.compiler.is_dynamo_compiling():  # a graph break: the layer runs as it is
-            return self._uncompiled(input, state, lengths, resets, reset_to, fixed, inputs)
         call = self._call(input, inputs, fixed, lengths, resets)
         if reset_to is not None:
             if resets is None:
@@ -160,12 +162,6 @@ class Fused(nn.Module):
             x, keywords = unflattened(c.x, c.layout.x) if c.layout.x is not None else (c.x[0], {})
             if not keywords:
                 self._quick.add(one_step_key(*flattened(x), spec))
-
-    @torch.compiler.disable
-    def _uncompiled(self, input, state, lengths, resets, reset_to, fixed, inputs):
-        return self.forward(
-            input, state, lengths=lengths, resets=resets, reset_to=reset_to, fixed=fixed, **inputs
-        )
 
     def _call(
         self,
@@ -352,7 +348,7 @@ class Fused(nn.Module):
         return plan
 
     def _tell(self, plan: Plan) -> None:
-        """Log once what runs the steps, after a call that did."""
+        """Write to the log what runs the steps, after a call that did."""
         plan.is_told = True
         is_last = plan.tier == NONE and self.fuse != NONE
         text = described_plan(plan)
@@ -472,7 +468,7 @@ class Fused(nn.Module):
 
 
 def forget_weights(layer: Fused, _: Any) -> None:
-    """Forget the weights that a prepared layer has made, since others were loaded."""
+    """Remove the weights that a prepared layer has made, since others were loaded."""
     layer._plans.clear()
 
 
