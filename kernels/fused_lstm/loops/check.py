@@ -20,6 +20,7 @@ CHECKED_STEPS, CHECKED_ROWS = 3, 2
 # Relative to 1 + the largest number. A check of half precision sees gross faults only.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 SHORT, RACED_STEPS, ROUNDS = 8, 32, 5  # steps of a short call, at most in a race
+SLOW = 0.1  # seconds of a short call
 MUCH = 1.05  # how many times as fast a lower tier has to be
 
 
@@ -108,14 +109,16 @@ def untouched(guards: Guards) -> Iterator[None]:
 def race(plan: Plan, c: Call, trains: bool) -> dict[str, float]:
     """Return the seconds of a plan's tiers for a call's sizes: its own, and those below it.
 
-    trains: with the backward. At most RACED_STEPS steps are run, the tiers in turns.
+    trains: with the backward. The tiers take turns; of a slow step fewer steps and turns are run.
     """
     assert plan.graph is not None
-    short = replace(c, x=[t[:RACED_STEPS] for t in c.x], resets=None, lengths=None, draws=None)
-    short.x = [t.detach().requires_grad_(t.requires_grad) for t in short.x]
-    short.state = [t.detach().requires_grad_(t.requires_grad) for t in c.state]
+    state = [t.detach().requires_grad_(t.requires_grad) for t in c.state]
 
-    def seconds(tier: str) -> float:
+    def some(steps: int) -> Call:
+        x = [t[:steps].detach().requires_grad_(t.requires_grad) for t in c.x]
+        return replace(c, x=x, state=state, resets=None, lengths=None, draws=None)
+
+    def seconds(tier: str, short: Call) -> float:
         start = time.perf_counter()
         y, state, _ = plan.run(tier, short)
         ends = [t for t in (*y, *state) if t.requires_grad]
@@ -130,9 +133,12 @@ def race(plan: Plan, c: Call, trains: bool) -> dict[str, float]:
     if c.sizes[0] == 1:  # with nothing to hoist
         tiers = tuple(tier for tier in tiers if tier in ("none", "steps"))
     with untouched(plan.graph.guards):
-        for tier in tiers:
-            seconds(tier)
-        rounds = [{tier: seconds(tier) for tier in tiers} for _ in range(ROUNDS)]
+        short = some(SHORT)
+        is_slow = max([seconds(tier, short) for tier in tiers]) > SLOW
+        short, count = (short, 2) if is_slow else (some(RACED_STEPS), ROUNDS)
+        for tier in () if is_slow else tiers:  # once more, of as many steps
+            seconds(tier, short)
+        rounds = [{tier: seconds(tier, short) for tier in tiers} for _ in range(count)]
     return {tier: statistics.median(r[tier] for r in rounds) for tier in tiers}
 
 
