@@ -174,6 +174,11 @@ def thread(cubin: bytes) -> tuple[int, int]:
     return int(registers), int(stack)
 
 
+def as_data(chosen: plan.Plan) -> dict:
+    """Return a plan's fields, and two numbers that follow from them."""
+    return asdict(chosen) | {"resident_fraction": chosen.resident_fraction, "smem": chosen.smem}
+
+
 def inspect(
     chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN, rows: Sequence[str] = ()
 ) -> dict:
@@ -188,7 +193,7 @@ def inspect(
         "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
-        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "plan": as_data(chosen),
         "registers": registers,
         "stack": stack,
         "shared_memory": compiled.metadata.shared,
@@ -236,7 +241,7 @@ def inspect_amd(
         "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": device.gfx,
-        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "plan": as_data(chosen),
         "registers": number("vgpr_count"),
         "stack": number("private_segment_fixed_size"),
         "shared_memory": compiled.metadata.shared,

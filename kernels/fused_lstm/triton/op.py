@@ -70,7 +70,7 @@ class Prepared:
 @lru_cache(4096)
 def planned(
     make_plan: Callable[..., Plan],
-    settings: tuple,  # of PyTorch, on which `make_plan` depends
+    settings: tuple,  # on which `make_plan` depends
     *,
     direction: str,
     fuse: str,
@@ -167,10 +167,14 @@ def prepare(
     )  # fmt: skip
 
 
-def settings() -> tuple[bool, bool]:
-    """Return what plans depend on: whether algorithms are deterministic, and whether NCCL runs."""
+def settings() -> tuple[bool, bool, frozenset[Plan]]:
+    """Return what plans depend on: whether algorithms are deterministic, whether NCCL runs, and the
+    plans that a GPU has refused.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.are_deterministic_algorithms_enabled(), distributed
+    return (
+        torch.are_deterministic_algorithms_enabled(), distributed, frozenset(launch.REFUSED)
+    )  # fmt: skip
 
 
 def card_of(device: torch.device) -> devices.Device:
@@ -195,14 +199,15 @@ def plan_of(
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
-    card = card_of(device)
+    card, (*_, refused) = card_of(device), settings()
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
         projected=shape.projected, norm=norm, gates=gates, inner=inner,
-        heads=shape.L if fuse == "heads" else 0,
+        heads=shape.L if fuse == "heads" else 0, refused=refused,
     )  # fmt: skip
-    return tuned.of(chosen, card)
+    timed = tuned.of(chosen, card)
+    return chosen if timed in refused else timed
 
 
 # --- a call's arguments ---
