@@ -32,8 +32,13 @@ LAST = 60.0  # seconds that are left for the post's table
 def run(name: str, options: Any) -> Iterator[Record]:
     """Run `gpu` or `gpu-race`; yield what the races measured.
 
-    Raises SystemExit(1), at the end, where a test failed.
+    Raises ValueError, before anything is compiled, where the kernels do not run on this machine;
+    SystemExit(1), at the end, where a test failed.
     """
+    from fused_lstm import triton
+
+    if (why := triton.missing(options.device)) is not None:
+        raise ValueError(f"engine 'triton' cannot run on this machine: {why}")
     from fused_lstm.triton import launch
 
     os.environ.setdefault(launch.POLLS, POLLS)

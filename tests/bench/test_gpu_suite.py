@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.__main__ import main
+from bench.__main__ import main, measured
 from bench.cases import Shape
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
@@ -426,6 +426,26 @@ def staged(monkeypatch) -> list[str]:
     monkeypatch.delenv("FUSED_LSTM_POLLS", raising=False)
     monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
     return stages
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu-race"])
+def test_a_gpu_that_is_too_old_is_one_sentence(name, staged, monkeypatch, tmp_path, capsys):
+    """At once: a T4 compiled for two minutes, and then failed every test with that sentence."""
+    t4 = SimpleNamespace(name="Tesla T4", major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: t4)
+    for module, work in ((compiling, "compile_tests"), (compiling, "compile_in_time")):
+        monkeypatch.setattr(module, work, lambda *_: staged.append("compile"))
+    options = options_in(tmp_path / "none")
+    options.device = torch.device("cuda")
+    with pytest.raises(SystemExit) as stopped:
+        measured(name, options)
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "need compute capability 8.0 (Ampere), and Tesla T4 has 7.5" in said.err
+    assert (said.out, staged) == ("", [])
+    assert not options.json.parent.exists()
 
 
 @pytest.mark.parametrize("fails", [True, False])
