@@ -2,7 +2,8 @@
 
 Each takes under 9 minutes. This process launches no Triton kernel. What is done is written as it is
 done: gpu.json after each part, each test's outcome in gpu-tests.jsonl, and each race's record in
-gpu-races.jsonl; failed tests and records are on the screen too.
+gpu-races.jsonl; failed tests and records are on the screen too. Each file names the card, its
+driver, the libraries and the commit.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def test(file: Path, began: float, seconds: float, device: Any) -> None:
     """Compile and run the tests, and the barrier under GSan; write a report after each part."""
     from fused_lstm.triton.devices import current
 
-    report: dict[str, Any] = dict.fromkeys(("compiled", "card", "tests", "gsan"))
+    about = racing.about(device)
+    report = about | dict.fromkeys(("compiled", "measured", "tests", "gsan"))
     write(file, report)
     print(f"compiling what the tests launch: {COMPILING_TESTS * seconds:.0f} s at most", flush=True)
     report["compiled"] = done = compiling.compile_tests(
@@ -66,12 +68,12 @@ def test(file: Path, began: float, seconds: float, device: Any) -> None:
     say_compiled(f"{done['jobs']} tests", done)
     write(file, report)
     if device.type == "cuda":
-        report["card"] = found = card.measured(began + seconds)
+        report["measured"] = found = card.measured(began + seconds)
         numbers = found.items() if isinstance(found, dict) else ()
         print("  ".join(f"{name} {value:.2f}" for name, value in numbers) or found, flush=True)
         write(file, report)
     outcomes = file.with_name("gpu-tests.jsonl")
-    outcomes.unlink(missing_ok=True)
+    outcomes.write_text(json.dumps(about) + "\n")
     report["tests"] = tests = testing.run(began + TESTING * seconds, outcomes)
     write(file, report)
     without = [name for name, passed in tests["families"].items() if not passed]
@@ -99,7 +101,8 @@ def race(folder: Path, began: float, seconds: float, pace: float, device: Any) -
     print(f"compiling what is raced: {COMPILING * seconds:.0f} s at most", flush=True)
     done = compiling.compile_in_time(current(device), racing.races(), began + COMPILING * seconds)
     say_compiled("races", done)
-    yield from racing.supervise(racing.races(), pace, deadline - LAST, raced)
+    about = racing.about(device)
+    yield from racing.supervise(racing.races(), pace, deadline - LAST, raced, about)
     print(post(folder / "gpu-post.jsonl", deadline - time.monotonic()), flush=True)
     print(f"raced: {raced}")
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench import machine
 from bench.__main__ import main, measured
 from bench.cases import Shape
 from bench.contenders import BASE, NN_LSTM, engines
@@ -105,12 +106,39 @@ def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys
         return ends.pop(0)
 
     monkeypatch.setattr(watching, "watch", watched)
-    records = racing.supervise([CASE], 1.0, soon(), tmp_path / "races.jsonl")
+    records = racing.supervise([CASE], 1.0, soon(), tmp_path / "races.jsonl", {})
     lines = (tmp_path / "races.jsonl").read_text().splitlines()  # as they came
     assert [json.loads(line)["contender"] for line in lines].count("cudnn") == 2
     assert "step            cudnn            150 ms" in capsys.readouterr().out
     assert started == [[], ["bad"]]
     assert {(r.contender, r.why) for r in records} == {("cudnn", ""), ("bad", ""), ("bad", "broke")}
+
+
+def test_who_is_not_raced_has_the_machine_too(monkeypatch, events, tmp_path):
+    """In the file of races: who is absent, and who broke the GPU's context."""
+    monkeypatch.setattr(racing, "DEVICE", "cpu")
+    monkeypatch.setattr(machine, "card", lambda device: {"driver_version": "580.65"})
+    absent = racing.layers.Work({}, lambda: {}, absent={"flashrnn": "not installed"})
+    monkeypatch.setattr(racing, "work_of_race", lambda *_: absent)
+    monkeypatch.setattr(racing, "measure", lambda *_, **__: [])
+    racing.race(CASE, 0.05, [])
+    (line,) = [event["line"] for event in events() if event["event"] == "record"]
+    assert line["why"] == "not installed"
+    assert_names_the_machine(line)
+    monkeypatch.setattr(watching, "watch", lambda *_: watching.End("all", "broke"))
+    about = racing.about(CPU)
+    (lost,) = racing.supervise([CASE], 1.0, soon(), tmp_path / "races.jsonl", about)
+    assert lost.why == "broke"
+    assert_names_the_machine(lost.line())
+
+
+def test_an_amd_gpus_driver_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(machine, "SYS", tmp_path)
+    assert machine.card(torch.device("cuda")) == {"driver_version": "unknown"}
+    (tmp_path / "module/amdgpu").mkdir(parents=True)
+    (tmp_path / "module/amdgpu/version").write_text("6.14.14\n")
+    assert machine.card(torch.device("cuda")) == {"driver_version": "6.14.14"}
 
 
 def test_processes_that_end_again_and_again_are_given_up(monkeypatch):
@@ -418,11 +446,21 @@ def options_in(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(device=CPU, minutes=8.5, json=folder / "r.jsonl", seconds=None)
 
 
+def assert_names_the_machine(line: dict) -> None:
+    """A stranger's file can be read alone."""
+    assert line["machine"]
+    assert line["card"] == {"driver_version": "580.65"}
+    assert {"torch", "triton"} <= line["versions"].keys()
+    assert line["commit"]
+    assert line["date"]
+
+
 @pytest.fixture
 def staged(monkeypatch) -> list[str]:
     """The stages of both commands, noted, with their processes left out."""
     stages = []
     monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
+    monkeypatch.setattr(machine, "card", lambda device: {"driver_version": "580.65"})
     monkeypatch.delenv("FUSED_LSTM_POLLS", raising=False)
     monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
     return stages
@@ -481,6 +519,9 @@ def test_the_tests_in_order(staged, monkeypatch, tmp_path, capsys, fails):
     assert staged == ["compile", "test", "gsan"]
     assert os.environ.pop("FUSED_LSTM_POLLS") == "5000000"
     assert written()["gsan"] == "a race: somewhere"
+    assert_names_the_machine(written())
+    first, *_ = (tmp_path / "gpu-tests.jsonl").read_text().splitlines()
+    assert_names_the_machine(json.loads(first))
     assert written()["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
     said = capsys.readouterr().out
     assert "1 not run: out of time" in said
@@ -500,7 +541,8 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
 
     record = Record("gpu-race", "medium", "cudnn", "step", (0.1, 0.2))
 
-    def raced(races, seconds, deadline, file):
+    def raced(races, seconds, deadline, file, about):
+        assert_names_the_machine(about)
         staged.extend(race.name for race in races[:2])
         return [record] * len(races)
 
