@@ -21,7 +21,7 @@ from typing import Any
 
 from ..spec import CELLS, PLAIN, Spec
 from ..triton import choice, devices, plan
-from . import sass
+from . import amdgcn, sass
 
 # A kernel's pointers to the state dtype.
 STATES = {
@@ -247,6 +247,7 @@ def inspect_amd(
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "spills": number("vgpr_spill_count"),
+        "order": amdgcn.order(text, device.gfx) if chosen.persistent else [],
         "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
         "cost": asdict(choice.cost(chosen, device)),
         "sass": ["a program of AMD's is not disassembled"],

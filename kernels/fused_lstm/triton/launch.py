@@ -22,7 +22,7 @@ from triton.runtime.errors import OutOfResources
 
 from ..spec import CELLS, PLAIN, Spec
 from . import backward, cells, forward, precision
-from .barrier import APART
+from .barrier import APART, stores_done
 from .cells import lstm, printed
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
@@ -272,8 +272,7 @@ def constants(
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
-        "NVIDIA": not plan.amd,
-        "POLLS": polls(),
+        **waits(plan.gfx),
         # The launch.
         "SAVE": save,  # forward: keep what a backward needs
         "SUMS": "sum" in phases,
@@ -413,6 +412,11 @@ def most_registers(plan: Plan) -> int | None:
         return 255
     few = plan.tcgen05 and plan.direction == "backward" and plan.chunks <= 6
     return 240 if few else None
+
+
+def waits(gfx: str) -> dict[str, Any]:
+    """Return a barrier's constants; gfx: AMD's name of an architecture, or ""."""
+    return {"NVIDIA": gfx == "", "STORES_DONE": stores_done(gfx), "POLLS": polls()}
 
 
 def polls() -> int:

@@ -27,7 +27,7 @@ def meet_kernel(
     """Meet at a grid barrier of all programs `rounds` times, and do nothing else."""
     programs = tl.num_programs(0)
     for n in range(rounds):
-        barrier.arrive(counter_ptr, True)
+        barrier.arrive(counter_ptr, True, PLAN)
         barrier.wait(counter_ptr, (n + 1) * programs, True, PLAN)
 
 
@@ -48,9 +48,9 @@ def read_kernel(
     tl.store(out_ptr + program, tl.sum(total, 0))
 
 
-def meet(counter: torch.Tensor, programs: int, rounds: int, nvidia: bool) -> None:
-    """Launch meetings of `programs` programs; counter [1] int32 is zero."""
-    plan = launch.Constants(**launch.wrapped({"NVIDIA": nvidia, "POLLS": launch.polls()}))
+def meet(counter: torch.Tensor, programs: int, rounds: int, gfx: str) -> None:
+    """Launch meetings of `programs` programs; counter [1] int32 is zero; gfx: AMD's name, or ""."""
+    plan = launch.Constants(**launch.wrapped(launch.waits(gfx)))
     meet_kernel[(programs,)](counter, rounds, plan, num_warps=4, launch_cooperative_grid=True)
 
 
@@ -71,9 +71,9 @@ def measured(device: Device) -> dict[str, float]:
     found: dict[str, float] = {}
     for programs in (8, 32, device.sms):
         counter = torch.zeros(1, dtype=torch.int32, device="cuda")
-        meet(counter, programs, 1, not device.gfx)  # compiled
+        meet(counter, programs, 1, device.gfx)  # compiled
         counter.zero_()
-        us = _milliseconds(lambda c=counter, n=programs: meet(c, n, ROUNDS, not device.gfx)) * 1e3
+        us = _milliseconds(lambda c=counter, n=programs: meet(c, n, ROUNDS, device.gfx)) * 1e3
         found[f"barrier_us_{programs}"] = us / ROUNDS
     found["barrier_us"] = found[f"barrier_us_{device.sms}"]
     size = bytes_read(device)

@@ -69,7 +69,7 @@ class Plan:
     norm: int = 0  # meetings of a block of batch, in which its rows are normalized over all units
     gates: int = 4  # G
     k_parts: int = 1  # of a product's sum, each a warp's; 1: warps share rows and columns instead
-    amd: bool = False
+    gfx: str = ""  # AMD's name of an architecture
     asynchronous: bool = False  # products read shared memory while warps go on: sm_90, sm_100
     tcgen05: bool = False  # products have a memory of their own: sm_100
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
@@ -83,6 +83,10 @@ class Plan:
     def outputs(self) -> int:
         """P."""
         return self.projected or self.hidden
+
+    @property
+    def amd(self) -> bool:
+        return self.gfx != ""
 
     @cached_property
     def persistent(self) -> bool:
@@ -380,7 +384,7 @@ def _compiled(
                 not device.asynchronous or n < 64
                 for n in _inner_rows(direction, own, inner) or [own]
             ),
-            why=(), gates=gates, amd=device.gfx != "", asynchronous=device.asynchronous,
+            why=(), gates=gates, gfx=device.gfx, asynchronous=device.asynchronous,
             tcgen05=device.tcgen05, inner=inner,
         )  # fmt: skip
 
