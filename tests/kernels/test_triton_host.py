@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,29 @@ def test_weights_that_are_not_aligned_have_a_kernel_of_their_own():
     assert python(ALIGNED) == [1, 1, 2, 2]
 
 
+STATES = """
+import torch
+from bench.gpu import dry
+from fused_lstm.triton import backward, forward, op
+from fused_lstm.triton.devices import DEVICES
+
+dry.take_over(DEVICES["H100"])
+x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
+found = []
+with torch.no_grad():
+    for c0 in (h0, h0.float(), h0):
+        op.lstm(x, h0, c0, weights, 0.0, None, "steps", False)
+        (cache,) = forward.lstm_forward_kernel.device_caches.values()
+        found.append(len(cache[0]))
+print(found)
+"""
+
+
+def test_a_state_of_another_dtype_has_a_kernel_of_its_own():
+    """The kernel stores c_n in c0's dtype, and an operator called directly takes any."""
+    assert python(STATES) == [1, 2, 2]
+
+
 SPILLS = """
 import torch
 from bench.gpu import dry
@@ -248,6 +272,45 @@ def test_packed_rows_have_one_table_and_no_number_a_row_and_step():
     assert again.largest == []
     batch_sizes[-1] = 0  # another value of the same tensor
     assert packed.LaneRows(x, B, batch_sizes).live == batch_sizes.sum()
+
+
+class Stream(list):
+    """A stream of a GPU that is not here: what it was asked for."""
+
+    def wait_event(self, event: str) -> None:
+        self.append(event)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Return a table whose copy to a GPU another stream may not have seen."""
+    memory = SimpleNamespace(device="cuda:0", record_stream=lambda stream: stream.append("kept"))
+    made = packed.Table((), 3, memory, memory, packed.Copy(memory, None, "copied", Stream([1])))
+    monkeypatch.setattr(packed, "make_table", lambda *_: made)
+    return made
+
+
+def test_a_table_of_packed_rows_is_waited_for_on_another_stream(monkeypatch, table):
+    """It was used as it was, though its copy was on its way on the stream that made it."""
+    batch_sizes, x, stream = torch.tensor([2, 1]), torch.randn(3, 4), Stream()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: table.copy.stream)
+    packed.LaneRows(x, 2, batch_sizes)
+    assert table.copy.stream == [1]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    packed.LaneRows(x, 2, batch_sizes)
+    assert stream == ["copied", "kept"]
+
+
+def test_a_captured_graph_keeps_its_table_of_packed_rows(monkeypatch, table):
+    """It reads the table at every replay, when batch_sizes may be gone; a capture waits for no
+    event from outside, and begins with a wait for all of the GPU."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(packed, "CAPTURED", [])
+    packed.LaneRows(torch.randn(3, 4), 2, torch.tensor([2, 1]))
+    (kept,) = packed.CAPTURED
+    assert kept is table
+    assert table.copy.stream == [1]
 
 
 def test_lengths_on_the_host_ask_the_device_for_nothing():

@@ -82,6 +82,7 @@ def planned(
     resets: bool,
     save: bool,
     tf32: bool,
+    states: torch.dtype,
     dropout: float = 0.0,
     draws: bool = False,
     many_steps: bool = False,
@@ -91,8 +92,9 @@ def planned(
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
-    fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
-    reverse: lanes run from the last step to the first. by_states: of a backward, whether there are
+    fuse: as the operator's, or "heads". states: the dtype of c0, in which the forward's kernel
+    stores c_n: a launch's kernel is one for all calls that are alike. many_steps: whether there are
+    rounding.STEPS or more. reverse: lanes run from the last step to the first. by_states: of a backward, whether there are
     gradients by every state. order: as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
@@ -137,6 +139,7 @@ def prepare(
     device: torch.device,
     h0: torch.Size,
     c0: torch.Size,
+    states: torch.dtype,
     weights: int,
     of_lane: tuple[torch.Size, ...],
     dropout: float,
@@ -152,8 +155,8 @@ def prepare(
 ) -> Prepared:
     """Return the launches of a call of `lstm`, from what is quickly compared.
 
-    h0, c0, of_lane: the shapes of these and of the first lane's weights. weights: how many there
-    are. The others: as `planned` and the operator have them.
+    h0, c0, of_lane: the shapes of these and of the first lane's weights. states: c0's dtype.
+    weights: how many there are. The others: as `planned` and the operator have them.
     """
     spec = cell_of(cell, rates)
     (numbered, *_) = by_layer(range(weights), h0[0], spec)
@@ -161,9 +164,9 @@ def prepare(
     shape = _shape(h0, c0, w_hr, abs(directions), spec.c_parts)
     return planned(
         make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
-        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
-        draws=draws, many_steps=many_steps, by_states=by_states, reverse=directions < 0,
-        order=tuple(numbered),
+        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, states=states,
+        dropout=dropout, draws=draws, many_steps=many_steps, by_states=by_states,
+        reverse=directions < 0, order=tuple(numbered),
     )  # fmt: skip
 
 
@@ -277,7 +280,7 @@ def parsed(
     prepared = prepare(
         plan_of, settings(), direction, save,
         x.dtype == torch.float32 and precision.tf32(), x.dtype, x.device, h0.shape, c0.shape,
-        len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
+        c0.dtype, len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
         batch_sizes is not None, not_reset is not None, seed is not None, T >= rounding.STEPS,
         by_states, cell, tuple(rates),
     )  # fmt: skip
