@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-LAUNCHES: list[dict[str, Any]] = []  # what each launch was: kernel, grid, cooperative
+LAUNCHES: list[dict[str, Any]] = []  # of each launch kernel, grid, cooperative, function
 COMPILED: list[str] = []  # kernels that no cache had: count_compilations
 
 
@@ -19,8 +19,11 @@ class _Launcher:
         self.name, self.cooperative = metadata.name, metadata.launch_cooperative_grid
 
     def __call__(self, *arguments: Any, **_: Any) -> None:
-        grid = tuple(arguments[:3])
-        LAUNCHES.append({"kernel": self.name, "grid": grid, "cooperative": self.cooperative})
+        grid, (_, function) = tuple(arguments[:3]), arguments[3:5]
+        LAUNCHES.append({
+            "kernel": self.name, "grid": grid, "cooperative": self.cooperative,
+            "function": function,
+        })  # fmt: skip
 
 
 class _Utils:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fresh
 from fused_lstm.tools import amdgcn
-from fused_lstm.triton.devices import AMD
+from fused_lstm.triton import launch
+from fused_lstm.triton.devices import AMD, DEVICES
 from fused_lstm.triton.launch import specialized
+from fused_lstm.triton.plan import plan
 from test_inspect import run
 
 
@@ -120,6 +123,25 @@ def test_a_dry_run_compiles_all_kernels_of_an_amd_gpu(name):
     """Each call's first kernel was loaded as if it were NVIDIA's, and no other was compiled."""
     found = json.loads(fresh.python(DRY.replace("NAME", repr(name)), TRITON_INTERPRET="0"))
     assert found == ["lstm_forward_kernel", "lstm_backward_kernel", AMD[name].wave]
+
+
+@pytest.mark.parametrize("card", ["MI300X", "H100"])
+def test_a_launch_asks_whether_tensors_are_below_2_gb(card, monkeypatch):
+    """On an AMD GPU each size has a kernel of its own; the launch itself is not made here."""
+    device = (AMD | DEVICES)[card]
+    chosen = plan("steps", "forward", hidden=64, batch=16, layers=1, dtype="bf16", device=device)
+    compiled = SimpleNamespace(
+        n_spills=0, run=lambda *_: None, function=1, packed_metadata=(), launch_metadata=None
+    )
+    active = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 0)
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    monkeypatch.setattr(launch, "driver", SimpleNamespace(active=active))
+    monkeypatch.setattr(launch.Launch, "_compiled", lambda *_: compiled)
+    one = launch.Launch(chosen, None, lambda keep_loop: None)
+    for size in (64, 2**31, 64):
+        x = torch.empty(size, device="meta", dtype=torch.uint8)
+        one(launch.Arguments([x], [0]))
+    assert len(one.compiled) == (2 if card == "MI300X" else 1)
 
 
 @pytest.mark.parametrize("amd", [False, True])

@@ -170,10 +170,10 @@ from fused_lstm.triton.devices import DEVICES
 
 dry.take_over(DEVICES["H100"])
 x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
-moved = [torch.zeros(w.numel() + 1, dtype=w.dtype)[1:].view(w.shape) for w in weights]
+by = lambda n: [torch.zeros(w.numel() + n, dtype=w.dtype)[n:].view(w.shape) for w in weights]
 found = []
 with torch.no_grad():
-    for some in (weights, weights, moved, weights):
+    for some in (weights, by(8), by(4), by(1), weights):
         op.lstm(x, h0, h0, some, 0.0, None, "steps", True)
         (cache,) = forward.lstm_forward_kernel.device_caches.values()
         found.append(len(cache[0]))
@@ -182,7 +182,8 @@ print(found)
 
 
 def test_weights_that_are_not_aligned_have_a_kernel_of_their_own():
-    assert python(ALIGNED) == [1, 1, 2, 2]
+    """Moved by 16 bytes they are; by 8 or 2 they are not, and a load of 16 would break."""
+    assert python(ALIGNED) == [1, 1, 2, 2, 2]
 
 
 STATES = """
@@ -217,25 +218,26 @@ from fused_lstm.triton.devices import DEVICES
 dry.take_over(DEVICES["H100"])
 x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
 found = []
-for spills in ([0], [8, 4], [4, 4]):
+for spills in ([0], [8, 4], [4, 4], [4, 8]):
     op.planned.cache_clear()
     op.prepare.cache_clear()
     forward.lstm_forward_kernel.device_caches.clear()
     left = list(spills)
-    dry._Utils.load_binary = lambda *_: (1, 2, 255, left.pop(0), 1024)
+    dry._Utils.load_binary = lambda *_: (1, len(left), 255, left.pop(0), 1024)
     with torch.no_grad():
         for _ in range(2):
             op.lstm(x, h0, h0, weights, 0.0, None, "steps", True)
     ((cache, *_),) = forward.lstm_forward_kernel.device_caches.values()
     kept = ["'KEEP_LOOP': constexpr[True]" in str(key) for key in cache]
-    found.append([kept, left])
+    found.append([kept, left, dry.LAUNCHES[-1]["function"]])
 print(str(found).lower())
 """
 
 
 def test_what_spills_is_compiled_again_with_all_in_its_loop():
-    """Once: the second call launches the one with fewer spills."""
-    assert python(SPILLS) == [[[False], []], [[False, True], []], [[False, True], []]]
+    """Once: all calls launch the one with fewer spills, of two as good the first."""
+    one, two = [False], [False, True]  # as compiled; their functions are 2 and 1, of one kernel 1
+    assert python(SPILLS) == [[one, [], 1], [two, [], 1], [two, [], 2], [two, [], 2]]
 
 
 # --- packed rows ---

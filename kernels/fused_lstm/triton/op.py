@@ -94,8 +94,8 @@ def planned(
 
     fuse: as the operator's, or "heads". states: the dtype of c0, in which the forward's kernel
     stores c_n: a launch's kernel is one for all calls that are alike. many_steps: whether there are
-    rounding.STEPS or more. reverse: lanes run from the last step to the first. by_states: of a backward, whether there are
-    gradients by every state. order: as Prepared has it.
+    rounding.STEPS or more. reverse: lanes run from the last step to the first. by_states: of a
+    backward, whether there are gradients by every state. order: as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
