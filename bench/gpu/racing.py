@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -188,9 +187,10 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
 
 
 def supervise(
-    races: Sequence[GpuRace], seconds: float, deadline: float, file: Path, about: dict[str, Any]
-) -> list[Record]:
-    """Return the records of races, in a process; write each into a file as it comes.
+    races: Sequence[GpuRace], seconds: float, deadline: float, keep: Callable[[dict], None],
+    about: dict[str, Any],
+) -> list[Record]:  # fmt: skip
+    """Return the records of races, in a process; call `keep` with the line of each as it comes.
 
     A process begins anew, at the race where it was, without whoever hung or broke the GPU; about:
     fields of who was lost so.
@@ -208,8 +208,7 @@ def supervise(
             record = Record.of_line(event["line"])
             precision = record.extra.get("precision")
             records[record.case, precision, record.contender, record.mode] = record
-            with file.open("a", encoding="utf-8") as written:
-                written.write(json.dumps(event["line"]) + "\n")
+            keep(event["line"])
             print(f"  {record.mode:15} {record.contender:16}"
                   f" {record.why or f'{1e3 * record.median:.4g} ms'}", flush=True)  # fmt: skip
         elif event["event"] == "race":

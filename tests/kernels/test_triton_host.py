@@ -240,6 +240,42 @@ def test_what_spills_is_compiled_again_with_all_in_its_loop():
     assert python(SPILLS) == [[one, [], 1], [two, [], 1], [two, [], 2], [two, [], 2]]
 
 
+PARTS = """
+import json
+import torch
+from bench.gpu import dry
+from fused_lstm.triton import measure
+from fused_lstm.triton.devices import AMD, DEVICES
+
+device = (DEVICES | AMD)[NAME]
+dry.take_over(device)
+x, out = (torch.zeros(1, dtype=torch.int32) for _ in range(2))
+for part in measure.parts_of(device):
+    measure.chain(x, out, 5, part)
+(cache,) = measure.chain_kernel.device_caches.values()
+print(json.dumps([kernel.asm["ptx" if "ptx" in kernel.asm else "amdgcn"]
+                  for kernel in cache[0].values()]))
+"""
+LOOPS = {
+    "H100": ["fence.acq_rel.gpu", "atom.global.gpu.relaxed.add", "ld.acquire.gpu.global",
+             "ld.global.cg"],
+    "MI300X": ["global_atomic_add"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_barriers_parts_are_timed_one_by_one(name):
+    """Each is in its loop, and is what it is called: an addition of 0 was a load."""
+    for code, part in zip(python(PARTS.replace("NAME", repr(name))), LOOPS[name], strict=True):
+        inside = False
+        for line in code.splitlines():
+            inside |= "Loop Header" in line or "%.lr.ph" in line
+            if inside and part in line:
+                break
+        else:
+            raise AssertionError(f"{part}: not in a loop of\n{code[:4000]}")
+
+
 # --- packed rows ---
 
 

@@ -323,7 +323,7 @@ def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, mo
         prepared = op.planned.__wrapped__(
             op.plan_of, (), direction="forward", fuse="steps", dtype=dtype, tf32=tf32, shape=shape,
             device=torch.device("cuda"), cell=PLAIN, varlen=False, resets=False, save=True,
-            many_steps=many_steps,
+            states=dtype, many_steps=many_steps,
         )  # fmt: skip
         assert prepared.rounds_before == (before and tf32 and many_steps)
         at_load = prepared.call.launches[0].constants(False).ROUND_WEIGHTS

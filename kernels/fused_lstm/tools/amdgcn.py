@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..triton.barrier import stores_done
+from ..triton.devices import stores_done
 
 # A barrier's arrive is the one atomic whose old value nobody reads.
 ARRIVE = re.compile(r"global_atomic_add(_u32)? (?!.*(glc|sc0|TH_ATOMIC_RETURN))")

@@ -35,8 +35,8 @@ On AMD's GPUs there is no PTX: a program adds 0 to the counter, with acquire sem
 round is complete; on NVIDIA's a poll that adds would hold up programs that arrive. Points 2 to 4
 are the same there. Point 1 is not: waves that met at s_barrier may have stores on their way, and a
 release of one wave waits for its own stores alone (LLVM's pull request 160501). So each wave waits
-for its own before s_barrier (`stores_done`), and the release writes L2 back where dies have an L2
-each. ROCm's own grid barrier fences in every thread.
+for its own before s_barrier (`devices.stores_done`), and the release writes L2 back where dies have
+an L2 each. ROCm's own grid barrier fences in every thread.
 
 Where FUSED_LSTM_POLLS is set to a number before the first call, a program traps after so many
 polls: on a GPU a launch that hangs ends with an error that names the kernel.
@@ -54,22 +54,6 @@ from .helper import helper
 
 # int32 from one counter to the next, 128 bytes: who adds to one does not hold up who reads another.
 APART = tl.constexpr(32)
-
-# An AMD wave's wait until its own stores have arrived, by how an architecture's name begins.
-STORES_DONE = {
-    "gfx9": "s_waitcnt vmcnt(0)",
-    "gfx11": "s_waitcnt_vscnt null, 0x0",
-    "gfx12": "s_wait_storecnt 0x0",
-}
-
-
-def stores_done(gfx: str) -> str:
-    """Return the instruction by which a wave waits for its own stores, or "" on NVIDIA's GPUs.
-
-    gfx: AMD's name of an architecture, or "".
-    """
-    return next((wait for begin, wait in STORES_DONE.items() if gfx.startswith(begin)), "")
-
 
 # Thread 0 reads a counter until it is not before a target; the others go on at once. By difference,
 # so that 2**31 wraps harmlessly.

@@ -22,8 +22,9 @@ from triton.runtime.errors import OutOfResources
 
 from ..spec import CELLS, PLAIN, Spec
 from . import backward, cells, forward, precision
-from .barrier import APART, stores_done
+from .barrier import APART
 from .cells import lstm, printed
+from .devices import stores_done
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
