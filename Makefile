@@ -13,7 +13,7 @@ OUT  ?= out
 # The index that PyTorch is installed from; empty is pip's own.
 INDEX ?=
 
-.PHONY: help setup train test bench ladder post report docs site gpu gpu-race ptx fuzz soak inspect peers models results sanitize emulator arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu-first gpu gpu-race ptx fuzz soak inspect peers models results sanitize emulator arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -90,10 +90,13 @@ results:         ## measure every results file of README and docs anew, into OUT
 	PYTHONPATH=kernels $(MODELS)/bin/python -m bench.measured $(OUT)/results $(ARGS)
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
-gpu:             ## on a machine with a GPU: compile and test all kernels; under 9 minutes
+gpu-first:       ## on a machine with a GPU: what is wrong, and one race with cuDNN; two minutes, one file
+	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench gpu-first $(ARGS)
+
+gpu:             ## on a machine with a GPU: compile and test all kernels; under 11 minutes
 	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench gpu $(ARGS)
 
-gpu-race:        ## on a machine with a GPU: race all kernels against cuDNN; under 9 minutes
+gpu-race:        ## on a machine with a GPU: race all kernels against cuDNN; under 11 minutes
 	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench gpu-race $(ARGS)
 
 # Another version of Triton lies beside the installed one, in build/: make ptx TRITON=3.6

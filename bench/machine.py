@@ -21,7 +21,7 @@ from fused_lstm import native
 from . import peers
 
 LIBRARIES = ("torch", "triton", "numpy", "opacus", "xlstm")  # besides the peers'
-PROC = Path("/proc")
+PROC, SYS = Path("/proc"), Path("/sys")
 
 
 def versions() -> dict[str, str]:
@@ -88,9 +88,15 @@ CARD = (
 
 
 def card(device: torch.device) -> dict[str, str]:
-    """Return a GPU's driver, its clocks and why they are throttled, as nvidia-smi says; or {}."""
+    """Return a GPU's driver, its clocks and why they are throttled, as nvidia-smi says; or {}.
+
+    Of an AMD GPU the driver.
+    """
     if device.type != "cuda":
         return {}
+    if torch.version.hip:
+        version = SYS / "module/amdgpu/version"  # of the kernel's own driver there is none
+        return {"driver_version": version.read_text().strip() if version.exists() else "unknown"}
     command = ["nvidia-smi", f"--query-gpu={','.join(CARD)}", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -247,8 +247,9 @@ SUITES = {
             lambda: [c for c in who.trainers() if c.label in STEPS], BOTH,
             Pace(6, longest=120))},
     ),
-    "gpu": Suite("on a machine with a GPU: compile and test all kernels", 9, {}, "cuda"),
-    "gpu-race": Suite("on a machine with a GPU: race all kernels", 9, {}, "cuda"),
+    "gpu-first": Suite("on a machine with a GPU: two minutes, in one file", 2, {}, "cuda"),
+    "gpu": Suite("on a machine with a GPU: compile and test all kernels", 11, {}, "cuda"),
+    "gpu-race": Suite("on a machine with a GPU: race all kernels", 11, {}, "cuda"),
 }  # fmt: skip
 # `make bench`; twenty minutes on two cores, longer with peers.
 DEFAULT = ("fusions/levels", "post", "layers/best", "rows", "serve/streams")

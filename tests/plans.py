@@ -69,7 +69,7 @@ def make_plan(
         resident_ih=min(found.resident_ih or found.resident, chunks),
         chunks_hr=chunks_hr if projected or inner else 0,
         resident_hr=min(found.resident, chunks_hr) if projected or inner else 0,
-        hold_hr=found.hold_hr or found.hold,
+        hold_hr=tuple(hold or found.hold for hold in found.hold_hr),
         programs=found.layers
         * found.split
         * found.row_groups

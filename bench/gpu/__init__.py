@@ -1,5 +1,6 @@
 """The parts of `make gpu` (suite.py), each in processes of its own.
 
+first.py       the first two minutes, in one file: `make gpu-first`
 card.py        the barrier's time and L2's rate: the first launches
 compiling.py   the kernels of races and tests, in parallel, before anything is timed (dry.py: how)
 dry_tests.py   the tests without a GPU: what they launch is compiled

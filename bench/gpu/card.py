@@ -15,7 +15,10 @@ SILENCE = 30.0  # seconds: an import, a compilation, and what POLLS of suite.py 
 
 
 def measured(deadline: float) -> dict[str, float] | str:
-    """Return what `fused_lstm.triton.measure` finds on the card, or one line about why not."""
+    """Return what `fused_lstm.triton.measure` finds on the card, or one line about why not.
+
+    Microseconds of a barrier and of its parts, and L2's rate.
+    """
     found: dict[str, float] = {}
 
     def take(event: dict) -> None:
@@ -25,7 +28,7 @@ def measured(deadline: float) -> dict[str, float] | str:
     end = watch([sys.executable, "-m", "bench.gpu.card"], take, deadline, SILENCE)
     if end.who is None:
         return found
-    return f"the grid barrier {HUNG}" if end.why == HUNG else end.why
+    return f"{end.who} {HUNG}" if end.why == HUNG else end.why
 
 
 def main() -> None:
@@ -37,6 +40,10 @@ def main() -> None:
     say("the grid barrier", "starts")
     found = measure.measured(current(device))
     stop_if_broken("the grid barrier", device)
+    say("card", "measured", found=found)
+    say("the grid barrier's parts", "starts")
+    found = measure.parts(current(device))
+    stop_if_broken("the grid barrier's parts", device)
     say("card", "measured", found=found)
 
 

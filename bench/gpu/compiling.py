@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .. import contenders
-from . import dry, racing
+from . import dry, racing, testing
 from .racing import PRECISIONS, GpuRace
 from .watching import CUT_OFF, say, watch
 
@@ -43,9 +43,10 @@ def compile_in_time(device: Any, races: Iterable[GpuRace], deadline: float) -> d
     )
 
 
-def compile_tests(device: Any, deadline: float) -> dict:
-    """Compile what the tests marked gpu launch, by running them without a GPU (dry_tests.py)."""
-    return _compiled("dry_tests", [json.dumps(asdict(device)), str(os.cpu_count() or 1)], deadline)
+def compile_tests(device: Any, deadline: float, tests: Sequence[str] = testing.TESTS) -> dict:
+    """Compile what tests marked gpu launch, by running them without a GPU (dry_tests.py)."""
+    words = [json.dumps(asdict(device)), str(os.cpu_count() or 1), *tests]
+    return _compiled("dry_tests", words, deadline)
 
 
 def _compiled(module: str, arguments: list[str], deadline: float) -> dict:

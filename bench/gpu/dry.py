@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-LAUNCHES: list[dict[str, Any]] = []  # what each launch was: kernel, grid, cooperative
+LAUNCHES: list[dict[str, Any]] = []  # of each launch kernel, grid, cooperative, function
 COMPILED: list[str] = []  # kernels that no cache had: count_compilations
 
 
@@ -19,22 +19,28 @@ class _Launcher:
         self.name, self.cooperative = metadata.name, metadata.launch_cooperative_grid
 
     def __call__(self, *arguments: Any, **_: Any) -> None:
-        grid = tuple(arguments[:3])
-        LAUNCHES.append({"kernel": self.name, "grid": grid, "cooperative": self.cooperative})
+        grid, (_, function) = tuple(arguments[:3]), arguments[3:5]
+        LAUNCHES.append({
+            "kernel": self.name, "grid": grid, "cooperative": self.cooperative,
+            "function": function,
+        })  # fmt: skip
 
 
 class _Utils:
     """The answers that Triton wants of a GPU when it loads a kernel."""
 
-    def __init__(self, smem: int, sms: int) -> None:
-        self.properties = {"max_shared_mem": smem, "multiprocessor_count": sms, "warpSize": 32}
-        self.properties |= {"max_num_regs": 65536}
+    def __init__(self, device: Any) -> None:
+        self.is_amd = device.gfx != ""
+        self.properties = {
+            "max_shared_mem": device.smem, "multiprocessor_count": device.sms,
+            "warpSize": device.wave, "max_num_regs": 65536,
+        }  # fmt: skip
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
         from fused_lstm.tools.inspect import thread
 
         # A kernel that spills is compiled again, on a GPU as here. An AMD's is not read.
-        spills = thread(binary)[1] // 4 if self.properties["warpSize"] == 32 else 0
+        spills = 0 if self.is_amd else thread(binary)[1] // 4
         return 1, 2, 255, spills, 1024  # module, function, registers, spills, threads at most
 
     def unload_module(self, *_: Any) -> None: ...
@@ -50,7 +56,7 @@ class _Driver:
         from triton.backends.compiler import GPUTarget
 
         kind = ("hip", device.gfx) if device.gfx else ("cuda", device.arch)
-        self.target, self.utils = GPUTarget(*kind, device.wave), _Utils(device.smem, device.sms)
+        self.target, self.utils = GPUTarget(*kind, device.wave), _Utils(device)
 
     def get_current_target(self):
         return self.target

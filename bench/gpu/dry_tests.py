@@ -1,9 +1,9 @@
 """The tests marked gpu, run without a GPU: what each launches is compiled, and nothing is launched.
 
-`python -m bench.gpu.dry_tests DEVICE COUNT` runs them in COUNT processes, each every COUNT-th test,
-in the order in which `testing` runs them. A test's tensors lie on the CPU, dry.py is Triton's
-driver, and a test fails as soon as it compares: what it launched is in Triton's cache by then.
-What a test compiled is an event.
+`python -m bench.gpu.dry_tests DEVICE COUNT WORD...`, pytest's words, runs them in COUNT processes,
+each every COUNT-th test, in the order in which `testing` runs them. A test's tensors lie on the
+CPU, dry.py is Triton's driver, and a test fails as soon as it compares: what it launched is in
+Triton's cache by then. What a test compiled is an event.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from . import dry, testing
 from .watching import ROOT, say
 
 # In a process's environment: a Device as JSON, "0/16", and the number of the one that started it.
-CHOSEN = "BENCH_DRY_TESTS"  # pytest's arguments as JSON, of testing.TESTS where it is not there
 DEVICE, SHARD, PARENT = "BENCH_DRY_DEVICE", "BENCH_DRY_SHARD", "BENCH_DRY_PARENT"
 
 
@@ -82,11 +81,10 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 # --- the processes ---
 
 
-def main(device: str, count: str) -> int:
-    """Run all shares at once; each says what its tests compiled."""
+def main(device: str, count: str, *tests: str) -> int:
+    """Run all shares of tests at once; each says what its tests compiled."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    chosen = json.loads(os.environ.get(CHOSEN, json.dumps(testing.TESTS)))
-    command += ["-p", "bench.gpu.dry_tests", *chosen]
+    command += ["-p", "bench.gpu.dry_tests", *tests]
     processes = []
     for number in range(int(count)):
         environment = os.environ | {DEVICE: device, SHARD: f"{number}/{count}"}

@@ -11,15 +11,14 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import core, layers
+from .. import core, layers, machine
 from ..cases import CASES, DTYPES, Case, Shape
 from ..contenders import BASE, everyone
-from ..core import GRAPH, Call, Group, Pace, Record, Work, measure
+from ..core import GRAPH, Call, Group, Pace, Record, Work, measure, surroundings
 from .watching import outlive, say, stop_if_broken
 
 PRECISIONS = {  # dtype, and whether products of float32 may round their factors to TF32
@@ -110,6 +109,11 @@ def cudnn_algorithms(shape: Shape, precision: str) -> str:
     return forward if forward == backward else f"{forward} forward, {backward} backward"
 
 
+def about(device: torch.device) -> dict[str, Any]:
+    """Return what every file says of a run: card, driver, libraries, commit, date."""
+    return {**surroundings(device), "card": machine.card(device)}
+
+
 # --- in the race's process ---
 
 
@@ -157,11 +161,10 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     core.TOLERANCE[torch.float32] = TF32_TOLERANCE if tf32 else FLOAT32_TOLERANCE
     work = work_of_race(of, device, without)
-    about = {"suite": "gpu-race", "case": of.name, "dtype": dtype}
+    suite = {"suite": "gpu-race", "case": of.name, "dtype": dtype}
     for label, why in work.absent.items():
-        extra = {"precision": of.precision}
-        line = Record(contender=label, mode=of.modes[0], why=why, extra=extra, **about).line()
-        say(label, "record", line=line)
+        line = {**about(device), **suite, "contender": label, "mode": of.modes[0], "why": why}
+        say(label, "record", line=Record.of_line(line | {"precision": of.precision}).line())
 
     def made(label: str, make: Callable[[], Call]) -> Call:
         call = make()
@@ -175,7 +178,7 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
     group = Group(replace(work, calls=calls))
     for mode in of.modes:
         pace = Pace(seconds, least=3)
-        for record in measure(group, [mode], pace, device, precision=of.precision, **about):
+        for record in measure(group, [mode], pace, device, precision=of.precision, **suite):
             say(record.contender, "record", line=record.line())
     group.close()
 
@@ -184,11 +187,13 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
 
 
 def supervise(
-    races: Sequence[GpuRace], seconds: float, deadline: float, file: Path
-) -> list[Record]:
-    """Return the records of races, in a process; write each into a file as it comes.
+    races: Sequence[GpuRace], seconds: float, deadline: float, keep: Callable[[dict], None],
+    about: dict[str, Any],
+) -> list[Record]:  # fmt: skip
+    """Return the records of races, in a process; call `keep` with the line of each as it comes.
 
-    A process begins anew, at the race where it was, without whoever hung or broke the GPU.
+    A process begins anew, at the race where it was, without whoever hung or broke the GPU; about:
+    fields of who was lost so.
     """
     records: dict[tuple, Record] = {}  # of a race begun anew: the later ones
     done: list[str] = []
@@ -203,8 +208,7 @@ def supervise(
             record = Record.of_line(event["line"])
             precision = record.extra.get("precision")
             records[record.case, precision, record.contender, record.mode] = record
-            with file.open("a", encoding="utf-8") as written:
-                written.write(json.dumps(event["line"]) + "\n")
+            keep(event["line"])
             print(f"  {record.mode:15} {record.contender:16}"
                   f" {record.why or f'{1e3 * record.median:.4g} ms'}", flush=True)  # fmt: skip
         elif event["event"] == "race":
@@ -221,11 +225,9 @@ def supervise(
     for title in left:
         print(f"{title}: not raced to its end")
     where = ", ".join(left) or races[-1].title
-    absent = [
-        Record("gpu-race", where, label, MODES[0], why=why, device=DEVICE)
-        for label, why in lost.items()
-    ]
-    return [*records.values(), *absent]
+    about |= {"suite": "gpu-race", "case": where, "mode": MODES[0]}
+    absent = [about | {"contender": label, "why": why} for label, why in lost.items()]
+    return [*records.values(), *map(Record.of_line, absent)]
 
 
 def main(races: str, seconds: str, *without: str) -> None:

@@ -1,8 +1,9 @@
 """On a machine with a GPU: `gpu` compiles, tests and runs GSan, `gpu-race` compiles and races.
 
-Each takes under 9 minutes. This process launches no Triton kernel. What is done is written as it is
-done: gpu.json after each part, each test's outcome in gpu-tests.jsonl, and each race's record in
-gpu-races.jsonl; failed tests and records are on the screen too.
+Each begins with `gpu-first` (first.py), and takes under 11 minutes. This process launches no Triton
+kernel. What is done is written as it is done: gpu.json after each part, each test's outcome in
+gpu-tests.jsonl, and each race's record in gpu-races.jsonl; failed tests and records are on the
+screen too. Each file names the card, its driver, the libraries and the commit.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core import Record
-from . import card, compiling, gsan, racing, testing
+from . import card, compiling, first, gsan, racing, testing
 from .watching import ROOT
 
 # Parts of the minutes: by when the tests' kernels have to be done, the tests, the races' kernels.
@@ -30,16 +32,26 @@ LAST = 60.0  # seconds that are left for the post's table
 
 
 def run(name: str, options: Any) -> Iterator[Record]:
-    """Run `gpu` or `gpu-race`; yield what the races measured.
+    """Run `gpu-first`, `gpu` or `gpu-race`; yield what the races measured.
 
-    Raises SystemExit(1), at the end, where a test failed.
+    Raises ValueError, before anything is compiled, where the kernels do not run on this machine;
+    SystemExit(1), at the end, where a test failed.
     """
+    from fused_lstm import triton
+
+    if (why := triton.missing(options.device)) is not None:
+        raise ValueError(f"engine 'triton' cannot run on this machine: {why}")
     from fused_lstm.triton import launch
 
     os.environ.setdefault(launch.POLLS, POLLS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was measured is written then
     folder = Path(os.environ.get("OUT") or "out") if options.json is None else options.json.parent
     folder.mkdir(parents=True, exist_ok=True)
+    report = first.run(folder / "gpu-first.json", options.device, time.monotonic())
+    if name == "gpu-first":
+        if any(end != "passed" for end in report["tests"].values()):
+            raise SystemExit(1)
+        return
     began, seconds = time.monotonic(), 60 * options.minutes
     if name == "gpu":
         test(folder / "gpu.json", began, seconds, options.device)
@@ -52,7 +64,8 @@ def test(file: Path, began: float, seconds: float, device: Any) -> None:
     """Compile and run the tests, and the barrier under GSan; write a report after each part."""
     from fused_lstm.triton.devices import current
 
-    report: dict[str, Any] = dict.fromkeys(("compiled", "card", "tests", "gsan"))
+    about = racing.about(device)
+    report = about | dict.fromkeys(("compiled", "measured", "tests", "gsan"))
     write(file, report)
     print(f"compiling what the tests launch: {COMPILING_TESTS * seconds:.0f} s at most", flush=True)
     report["compiled"] = done = compiling.compile_tests(
@@ -61,13 +74,14 @@ def test(file: Path, began: float, seconds: float, device: Any) -> None:
     say_compiled(f"{done['jobs']} tests", done)
     write(file, report)
     if device.type == "cuda":
-        report["card"] = found = card.measured(began + seconds)
+        report["measured"] = found = card.measured(began + seconds)
         numbers = found.items() if isinstance(found, dict) else ()
         print("  ".join(f"{name} {value:.2f}" for name, value in numbers) or found, flush=True)
         write(file, report)
     outcomes = file.with_name("gpu-tests.jsonl")
-    outcomes.unlink(missing_ok=True)
-    report["tests"] = tests = testing.run(began + TESTING * seconds, outcomes)
+    outcomes.write_text(json.dumps(about) + "\n")
+    keep = partial(append, outcomes)
+    report["tests"] = tests = testing.run(began + TESTING * seconds, keep)
     write(file, report)
     without = [name for name, passed in tests["families"].items() if not passed]
     families = len(tests["families"])
@@ -94,7 +108,8 @@ def race(folder: Path, began: float, seconds: float, pace: float, device: Any) -
     print(f"compiling what is raced: {COMPILING * seconds:.0f} s at most", flush=True)
     done = compiling.compile_in_time(current(device), racing.races(), began + COMPILING * seconds)
     say_compiled("races", done)
-    yield from racing.supervise(racing.races(), pace, deadline - LAST, raced)
+    keep, about = partial(append, raced), racing.about(device)
+    yield from racing.supervise(racing.races(), pace, deadline - LAST, keep, about)
     print(post(folder / "gpu-post.jsonl", deadline - time.monotonic()), flush=True)
     print(f"raced: {raced}")
 
@@ -104,6 +119,12 @@ def write(file: Path, report: dict[str, Any]) -> None:
     part = file.with_suffix(".part")
     part.write_text(json.dumps(report, indent=1) + "\n")
     part.replace(file)
+
+
+def append(file: Path, line: dict[str, Any]) -> None:
+    """Write a line at the end of a file of lines."""
+    with file.open("a", encoding="utf-8") as written:
+        written.write(json.dumps(line) + "\n")
 
 
 def post(path: Path, limit: float) -> str:

@@ -6,10 +6,8 @@ It is the plugin of their pytest too (`-p bench.gpu.testing`), which says which 
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -91,13 +89,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 # --- in the parent ---
 
 
-def run(deadline: float, file: Path, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> dict:
+def run(
+    deadline: float, keep: Callable[[dict], None], tests: Sequence[str] = TESTS,
+    limit: float = LIMIT,
+) -> dict:  # fmt: skip
     """Return all tests' outcomes: {"passed": how many, "failed": name -> why, "skipped": ...}.
 
     "not run" are the tests that there was no time for, and "families" of kernels -> how many of
     its tests have passed. What the time cut off has not failed. A test that hangs or breaks the
-    GPU's context ends its process: the others go on in a new one. Each outcome is a line of `file`
-    as it comes.
+    GPU's context ends its process: the others go on in a new one. `keep` is called with each
+    outcome as it comes.
     """
     passed, failed, skipped, tests_of = set(), {}, {}, {}
 
@@ -111,8 +112,7 @@ def run(deadline: float, file: Path, tests: Sequence[str] = TESTS, limit: float 
     def take(event: dict) -> None:
         name, kind = event["who"], event["event"]
         if kind in ("passed", "failed", "skipped"):
-            with file.open("a", encoding="utf-8") as written:
-                written.write(json.dumps(event) + "\n")
+            keep(event)
         if kind == "collected":
             tests_of.update(event["tests"] | tests_of)
         elif kind == "starts":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench.__main__ import main
+from bench import machine
+from bench.__main__ import main, measured
 from bench.cases import Shape
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
-from bench.gpu import card, compiling, dry, dry_tests, gsan, racing, suite, testing, watching
+from bench.gpu import card, compiling, dry, first, gsan, racing, suite, testing, watching
 from bench.layers import make_problem, module_of
 from fused_lstm.triton.devices import AMD, DEVICES
 
@@ -105,12 +107,40 @@ def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys
         return ends.pop(0)
 
     monkeypatch.setattr(watching, "watch", watched)
-    records = racing.supervise([CASE], 1.0, soon(), tmp_path / "races.jsonl")
+    keep = partial(suite.append, tmp_path / "races.jsonl")
+    records = racing.supervise([CASE], 1.0, soon(), keep, {})
     lines = (tmp_path / "races.jsonl").read_text().splitlines()  # as they came
     assert [json.loads(line)["contender"] for line in lines].count("cudnn") == 2
     assert "step            cudnn            150 ms" in capsys.readouterr().out
     assert started == [[], ["bad"]]
     assert {(r.contender, r.why) for r in records} == {("cudnn", ""), ("bad", ""), ("bad", "broke")}
+
+
+def test_who_is_not_raced_has_the_machine_too(monkeypatch, events, tmp_path):
+    """In the file of races: who is absent, and who broke the GPU's context."""
+    monkeypatch.setattr(racing, "DEVICE", "cpu")
+    monkeypatch.setattr(machine, "card", lambda device: {"driver_version": "580.65"})
+    absent = racing.layers.Work({}, lambda: {}, absent={"flashrnn": "not installed"})
+    monkeypatch.setattr(racing, "work_of_race", lambda *_: absent)
+    monkeypatch.setattr(racing, "measure", lambda *_, **__: [])
+    racing.race(CASE, 0.05, [])
+    (line,) = [event["line"] for event in events() if event["event"] == "record"]
+    assert line["why"] == "not installed"
+    assert_names_the_machine(line)
+    monkeypatch.setattr(watching, "watch", lambda *_: watching.End("all", "broke"))
+    about = racing.about(CPU)
+    (lost,) = racing.supervise([CASE], 1.0, soon(), list, about)
+    assert lost.why == "broke"
+    assert_names_the_machine(lost.line())
+
+
+def test_an_amd_gpus_driver_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(machine, "SYS", tmp_path)
+    assert machine.card(torch.device("cuda")) == {"driver_version": "unknown"}
+    (tmp_path / "module/amdgpu").mkdir(parents=True)
+    (tmp_path / "module/amdgpu/version").write_text("6.14.14\n")
+    assert machine.card(torch.device("cuda")) == {"driver_version": "6.14.14"}
 
 
 def test_processes_that_end_again_and_again_are_given_up(monkeypatch):
@@ -275,7 +305,8 @@ def test_each_test_answers_for_itself(tmp_path, capsys, leap):
     path = tmp_path / "test_program.py"
     path.write_text(PROGRAM)
     file = tmp_path / "outcomes.jsonl"
-    found = testing.run(soon(), file, ["-p", "no:cacheprovider", str(path)], limit=24.0)
+    words = ["-p", "no:cacheprovider", str(path)]
+    found = testing.run(soon(), partial(suite.append, file), words, limit=24.0)
     written = [json.loads(line)["event"] for line in file.read_text().splitlines()]
     assert sorted(set(written)) == ["failed", "passed", "skipped"]
     assert found["passed"] == 3 + 1  # who breaks the context has passed by itself
@@ -293,7 +324,7 @@ def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys, leap):
     path = tmp_path / "test_program.py"
     path.write_text(PROGRAM)
     words = ["-p", "no:cacheprovider", str(path), "-k", "good or hangs or after"]
-    found = testing.run(soon(), tmp_path / "outcomes.jsonl", words)
+    found = testing.run(soon(), list, words)
     assert found["failed"] == {}
     names = [name.split("::")[1] for name in found["not run"]]
     assert names == ["test_hangs", "test_after", "test_good[1]"]  # one of each family first
@@ -384,8 +415,7 @@ def test_the_tests_of_a_gpu_compile_what_they_launch(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     chosen = "test_gradcheck_twice", "test_200_launches_of_a_shared_head"
     words = ("-m", "gpu", "-k", " or ".join(chosen), "tests/kernels/test_gpu.py")
-    monkeypatch.setenv(dry_tests.CHOSEN, json.dumps(words))
-    found = compiling.compile_tests(DEVICES["H100"], soon() + 400)
+    found = compiling.compile_tests(DEVICES["H100"], soon() + 400, words)
     assert found["failed"] == {}
     assert found["jobs"] == 3
     kernels = {path.stem for path in tmp_path.rglob("*.cubin")}
@@ -418,14 +448,45 @@ def options_in(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(device=CPU, minutes=8.5, json=folder / "r.jsonl", seconds=None)
 
 
+def assert_names_the_machine(line: dict) -> None:
+    """A stranger's file can be read alone."""
+    assert line["machine"]
+    assert line["card"] == {"driver_version": "580.65"}
+    assert {"torch", "triton"} <= line["versions"].keys()
+    assert line["commit"]
+    assert line["date"]
+
+
 @pytest.fixture
 def staged(monkeypatch) -> list[str]:
     """The stages of both commands, noted, with their processes left out."""
     stages = []
     monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
+    monkeypatch.setattr(machine, "card", lambda device: {"driver_version": "580.65"})
     monkeypatch.delenv("FUSED_LSTM_POLLS", raising=False)
     monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(first, "run", lambda *_: stages.append("first"))
     return stages
+
+
+@pytest.mark.parametrize("name", ["gpu-first", "gpu", "gpu-race"])
+def test_a_gpu_that_is_too_old_is_one_sentence(name, staged, monkeypatch, tmp_path, capsys):
+    """At once: a T4 compiled for two minutes, and then failed every test with that sentence."""
+    t4 = SimpleNamespace(name="Tesla T4", major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: t4)
+    for module, work in ((compiling, "compile_tests"), (compiling, "compile_in_time")):
+        monkeypatch.setattr(module, work, lambda *_: staged.append("compile"))
+    options = options_in(tmp_path / "none")
+    options.device = torch.device("cuda")
+    with pytest.raises(SystemExit) as stopped:
+        measured(name, options)
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "need compute capability 8.0 (Ampere), and Tesla T4 has 7.5" in said.err
+    assert (said.out, staged) == ("", [])
+    assert not options.json.parent.exists()
 
 
 @pytest.mark.parametrize("fails", [True, False])
@@ -435,12 +496,12 @@ def test_the_tests_in_order(staged, monkeypatch, tmp_path, capsys, fails):
     def written() -> dict:
         return json.loads((tmp_path / "gpu.json").read_text())
 
-    def compiled(device, deadline):
+    def compiled(device, deadline, tests=testing.TESTS):
         staged.append("compile")
         assert deadline - began < 0.4 * 8.5 * 60
         return DONE
 
-    def tested(deadline, file):
+    def tested(deadline, keep):
         staged.append("test")
         assert written()["compiled"]["kernels"] == 7
         failed = {"test_x": "hung"} if fails else {}
@@ -458,9 +519,12 @@ def test_the_tests_in_order(staged, monkeypatch, tmp_path, capsys, fails):
     # A test that there was no time for has not failed.
     with pytest.raises(SystemExit, match="1") if fails else contextlib.nullcontext():
         list(suite.run("gpu", options_in(tmp_path)))
-    assert staged == ["compile", "test", "gsan"]
+    assert staged == ["first", "compile", "test", "gsan"]
     assert os.environ.pop("FUSED_LSTM_POLLS") == "5000000"
     assert written()["gsan"] == "a race: somewhere"
+    assert_names_the_machine(written())
+    first, *_ = (tmp_path / "gpu-tests.jsonl").read_text().splitlines()
+    assert_names_the_machine(json.loads(first))
     assert written()["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
     said = capsys.readouterr().out
     assert "1 not run: out of time" in said
@@ -480,7 +544,8 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
 
     record = Record("gpu-race", "medium", "cudnn", "step", (0.1, 0.2))
 
-    def raced(races, seconds, deadline, file):
+    def raced(races, seconds, deadline, keep, about):
+        assert_names_the_machine(about)
         staged.extend(race.name for race in races[:2])
         return [record] * len(races)
 
@@ -489,7 +554,7 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(racing, "supervise", raced)
     records = list(suite.run("gpu-race", options_in(tmp_path)))
     os.environ.pop("FUSED_LSTM_POLLS")
-    assert staged == ["compile", "FlashRNN's", "medium", "post"]
+    assert staged == ["first", "compile", "FlashRNN's", "medium", "post"]
     assert len(records) == len(racing.races())
     assert "7 kernels compiled" in capsys.readouterr().out
 
@@ -509,18 +574,121 @@ def test_the_first_launches_are_watched(end, monkeypatch):
     assert card.measured(soon()) == expected.get(end[0], "why")
 
 
+# --- the first two minutes ---
+
+MEASURED = {"barrier_us": 1.25, "fence_us": 0.5, "load_us": 0.25, "l2_rate": 5000.0}
+FIRST = """
+import sys, time
+from pathlib import Path
+import torch
+from bench import machine
+from bench.core import Record
+from bench.gpu import card, compiling, first, racing, testing
+from fused_lstm.triton import devices
+
+stage, file = sys.argv[1], Path(sys.argv[2])
+devices.current = lambda device: devices.DEVICES["H100"]
+machine.card = lambda device: {"driver_version": "580.65"}
+machine.name = lambda device: "NVIDIA H100"
+first.memory = lambda device: {"free": 70 << 30, "total": 80 << 30}
+done = {"jobs": 1, "kernels": 7, "failed": {}, "cut off": False, "seconds": 20.0}
+names = [*first.FAMILIES.values()]
+
+def wait(at, result=None):
+    if stage == at:
+        print("waits", flush=True)
+        time.sleep(100)
+    return result
+
+def tested(deadline, keep, tests):
+    for name in names[:-1]:
+        keep({"who": name, "event": "passed", "why": ""})
+        if name == names[2]:
+            wait("test")
+    return {"failed": {names[-1]: "hung"}}
+
+def raced(races, pace, deadline, keep, about):
+    for mode in racing.MODES:
+        for n, label in enumerate(racing.RACED):
+            keep(Record("gpu-race", "medium", label, mode, (0.002 / (1 + n),) * 3).line())
+        wait("race")
+    keep(Record("gpu-race", "medium", "flashrnn", mode, why="not installed").line())
+
+compiling.compile_in_time = compiling.compile_tests = lambda *_: done
+card.measured = lambda deadline: wait("measure", MEASURED)
+testing.run, racing.supervise = tested, raced
+first.run(file, torch.device("cuda"), time.monotonic())
+"""
+
+
+def first_report(tmp_path: Path, stage: str) -> tuple[dict, str]:
+    """Return the file that a run leaves which is cut off at a stage, and what was printed."""
+    file = tmp_path / "gpu-first.json"
+    script = FIRST.replace("MEASURED", repr(MEASURED))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, stage, file], stdout=subprocess.PIPE, text=True
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line == "waits\n":
+            process.kill()
+    process.wait(timeout=60)
+    return json.loads(file.read_text()), "".join(lines)
+
+
+def test_the_first_two_minutes_are_one_file_that_prints_itself(tmp_path):
+    report, printed = first_report(tmp_path, "")
+    assert_names_the_machine(report)
+    assert report["compiled"]["kernels"] == 14
+    assert report["measured"] == MEASURED
+    assert [*report["tests"].values()] == ["passed"] * 7 + ["failed: hung"]
+    assert len(report["race"]) == 3 * 4 + 1
+    said = first.table(report)
+    assert said in printed
+    for words in ("NVIDIA H100", "580.65", "70.0 of 80.0 GiB free", "14 kernels in 40.0 s",
+                  "fence_us  0.500", "test: heads  passed", "failed: hung",
+                  "triton-steps  forward 1.000 ms (2.00x), step 1.000 ms (2.00x), forward in a"
+                  " graph 1.000 ms (2.00x)", "flashrnn  not installed"):  # fmt: skip
+        assert words in said, words
+
+
+@pytest.mark.parametrize("stage", ["measure", "test", "race"])
+def test_a_first_run_that_is_cut_off_leaves_what_it_has(stage, tmp_path):
+    """Killed outright: the file is whole, and its table has what was done."""
+    report, _ = first_report(tmp_path, stage)
+    assert_names_the_machine(report)
+    passed = [*report["tests"].values()].count("passed")
+    found = report["compiled"] is not None, report["measured"] is not None, passed
+    assert (*found, len(report["race"])) == {
+        "measure": (True, False, 0, 0), "test": (True, True, 3, 0), "race": (True, True, 7, 3),
+    }[stage]  # fmt: skip
+    assert ("not raced" in first.table(report)) == (stage != "race")
+
+
+def test_each_family_of_the_first_run_is_a_test():
+    events = []
+    words = ["--collect-only", "-p", "no:cacheprovider", "-p", "bench.gpu.testing"]
+    code = f"import pytest; sys.exit(pytest.main({[*words, *first.FAMILIES.values()]!r}))"
+    watch(code, events.append)
+    (tests,) = (event["tests"] for event in events if event["event"] == "collected")
+    assert sorted(tests) == sorted(first.FAMILIES.values())
+    assert len(set(tests.values())) == 8
+
+
 CUT_OFF = """
 import sys, time
 from types import SimpleNamespace
 from pathlib import Path
 import torch
-from bench.gpu import compiling, gsan, racing, suite, testing
+from bench.gpu import compiling, first, gsan, racing, suite, testing
 from fused_lstm.triton import devices
 
 devices.current = lambda device: devices.DEVICES["H100"]
 compiled = {"jobs": 1, "kernels": 7, "failed": {}, "cut off": False, "seconds": 1.0}
 compiling.compile_tests = lambda *_: compiled
 tests = {"passed": 3, "failed": {}, "skipped": {}, "not run": [], "families": {}}
+first.run = lambda *_: None
 stage = sys.argv[1]
 
 def wait(at, result):
@@ -529,7 +697,7 @@ def wait(at, result):
         time.sleep(100)
     return result
 
-testing.run = lambda deadline, file: wait("test", tests)
+testing.run = lambda *_: wait("test", tests)
 gsan.check = lambda deadline: wait("gsan", "fine")
 compiling.compile_in_time = lambda *_: wait("compile", compiled)
 path, name = Path(sys.argv[2]), "gpu" if stage in ("test", "gsan") else "gpu-race"

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from fused_lstm.triton import launch
 from fused_lstm.triton.choice import choose, cost
 from fused_lstm.triton.devices import AMD, DEVICES, INTERPRETER, Device, by_arch
 from fused_lstm.triton.plan import SIZES, Plan, plan
@@ -314,6 +315,16 @@ def test_a_product_inside_a_step_is_a_phase_and_a_meeting_more(direction):
     assert [name for part in per_step for name in part if name.startswith("inner")] == (
         ["inner 0", "inner 1"] if direction == "forward" else ["inner 1", "inner 0"]
     )
+
+
+def test_each_product_inside_a_step_says_whether_its_operands_are_registers():
+    """On an H100 a warp group multiplies tiles of 64 rows from shared memory, and needs no copy."""
+    shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16", "in_parts": False}
+    found = plan("steps", "forward", device=H100, gates=1, inner=(1, 4), **shape)
+    assert (found.inner_rows, found.hold, found.hold_hr) == ([16, 64], True, (True, False))
+    assert [product.HOLD for product in launch._weights(found)["INNER"]] == [True, False]
+    older = plan("steps", "forward", device=DEVICES["A100"], gates=1, inner=(1, 4), **shape)
+    assert older.hold_hr == (True, True)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

@@ -74,3 +74,19 @@ def test_gradients_by_every_state_come_from_the_kernel(name, monkeypatch):
         found[engine] = [p.grad for p in module.parameters()]
     for expected, got in zip(found["loop"], found["native"], strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+def test_each_lower_layer_has_the_gradients_by_its_own_states(fuse):
+    """Of three layers: of two the lower ones have one order only."""
+    torch.manual_seed(0)
+    x, grads = torch.randn(4, 3, 3).double(), []
+    for engine in ("loop", "triton"):
+        torch.manual_seed(1)
+        module = fused_lstm.LSTM(3, 5, 3, engine=engine).double()
+        module.fuse = fuse if engine == "triton" else None
+        _, _, (h, c) = module(x, return_states=True)
+        weight = torch.arange(1, h.numel() + 1).view(h.shape) / h.numel()  # of each state its own
+        ((weight * h.sin()).sum() + (weight.flip(0) * c.cos()).sum()).backward()
+        grads.append([p.grad for p in module.parameters()])
+    torch.testing.assert_close(grads[1], grads[0])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fused_lstm.triton.devices import AMD
+import fresh
+from fused_lstm.tools import amdgcn
+from fused_lstm.triton import launch
+from fused_lstm.triton.devices import AMD, DEVICES
 from fused_lstm.triton.launch import specialized
+from fused_lstm.triton.plan import plan
 from test_inspect import run
 
 
@@ -24,11 +29,119 @@ def test_they_compile_for_every_card(tmp_path):
     ]
     for report in reports:
         assert report["plan"]["mode"] == "persistent"
+        assert report["order"] == []
         assert report["matrix"] > 0
         assert report["shared_memory"] <= report["shared_memory_limit"]
         if report["device"] != "7900 XTX":  # gfx1100 spills a few
             assert report["spills"] == 0
     assert "matrix instructions" in said
+
+
+# An arrive as an MI300X has it, and as faults leave it.
+STORE, WAIT = "global_store_dword v[6:7], v10, off\n", "s_waitcnt vmcnt(0)\nv_mov"
+ARRIVE = f"""
+{STORE}.LBB0_33:                               ;   in Loop: Header=BB0_28 Depth=1
+s_or_b64 exec, exec, s[2:3]
+;;#ASMSTART
+{WAIT}_b32 v6, v7
+;;#ASMEND
+s_barrier
+s_cbranch_execz .LBB0_36
+buffer_wbl2 sc1
+s_waitcnt vmcnt(0)
+global_atomic_add v19, v6, s[18:19]
+"""
+FAULTS = {
+    "no wait": {WAIT: "v_mov"},
+    "of loads alone": {WAIT: "s_waitcnt lgkmcnt(0)\nv_mov"},
+    "some on their way": {WAIT: "s_waitcnt vmcnt(1)\nv_mov"},
+    "a store after it": {"s_barrier\n": f"{STORE}s_barrier\n"},
+    "in some waves": {WAIT: "v_mov", "s_or_b64": "s_waitcnt vmcnt(0)\n.LBB0_34:\ns_or_b64"},
+}
+
+
+def test_each_wave_waits_for_its_own_stores():
+    assert amdgcn.order(ARRIVE, "gfx942") == []
+    assert amdgcn.order("s_endpgm", "gfx942") == ["no program arrives"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wave_that_does_not_wait_is_found(fault):
+    """What `vmcnt` counts on gfx9 are loads alone on gfx11."""
+    text = ARRIVE
+    for old, new in FAULTS[fault].items():
+        assert old in text
+        text = text.replace(old, new)
+    (problem,) = amdgcn.order(text, "gfx942")
+    assert "stores on their way" in problem
+    assert amdgcn.order(ARRIVE, "gfx1100") != []
+
+
+CODE = """
+import json
+from fused_lstm.tools import inspect
+from fused_lstm.triton.devices import by_gfx
+from fused_lstm.triton.plan import plan
+
+found = {}
+for direction in ("forward", "backward"):
+    chosen = plan("steps", direction, hidden=64, batch=16, layers=1, dtype="bf16",
+                  device=by_gfx(GFX))
+    found[direction] = inspect.inspect_amd(chosen, by_gfx(GFX))["order"]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("gfx", ["gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201"])
+def test_stores_of_all_waves_are_there_before_a_program_arrives(gfx):
+    """In the compiled code; a release publishes those of one wave."""
+    found = fresh.python(CODE.replace("GFX", repr(gfx)), TRITON_INTERPRET="0")
+    assert json.loads(found) == {"forward": [], "backward": []}
+
+
+DRY = """
+import json
+import torch
+from bench.gpu import dry
+from fused_lstm.triton import op
+from fused_lstm.triton.devices import AMD
+from triton.runtime import driver
+
+dry.take_over(AMD[NAME])
+x, h0, weights = dry.zeros((2, 16, 64, 64, 1), torch.bfloat16)
+call = x, h0, h0, weights, 0.0, None, "steps"
+with torch.no_grad():
+    y, _, _, h, c, gates = op.lstm(*call, True)
+    op.lstm_backward(y, None, None, *call, y, h, c, gates, True)
+found = [launch["kernel"] for launch in dry.LAUNCHES]
+print(json.dumps([*found, driver.active.utils.get_device_properties(0)["warpSize"]]))
+"""
+
+
+@pytest.mark.parametrize("name", ["MI300X", "7900 XTX"])
+def test_a_dry_run_compiles_all_kernels_of_an_amd_gpu(name):
+    """Each call's first kernel was loaded as if it were NVIDIA's, and no other was compiled."""
+    found = json.loads(fresh.python(DRY.replace("NAME", repr(name)), TRITON_INTERPRET="0"))
+    assert found == ["lstm_forward_kernel", "lstm_backward_kernel", AMD[name].wave]
+
+
+@pytest.mark.parametrize("card", ["MI300X", "H100"])
+def test_a_launch_asks_whether_tensors_are_below_2_gb(card, monkeypatch):
+    """On an AMD GPU each size has a kernel of its own; the launch itself is not made here."""
+    device = (AMD | DEVICES)[card]
+    chosen = plan("steps", "forward", hidden=64, batch=16, layers=1, dtype="bf16", device=device)
+    compiled = SimpleNamespace(
+        n_spills=0, run=lambda *_: None, function=1, packed_metadata=(), launch_metadata=None
+    )
+    active = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 0)
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    monkeypatch.setattr(launch, "driver", SimpleNamespace(active=active))
+    monkeypatch.setattr(launch.Launch, "_compiled", lambda *_: compiled)
+    one = launch.Launch(chosen, None, lambda keep_loop: None)
+    for size in (64, 2**31, 64):
+        x = torch.empty(size, device="meta", dtype=torch.uint8)
+        one(launch.Arguments([x], [0]))
+    assert len(one.compiled) == (2 if card == "MI300X" else 1)
 
 
 @pytest.mark.parametrize("amd", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from cells import make
 from fused_lstm import reference
 from fused_lstm.spec import GRU, Spec
 from fused_lstm.triton import interpreter, op
+from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
 from lanes import Case
@@ -294,3 +296,13 @@ def test_a_graph_knows_the_dtype_of_what_is_saved(dtype, cell, engine):
                 wide = engine == "triton" and cell is of_exp
                 assert real[-1].dtype == (torch.float32 if wide else dtype)
                 assert [t.shape for t in fake] == [t.shape for t in real]
+
+
+def test_a_cells_key_in_tritons_cache_has_all_its_functions():
+    """Of all phases too: a change of a later one would launch the kernel of before."""
+    step, backward, *more = (SimpleNamespace(cache_key=key) for key in "abcdefgh")
+    cell = Cell(
+        "three products", step, backward, sums=1, saved=1, inner=(1, 1, 1), counts=(1, 0, 0, 0),
+        steps=tuple(more[:3]), backs=tuple(more[3:]),
+    )  # fmt: skip
+    assert sorted(cell.cache_key.split()) == list("abcdefgh")

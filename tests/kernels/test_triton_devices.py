@@ -110,6 +110,18 @@ def test_before_ampere_auto_takes_cudnn_and_triton_says_why():
         choose.choose("triton", None, device)
 
 
+@pytest.mark.parametrize(
+    ("module", "version", "why"),
+    [
+        ("torch", "2.10.1+cu128", "need torch 2.11, and 2.10.1+cu128 is installed"),
+        ("triton", "3.5.1", "need triton 3.6, and 3.5.1 is installed; pip install 'triton>=3.6'"),
+    ],
+)
+def test_a_library_that_is_too_old_is_named(module, version, why, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip(module), "__version__", version)
+    assert why in engine.missing(torch.device("cpu"))
+
+
 def test_from_ampere_on_nobody_is_too_old():
     assert engine.unfit(driver("NVIDIA A100-SXM4-40GB", (8, 0), 108, 163)) is None
     assert engine.unfit(driver("NVIDIA Thor", (11, 0), 20, 227)) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,10 +170,10 @@ from fused_lstm.triton.devices import DEVICES
 
 dry.take_over(DEVICES["H100"])
 x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
-moved = [torch.zeros(w.numel() + 1, dtype=w.dtype)[1:].view(w.shape) for w in weights]
+by = lambda n: [torch.zeros(w.numel() + n, dtype=w.dtype)[n:].view(w.shape) for w in weights]
 found = []
 with torch.no_grad():
-    for some in (weights, weights, moved, weights):
+    for some in (weights, by(8), by(4), by(1), weights):
         op.lstm(x, h0, h0, some, 0.0, None, "steps", True)
         (cache,) = forward.lstm_forward_kernel.device_caches.values()
         found.append(len(cache[0]))
@@ -181,7 +182,31 @@ print(found)
 
 
 def test_weights_that_are_not_aligned_have_a_kernel_of_their_own():
-    assert python(ALIGNED) == [1, 1, 2, 2]
+    """Moved by 16 bytes they are; by 8 or 2 they are not, and a load of 16 would break."""
+    assert python(ALIGNED) == [1, 1, 2, 2, 2]
+
+
+STATES = """
+import torch
+from bench.gpu import dry
+from fused_lstm.triton import backward, forward, op
+from fused_lstm.triton.devices import DEVICES
+
+dry.take_over(DEVICES["H100"])
+x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
+found = []
+with torch.no_grad():
+    for c0 in (h0, h0.float(), h0):
+        op.lstm(x, h0, c0, weights, 0.0, None, "steps", False)
+        (cache,) = forward.lstm_forward_kernel.device_caches.values()
+        found.append(len(cache[0]))
+print(found)
+"""
+
+
+def test_a_state_of_another_dtype_has_a_kernel_of_its_own():
+    """The kernel stores c_n in c0's dtype, and an operator called directly takes any."""
+    assert python(STATES) == [1, 2, 2]
 
 
 SPILLS = """
@@ -193,25 +218,62 @@ from fused_lstm.triton.devices import DEVICES
 dry.take_over(DEVICES["H100"])
 x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
 found = []
-for spills in ([0], [8, 4], [4, 4]):
+for spills in ([0], [8, 4], [4, 4], [4, 8]):
     op.planned.cache_clear()
     op.prepare.cache_clear()
     forward.lstm_forward_kernel.device_caches.clear()
     left = list(spills)
-    dry._Utils.load_binary = lambda *_: (1, 2, 255, left.pop(0), 1024)
+    dry._Utils.load_binary = lambda *_: (1, len(left), 255, left.pop(0), 1024)
     with torch.no_grad():
         for _ in range(2):
             op.lstm(x, h0, h0, weights, 0.0, None, "steps", True)
     ((cache, *_),) = forward.lstm_forward_kernel.device_caches.values()
     kept = ["'KEEP_LOOP': constexpr[True]" in str(key) for key in cache]
-    found.append([kept, left])
+    found.append([kept, left, dry.LAUNCHES[-1]["function"]])
 print(str(found).lower())
 """
 
 
 def test_what_spills_is_compiled_again_with_all_in_its_loop():
-    """Once: the second call launches the one with fewer spills."""
-    assert python(SPILLS) == [[[False], []], [[False, True], []], [[False, True], []]]
+    """Once: all calls launch the one with fewer spills, of two as good the first."""
+    one, two = [False], [False, True]  # as compiled; their functions are 2 and 1, of one kernel 1
+    assert python(SPILLS) == [[one, [], 1], [two, [], 1], [two, [], 2], [two, [], 2]]
+
+
+PARTS = """
+import json
+import torch
+from bench.gpu import dry
+from fused_lstm.triton import measure
+from fused_lstm.triton.devices import AMD, DEVICES
+
+device = (DEVICES | AMD)[NAME]
+dry.take_over(device)
+x, out = (torch.zeros(1, dtype=torch.int32) for _ in range(2))
+for part in measure.parts_of(device):
+    measure.chain(x, out, 5, part)
+(cache,) = measure.chain_kernel.device_caches.values()
+print(json.dumps([kernel.asm["ptx" if "ptx" in kernel.asm else "amdgcn"]
+                  for kernel in cache[0].values()]))
+"""
+LOOPS = {
+    "H100": ["fence.acq_rel.gpu", "atom.global.gpu.relaxed.add", "ld.acquire.gpu.global",
+             "ld.global.cg"],
+    "MI300X": ["global_atomic_add"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_barriers_parts_are_timed_one_by_one(name):
+    """Each is in its loop, and is what it is called: an addition of 0 was a load."""
+    for code, part in zip(python(PARTS.replace("NAME", repr(name))), LOOPS[name], strict=True):
+        inside = False
+        for line in code.splitlines():
+            inside |= "Loop Header" in line or "%.lr.ph" in line
+            if inside and part in line:
+                break
+        else:
+            raise AssertionError(f"{part}: not in a loop of\n{code[:4000]}")
 
 
 # --- packed rows ---
@@ -248,6 +310,45 @@ def test_packed_rows_have_one_table_and_no_number_a_row_and_step():
     assert again.largest == []
     batch_sizes[-1] = 0  # another value of the same tensor
     assert packed.LaneRows(x, B, batch_sizes).live == batch_sizes.sum()
+
+
+class Stream(list):
+    """A stream of a GPU that is not here: what it was asked for."""
+
+    def wait_event(self, event: str) -> None:
+        self.append(event)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Return a table whose copy to a GPU another stream may not have seen."""
+    memory = SimpleNamespace(device="cuda:0", record_stream=lambda stream: stream.append("kept"))
+    made = packed.Table((), 3, memory, memory, packed.Copy(memory, None, "copied", Stream([1])))
+    monkeypatch.setattr(packed, "make_table", lambda *_: made)
+    return made
+
+
+def test_a_table_of_packed_rows_is_waited_for_on_another_stream(monkeypatch, table):
+    """It was used as it was, though its copy was on its way on the stream that made it."""
+    batch_sizes, x, stream = torch.tensor([2, 1]), torch.randn(3, 4), Stream()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: table.copy.stream)
+    packed.LaneRows(x, 2, batch_sizes)
+    assert table.copy.stream == [1]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    packed.LaneRows(x, 2, batch_sizes)
+    assert stream == ["copied", "kept"]
+
+
+def test_a_captured_graph_keeps_its_table_of_packed_rows(monkeypatch, table):
+    """It reads the table at every replay, when batch_sizes may be gone; a capture waits for no
+    event from outside, and begins with a wait for all of the GPU."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(packed, "CAPTURED", [])
+    packed.LaneRows(torch.randn(3, 4), 2, torch.tensor([2, 1]))
+    (kept,) = packed.CAPTURED
+    assert kept is table
+    assert table.copy.stream == [1]
 
 
 def test_lengths_on_the_host_ask_the_device_for_nothing():

@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 
 import fresh
-from fused_lstm import reference
+import fused_lstm
+from fused_lstm import reference, zoo
 from fused_lstm.spec import PLAIN
-from fused_lstm.triton import devices, op, precision, rounding, tile
+from fused_lstm.triton import devices, launch, op, precision, rounding, tile
 from plans import make_plan
 
 # What a program may do before it calls an LSTM -> whether nn.LSTM's cuDNN then uses TF32.
@@ -228,6 +229,40 @@ def test_the_kernels_multiply_rounded_factors(kind, monkeypatch):
     assert error < 0.2 * min(others)
 
 
+CELLS = {
+    "recurrent_dropout": {"recurrent_dropout": 0.4},
+    "proj_size": {"proj_size": 9},
+    "a product inside a step": {"cell": zoo.multiplicative_lstm},
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_all_that_programs_exchange_is_rounded(cell, monkeypatch):
+    """Forward and backward: h behind a mask, what a projection or a product multiplies, and the
+    gradients by what a product made."""
+    spaces, options = [], dict(CELLS[cell])
+    chosen, workspace, told = op.plan_of, launch.workspace, options.pop("cell", None)
+
+    def kept(*arguments):
+        spaces.append(workspace(*arguments))
+        return spaces[-1]
+
+    monkeypatch.setattr(launch, "workspace", kept)
+    monkeypatch.setattr(op, "plan_of", lambda *a, **o: replace(chosen(*a, **o), precision="tf32"))
+    where = {"engine": "triton", "fuse": "steps"}
+    if told is None:
+        module = fused_lstm.LSTM(17, 17, **where, **options)
+    else:
+        module = fused_lstm.Recurrent(told, 17, 17, **where)
+    module(torch.randn(3, 4, 17))[0].square().sum().backward()
+    exchanged = [space.exchange for space in spaces]
+    exchanged += [space.between for space in spaces if space.between is not None]
+    assert len(exchanged) == (2 if cell == "recurrent_dropout" else 4)
+    for values in exchanged:
+        assert values.count_nonzero() > 0
+        assert torch.equal(values, exactly_rounded(values))
+
+
 # --- weights that stream are rounded before a launch ---
 
 
@@ -288,7 +323,7 @@ def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, mo
         prepared = op.planned.__wrapped__(
             op.plan_of, (), direction="forward", fuse="steps", dtype=dtype, tf32=tf32, shape=shape,
             device=torch.device("cuda"), cell=PLAIN, varlen=False, resets=False, save=True,
-            many_steps=many_steps,
+            states=dtype, many_steps=many_steps,
         )  # fmt: skip
         assert prepared.rounds_before == (before and tf32 and many_steps)
         at_load = prepared.call.launches[0].constants(False).ROUND_WEIGHTS

@@ -84,7 +84,7 @@ class Case:
         words += [f"P{self.P}"] if self.P else []
         words += [f"L{self.L}"] if self.kind == "layers" else []
         words += [f"dropout {self.p}"] if self.p else []
-        words += [f"T{self.T}"] if self.T > 3 else []
+        words += [f"T{self.T}"] if self.T not in (2, 3) else []
         words += [f"{self.calls} calls"] if self.calls > 1 else []
         words += ["rows"] if self.lengths else []
         words += ["resets"] if self.resets else []

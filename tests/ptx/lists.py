@@ -32,6 +32,7 @@ USERS = [
     (Spec(zoo.peephole.name), {}), (Spec(zoo.normalized.name), {}), (Spec(zoo.nbrc.name), {}),
     (Spec(zoo.qrnn.name), {"lengths": MANY}), (Spec(zoo.min_lstm.name), {"lengths": MANY}),
 ]  # fmt: skip
+ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}]  # a scan loads two steps ahead
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
 
@@ -61,6 +62,8 @@ def every_case() -> list[Case]:
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **LONG)]
             found += [Case("steps", dtype, arch, 33, 20, L=2, **TWICE)]
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **TWICE)]
+            found += [Case("steps", dtype, arch, 17, T=1, **more) for more in ONE_STEP]
+            found += [Case("layers", dtype, arch, 17, L=3, T=1, p=0.3, lengths=(1, 1, 1))]
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -224,6 +227,7 @@ def some_cases() -> list[Case]:
         *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
         # Several warps hold each element of a scan that has fewer of them than threads.
         Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
+        *[Case("steps", "bf16", 90, 17, T=1, **more) for more in ONE_STEP],
         Case("steps", "bf16", 90, 17, cell=LOGARITHMS),
         # Two values that a step compares are so close that bfloat16 would order them otherwise.
         Case("both", "bf16", 80, 17, cell=LOGARITHMS, lengths=FEW),

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..spec import CELLS, PLAIN, Spec
 from ..triton import choice, devices, plan
-from . import sass
+from . import amdgcn, sass
 
 # A kernel's pointers to the state dtype.
 STATES = {
@@ -174,6 +174,11 @@ def thread(cubin: bytes) -> tuple[int, int]:
     return int(registers), int(stack)
 
 
+def as_data(chosen: plan.Plan) -> dict:
+    """Return a plan's fields, and two numbers that follow from them."""
+    return asdict(chosen) | {"resident_fraction": chosen.resident_fraction, "smem": chosen.smem}
+
+
 def inspect(
     chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN, rows: Sequence[str] = ()
 ) -> dict:
@@ -188,7 +193,7 @@ def inspect(
         "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
-        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "plan": as_data(chosen),
         "registers": registers,
         "stack": stack,
         "shared_memory": compiled.metadata.shared,
@@ -236,12 +241,13 @@ def inspect_amd(
         "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": device.gfx,
-        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "plan": as_data(chosen),
         "registers": number("vgpr_count"),
         "stack": number("private_segment_fixed_size"),
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "spills": number("vgpr_spill_count"),
+        "order": amdgcn.order(text, device.gfx) if chosen.persistent else [],
         "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
         "cost": asdict(choice.cost(chosen, device)),
         "sass": ["a program of AMD's is not disassembled"],

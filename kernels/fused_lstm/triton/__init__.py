@@ -29,6 +29,8 @@ def missing(device: torch.device) -> str | None:
     ):
         return why
     interpreter.enable()
+    if (why := outdated()) is not None:
+        return why
     if device.type == "cpu" and not interpreter.is_interpreted():
         return (
             "on a CPU its kernels run in Triton's interpreter, which must be chosen before"
@@ -38,6 +40,20 @@ def missing(device: torch.device) -> str | None:
         return why
     if device.type == "cuda" and interpreter.is_interpreted():
         return f"Triton's interpreter is on; start Python without {interpreter.VARIABLE}"
+    return None
+
+
+def outdated() -> str | None:
+    """Return which library is too old for these kernels, or None."""
+    import triton
+
+    for module, oldest in ((torch, (2, 11)), (triton, (3, 6))):
+        if interpreter.version(module) < oldest:
+            at_least = ".".join(map(str, oldest))
+            return (
+                f"its kernels need {module.__name__} {at_least}, and {module.__version__} is"
+                f" installed; pip install '{module.__name__}>={at_least}'"
+            )
     return None
 
 

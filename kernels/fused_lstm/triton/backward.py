@@ -313,7 +313,7 @@ def sum_parts(sums, share, sent, step, rows, draws, PLAN: tl.constexpr):
         batch = share.first_batch + turn
         part, block = sum_of_gates(sums, sent, step, batch, rows, draws, PLAN)
         tl.store(part_ptr + block.at, part, mask=block.mask)
-    barrier.arrive(share.block_ptr, PLAN.PERSISTENT)
+    barrier.arrive(share.block_ptr, PLAN.PERSISTENT, PLAN)
 
 
 @helper

@@ -32,8 +32,11 @@ element by thread b of program Q after its wait for round r.
    stored before arriving; bar.sync in `arrive` covers the program's other threads).
 
 On AMD's GPUs there is no PTX: a program adds 0 to the counter, with acquire semantics, until the
-round is complete. It is right for the same reasons; on NVIDIA's a poll that adds would hold up
-programs that arrive.
+round is complete; on NVIDIA's a poll that adds would hold up programs that arrive. Points 2 to 4
+are the same there. Point 1 is not: waves that met at s_barrier may have stores on their way, and a
+release of one wave waits for its own stores alone (LLVM's pull request 160501). So each wave waits
+for its own before s_barrier (`devices.stores_done`), and the release writes L2 back where dies have
+an L2 each. ROCm's own grid barrier fences in every thread.
 
 Where FUSED_LSTM_POLLS is set to a number before the first call, a program traps after so many
 polls: on a GPU a launch that hangs ends with an error that names the kernel.
@@ -93,11 +96,17 @@ SPIN_AND_TRAP = tl.constexpr(
 def arrive(
     counter_ptr,  # [1] int32
     PERSISTENT: tl.constexpr,  # whether there is anyone to meet in this launch
+    PLAN: tl.constexpr,  # STORES_DONE: an AMD wave's wait for its own stores, else ""
 ):
     """Publish this program's stores and say that it is done with the round.
 
     The program's warps meet even where it has nobody to wait for: scans rest on that.
     """
+    if PERSISTENT and PLAN.STORES_DONE != "":
+        tl.inline_asm_elementwise(
+            PLAN.STORES_DONE + "\nv_mov_b32 $0, $1", "=v,v,~{memory}", [tl.full((), 0, tl.int32)],
+            tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
     tl.debug_barrier()
     if PERSISTENT:
         tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")

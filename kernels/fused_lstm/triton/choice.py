@@ -30,21 +30,23 @@ def choose(
     inner: tuple[int, ...] = (),
     in_parts: bool = True,
     heads: int = 0,
+    refused: frozenset[Plan] = frozenset(),
 ) -> Plan:
     """Return the launch for a stack: a wavefront of all layers where faster, else one each.
 
-    heads: N where lanes are heads: the launch has as many as run at once, a divisor of N.
+    heads: N where lanes are heads: the launch has as many as run at once, a divisor of N. refused:
+    plans that a GPU did not load.
     """
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
-    shape |= {"inner": inner, "in_parts": in_parts}
+    shape |= {"inner": inner, "in_parts": in_parts, "refused": refused}
     if heads:
-        return _of_heads(direction, heads, shape, device)
+        return _of_heads(direction, heads, shape, device, refused)
     if gates == 0:
         return plan("both" if directions == 2 else "steps", direction, layers=1, **shape)
     if directions == 2:  # a layer has to wait for the whole one below
-        return _cheaper(plan("both", direction, layers=2, **shape), device)
-    steps = _cheaper(plan("steps", direction, layers=1, **shape), device)
+        return _cheaper(plan("both", direction, layers=2, **shape), device, refused)
+    steps = _cheaper(plan("steps", direction, layers=1, **shape), device, refused)
     if layers == 1:
         return steps
     if norm or inner:
@@ -53,6 +55,9 @@ def choose(
     wave = plan("layers", direction, layers=layers, **shape)
     if device.is_interpreter:
         return wave
+    if wave in refused:
+        reason = f"the GPU did not load a wave of {layers} layers"
+        return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
     if steps.persistent and not wave.persistent:
         reason = f"{layers} layers at once do not run at once on {device.sms} SMs"
         return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
@@ -67,22 +72,24 @@ def choose(
     return replace(wave, why=(*wave.why, reason))
 
 
-def _of_heads(direction: str, heads: int, shape: dict[str, Any], device: Device) -> Plan:
+def _of_heads(
+    direction: str, heads: int, shape: dict[str, Any], device: Device, refused: frozenset[Plan]
+) -> Plan:
     """Return the launch of as many heads as run at once: a divisor of their number, or one head."""
     for lanes in (n for n in range(heads, 1, -1) if heads % n == 0):
-        found = _cheaper(plan("heads", direction, layers=lanes, **shape), device)
+        found = _cheaper(plan("heads", direction, layers=lanes, **shape), device, refused)
         if found.persistent or device.is_interpreter:
             return found
-    return _cheaper(plan("heads", direction, layers=1, **shape), device)
+    return _cheaper(plan("heads", direction, layers=1, **shape), device, refused)
 
 
-def _cheaper(among: Plan, device: Device) -> Plan:
+def _cheaper(among: Plan, device: Device, refused: frozenset[Plan]) -> Plan:
     """Return the faster of two plans: a lane shared out to programs, or a program with it alone.
 
     Programs that share a lane meet in every step.
     """
     one = alone(among, device)
-    if one is None:
+    if one is None or one in refused:
         return among
     alone_us, among_us = estimate(one, device), estimate(among, device)
     if alone_us > among_us:

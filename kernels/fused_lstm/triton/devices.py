@@ -96,6 +96,22 @@ AMD = {
     )
 }
 
+# An AMD wave's wait until its own stores have arrived, by how an architecture's name begins.
+STORES_DONE = {
+    "gfx9": "s_waitcnt vmcnt(0)",
+    "gfx11": "s_waitcnt_vscnt null, 0x0",
+    "gfx12": "s_wait_storecnt 0x0",
+}
+
+
+def stores_done(gfx: str) -> str:
+    """Return the instruction by which a wave waits for its own stores, or "" on NVIDIA's GPUs.
+
+    gfx: AMD's name of an architecture, or "".
+    """
+    return next((wait for begin, wait in STORES_DONE.items() if gfx.startswith(begin)), "")
+
+
 # What a driver calls them. A variant with other memory or another socket is another card.
 DRIVERS_NAMES = {
     "NVIDIA H100 80GB HBM3": "H100",

@@ -72,7 +72,7 @@ def parsed(
         op.plan_of, op.settings(), direction=direction, fuse="heads", dtype=dtype,
         device=weight_hh.device, shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K),
         cell=spec, varlen=rows.offset is not None, resets=not_reset is not None, save=save,
-        tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
+        states=c0.dtype, tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
         by_states=by_states,
     )  # fmt: skip
     return Heads(

@@ -18,11 +18,13 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
+from triton.runtime.errors import OutOfResources
 
 from ..spec import CELLS, PLAIN, Spec
 from . import backward, cells, forward, precision
 from .barrier import APART
 from .cells import lstm, printed
+from .devices import stores_done
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
@@ -36,6 +38,7 @@ TOO_MANY = (
     " launch); expected all of them, which MPS or a green context divides:"
     " use fuse='hoisted' or 'pointwise', whose launches do not wait for each other"
 )
+REFUSED: dict[Plan, OutOfResources] = {}  # of plans whose kernels the GPU did not load, the error
 INTERPRETED = is_interpreted()  # when kernels were defined, which makes them so for good
 NAMES = {
     torch.float16: "fp16",
@@ -57,16 +60,33 @@ def on_their_device(operator: Callable) -> Callable:
             if isinstance(argument, Tensor):
                 break
         if argument.device.type == "cpu":
-            return operator(*args, **options)
+            return with_a_plan_that_loads(operator, *args, **options)
         with torch.cuda.device(argument.device):
             try:
-                return operator(*args, **options)
+                return with_a_plan_that_loads(operator, *args, **options)
             except RuntimeError as error:
                 if "too many blocks in cooperative launch" in str(error):
                     raise RuntimeError(TOO_MANY) from error
                 raise
 
     return run
+
+
+def with_a_plan_that_loads(operator: Callable, *args, **options) -> Any:
+    """Run `operator`, and again with its next plan where the GPU does not load a plan's kernel.
+
+    A plan's shared memory is an estimate, and another version of the compiler may take more.
+    """
+    while True:
+        refused = len(REFUSED)
+        try:
+            return operator(*args, **options)
+        except OutOfResources as error:
+            if len(REFUSED) == refused:  # there is no other plan
+                raise RuntimeError(
+                    f"launch: got a kernel with {error.required} bytes of {error.name}; expected at"
+                    f" most {error.limit}: use fuse='hoisted' or 'pointwise'"
+                ) from error
 
 
 # --- what a kernel is compiled with ---
@@ -253,8 +273,7 @@ def constants(
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
-        "NVIDIA": not plan.amd,
-        "POLLS": polls(),
+        **waits(plan.gfx),
         # The launch.
         "SAVE": save,  # forward: keep what a backward needs
         "SUMS": "sum" in phases,
@@ -334,16 +353,16 @@ def _weights(plan: Plan) -> dict[str, Any]:
         )
 
     of_gates, first, inner = (H if not forward else P, P, plan.chunks), 0, []
-    of_hr = plan.chunks_hr, plan.resident_hr, plan.hold_hr
-    for made, rows in zip(plan.inner, plan.inner_rows, strict=True):
+    of_hr = plan.chunks_hr, plan.resident_hr
+    for made, rows, hold in zip(plan.inner, plan.inner_rows, plan.hold_hr, strict=False):
         gates = 1 if forward else made
-        inner.append(weight(H, H, *of_hr, gates, ROWS=rows, MADE=made, FIRST=first))
+        inner.append(weight(H, H, *of_hr, hold, gates, ROWS=rows, MADE=made, FIRST=first))
         first += made
     return wrapped({
         "INNER": tuple(inner),
         "W_HH": weight(*of_gates, plan.resident, plan.hold, plan.summed_gates),
         "W_IH": weight(*of_gates, plan.resident_ih, plan.hold, plan.summed_gates),
-        "W_HR": weight(H if forward else P, H, *of_hr),
+        "W_HR": weight(H if forward else P, H, *of_hr, any(plan.hold_hr)),
     })  # fmt: skip
 
 
@@ -394,6 +413,11 @@ def most_registers(plan: Plan) -> int | None:
         return 255
     few = plan.tcgen05 and plan.direction == "backward" and plan.chunks <= 6
     return 240 if few else None
+
+
+def waits(gfx: str) -> dict[str, Any]:
+    """Return a barrier's constants; gfx: AMD's name of an architecture, or ""."""
+    return {"NVIDIA": gfx == "", "STORES_DONE": stores_done(gfx), "POLLS": polls()}
 
 
 def polls() -> int:
@@ -522,10 +546,16 @@ class Launch:
 
     def _compiled(self, values: list, keep_loop: bool) -> Any:
         """Return the kernel compiled for values like these, and loaded."""
+        if (error := REFUSED.get(self.plan)) is not None:  # Triton raises it only once
+            raise OutOfResources(error.required, error.limit, error.name)
         every = *values, self.cell, self.constants(keep_loop)
         kernel = KERNELS[self.plan.direction]
         found = kernel.warmup(*every, grid=(self.plan.programs,), **options(self.plan))
-        assert found.run is not None  # asked for, it loads the kernel, and knows its spills
+        try:
+            assert found.run is not None  # asked for, it loads the kernel, and knows its spills
+        except OutOfResources as error:
+            REFUSED[self.plan] = error
+            raise
         return found
 
 

@@ -46,7 +46,7 @@ def share(first, second, kind, rank, norms, step, block, rows, PLAN: tl.constexp
     ptr = norms.shares_ptr + (step.lane * 2 + kind) * (2 * PLAN.PARTS) * B + block.b
     tl.store(ptr + norms.part * B, first, mask=there)
     tl.store(ptr + (PLAN.PARTS + norms.part) * B, second, mask=there)
-    barrier.arrive(norms.all_ptr, PLAN.PERSISTENT)
+    barrier.arrive(norms.all_ptr, PLAN.PERSISTENT, PLAN)
     rounds = norms.wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORM * norms.turn + rank
     target = rounds * norms.programs
     barrier.wait(norms.all_ptr, target, PLAN.PERSISTENT, PLAN)

@@ -70,7 +70,7 @@ class Prepared:
 @lru_cache(4096)
 def planned(
     make_plan: Callable[..., Plan],
-    settings: tuple,  # of PyTorch, on which `make_plan` depends
+    settings: tuple,  # on which `make_plan` depends
     *,
     direction: str,
     fuse: str,
@@ -82,6 +82,7 @@ def planned(
     resets: bool,
     save: bool,
     tf32: bool,
+    states: torch.dtype,
     dropout: float = 0.0,
     draws: bool = False,
     many_steps: bool = False,
@@ -91,9 +92,10 @@ def planned(
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
-    fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
-    reverse: lanes run from the last step to the first. by_states: of a backward, whether there are
-    gradients by every state. order: as Prepared has it.
+    fuse: as the operator's, or "heads". states: the dtype of c0, in which the forward's kernel
+    stores c_n: a launch's kernel is one for all calls that are alike. many_steps: whether there are
+    rounding.STEPS or more. reverse: lanes run from the last step to the first. by_states: of a
+    backward, whether there are gradients by every state. order: as Prepared has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
@@ -137,6 +139,7 @@ def prepare(
     device: torch.device,
     h0: torch.Size,
     c0: torch.Size,
+    states: torch.dtype,
     weights: int,
     of_lane: tuple[torch.Size, ...],
     dropout: float,
@@ -152,8 +155,8 @@ def prepare(
 ) -> Prepared:
     """Return the launches of a call of `lstm`, from what is quickly compared.
 
-    h0, c0, of_lane: the shapes of these and of the first lane's weights. weights: how many there
-    are. The others: as `planned` and the operator have them.
+    h0, c0, of_lane: the shapes of these and of the first lane's weights. states: c0's dtype.
+    weights: how many there are. The others: as `planned` and the operator have them.
     """
     spec = cell_of(cell, rates)
     (numbered, *_) = by_layer(range(weights), h0[0], spec)
@@ -161,16 +164,20 @@ def prepare(
     shape = _shape(h0, c0, w_hr, abs(directions), spec.c_parts)
     return planned(
         make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
-        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, dropout=dropout,
-        draws=draws, many_steps=many_steps, by_states=by_states, reverse=directions < 0,
-        order=tuple(numbered),
+        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, states=states,
+        dropout=dropout, draws=draws, many_steps=many_steps, by_states=by_states,
+        reverse=directions < 0, order=tuple(numbered),
     )  # fmt: skip
 
 
-def settings() -> tuple[bool, bool]:
-    """Return what plans depend on: whether algorithms are deterministic, and whether NCCL runs."""
+def settings() -> tuple[bool, bool, frozenset[Plan]]:
+    """Return what plans depend on: whether algorithms are deterministic, whether NCCL runs, and the
+    plans that a GPU has refused.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.are_deterministic_algorithms_enabled(), distributed
+    return (
+        torch.are_deterministic_algorithms_enabled(), distributed, frozenset(launch.REFUSED)
+    )  # fmt: skip
 
 
 def card_of(device: torch.device) -> devices.Device:
@@ -195,14 +202,15 @@ def plan_of(
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
-    card = card_of(device)
+    card, (*_, refused) = card_of(device), settings()
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
         projected=shape.projected, norm=norm, gates=gates, inner=inner,
-        heads=shape.L if fuse == "heads" else 0,
+        heads=shape.L if fuse == "heads" else 0, refused=refused,
     )  # fmt: skip
-    return tuned.of(chosen, card)
+    timed = tuned.of(chosen, card)
+    return chosen if timed in refused else timed
 
 
 # --- a call's arguments ---
@@ -272,7 +280,7 @@ def parsed(
     prepared = prepare(
         plan_of, settings(), direction, save,
         x.dtype == torch.float32 and precision.tf32(), x.dtype, x.device, h0.shape, c0.shape,
-        len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
+        c0.dtype, len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
         batch_sizes is not None, not_reset is not None, seed is not None, T >= rounding.STEPS,
         by_states, cell, tuple(rates),
     )  # fmt: skip

@@ -21,6 +21,15 @@ def as_bytes(not_reset: Tensor | None) -> Tensor | None:
     return None if not_reset is None else not_reset.contiguous().view(torch.uint8)
 
 
+class Copy(NamedTuple):
+    """A table's way to a GPU."""
+
+    memory: Tensor  # there
+    host: Tensor  # pinned: a captured copy reads it at every replay
+    done: torch.cuda.Event
+    stream: torch.cuda.Stream  # that copies
+
+
 class Table(NamedTuple):
     """Offsets of packed rows: made on the host, and copied to the device without a wait."""
 
@@ -28,19 +37,35 @@ class Table(NamedTuple):
     live: int
     offset: Tensor  # [T + 2], as forward.py's offset_ptr
     last: Tensor  # [B] each row's last step
+    copy: Copy | None = None  # None on a CPU
 
 
 TABLES: MutableMapping[Tensor, Table] = WeakIdKeyDictionary()  # a backward has its forward's
+CAPTURED: list[Table] = []  # which a CUDA graph reads: nobody tells when there is none any more
 
 
 def table_of(batch_sizes: Tensor, B: int, N: int, device: torch.device) -> Table:
     """Return the Table of batch_sizes [T], which is made once for as long as they are there."""
     made_of = B, N, device, version_of(batch_sizes)
     if batch_sizes.is_inference():  # whose changes nobody counts, and which no backward has
-        return make_table(batch_sizes, made_of)
+        return on_this_stream(make_table(batch_sizes, made_of))
     table = TABLES.get(batch_sizes)
     if table is None or table.made_of != made_of:
         table = TABLES[batch_sizes] = make_table(batch_sizes, made_of)
+    return on_this_stream(table)
+
+
+def on_this_stream(table: Table) -> Table:
+    """Return the table, which kernels of the current stream may read from now on."""
+    if table.copy is None:
+        return table
+    if torch.cuda.is_current_stream_capturing():  # and all was done before it began
+        CAPTURED.append(table)
+        return table
+    stream = torch.cuda.current_stream(table.offset.device)
+    if stream != table.copy.stream:
+        stream.wait_event(table.copy.done)
+        table.copy.memory.record_stream(stream)
     return table
 
 
@@ -53,10 +78,14 @@ def make_table(batch_sizes: Tensor, made_of: tuple) -> Table:
     lengths = torch.searchsorted(-batch_sizes, -b)
     last = (ends - batch_sizes)[lengths - 1] + b
     table = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([N]), last])
+    copy = None
     if device.type == "cuda":  # from other memory a copy waits for all that the GPU has to do
-        table = table.pin_memory()
-    table = table.to(device, non_blocking=True)
-    return Table(made_of, int(ends[-1]), table[: T + 2], table[T + 2 :])
+        host, stream = table.pin_memory(), torch.cuda.current_stream(device)
+        table = host.to(device, non_blocking=True)
+        copy = Copy(table, host, stream.record_event(), stream)
+    else:
+        table = table.to(device)
+    return Table(made_of, int(ends[-1]), table[: T + 2], table[T + 2 :], copy)
 
 
 class LaneRows:
@@ -70,7 +99,8 @@ class LaneRows:
         if batch_sizes is None:
             return
         self.T = len(batch_sizes)
-        _, self.live, self.offset, self._last = table_of(batch_sizes, B, self.N, x.device)
+        table = table_of(batch_sizes, B, self.N, x.device)
+        self.live, self.offset, self._last = table.live, table.offset, table.last
 
     def of(self, t: Tensor) -> Tensor:
         """Return the live rows of t: [N, C] -> [live, C]."""

@@ -12,7 +12,8 @@ where there are products inside a step, rows of each one's weight, as `inner_row
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .devices import Device
@@ -29,6 +30,7 @@ READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as m
 ALONE_UNITS = 128  # of a lane, that one program may have to itself
 SCAN = 128  # elements of a program's tile where no product is in the loop: one a thread
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
+MIXED = 4096  # bytes more where a warp group multiplies after warps that multiplied on their own
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ class Plan:
     ahead: int
     stages: int
     hold: bool  # products take w_hh and w_ih from registers, see tile.load_moving
-    hold_hr: bool  # and w_hr, or those inside a step theirs
-    smem: int  # bytes of shared memory, estimated
-    why: tuple[str, ...]
+    hold_hr: tuple[bool, ...]  # and w_hr, or each product inside a step its own
+    why: tuple[str, ...] = field(compare=False)
     norm: int = 0  # meetings of a block of batch, in which its rows are normalized over all units
     gates: int = 4  # G
     k_parts: int = 1  # of a product's sum, each a warp's; 1: warps share rows and columns instead
-    amd: bool = False
+    gfx: str = ""  # AMD's name of an architecture
+    asynchronous: bool = False  # products read shared memory while warps go on: sm_90, sm_100
     tcgen05: bool = False  # products have a memory of their own: sm_100
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
     inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
@@ -81,6 +83,10 @@ class Plan:
     def outputs(self) -> int:
         """P."""
         return self.projected or self.hidden
+
+    @property
+    def amd(self) -> bool:
+        return self.gfx != ""
 
     @cached_property
     def persistent(self) -> bool:
@@ -145,6 +151,11 @@ class Plan:
         """
         return sum(self.inner) if self.direction == "backward" else len(self.inner)
 
+    @cached_property
+    def smem(self) -> int:
+        """Bytes of shared memory that a program may take."""
+        return memory(self)
+
     def waves(self, T: int) -> int:
         """Return the waves of T steps: a lane that reads another's output is a step behind it."""
         return T + self.layers - 1 if self.kind == "layers" else T
@@ -163,6 +174,39 @@ class Plan:
             if self.split == 1:  # nobody to wait for after the sums
                 parts[:2] = [parts[0] + parts[1]]
         return [sum(parts, ())] if self.persistent else parts
+
+
+def memory(plan: Plan) -> int:
+    """Return the bytes of shared memory that the compiler takes for a plan's kernel, at most.
+
+    They are tiles of weights that stay on chip, and beside these, in turn, what products multiply
+    and the sums that warps exchange. Found by fused_lstm.tools.inspect.
+    """
+    if plan.gates == 0:  # nothing leaves a thread
+        return 0
+    size, tallest = SIZES[plan.dtype], _tallest(plan.direction, plan.rows, plan.own, plan.inner)
+    of_gates = plan.rows * plan.summed_gates * (plan.resident + plan.resident_ih)
+    others = (sum(plan.inner_rows) or plan.own) * plan.resident_hr
+    tiles = (of_gates + others) * plan.block_k * size
+    if plan.alone:  # gates on their way to one thread, or to a product's operand
+        gates = plan.gates if plan.direction == "backward" else _tile_gates(plan.gates)
+        passing = gates * plan.units * plan.block_b * (4 if plan.tcgen05 else 3)
+        return tiles + passing + RESERVED
+    chunk, tile = plan.block_k * plan.block_b * size, tallest * plan.block_k * size
+    if plan.stages > 1:
+        buffers = plan.stages if plan.asynchronous else plan.stages - 1
+        # A resident product's chunk is still there as copies begin.
+        passing = buffers * (tile + chunk) + (chunk if plan.asynchronous else 0)
+    elif plan.resident == 0:
+        passing = tile + chunk
+    elif plan.k_parts > 1:  # all chunks that are loaded ahead, and the one that is multiplied
+        columns = max((plan.summed_gates, *_columns_summed(plan.direction, plan.inner)))
+        passing = plan.products * min(columns * plan.chunks, plan.ahead + 1) * chunk
+    else:
+        passing = chunk
+        if plan.asynchronous and not plan.tcgen05 and plan.rows < 64 <= tallest:
+            tiles += MIXED
+    return tiles + max(passing, plan.k_parts * tallest * plan.block_b * max(4, size)) + RESERVED
 
 
 def inner_phases(count: int) -> list[str]:
@@ -185,6 +229,7 @@ def plan(
     gates: int = 4,
     inner: tuple[int, ...] = (),
     in_parts: bool = True,
+    refused: Collection[Plan] = (),
 ) -> Plan:
     """Return the launch for one shape.
 
@@ -202,6 +247,7 @@ def plan(
         gates: G, those that h has a part in: 1 to 8, or 0 for a scan.
         inner: columns of a unit that each product inside a step makes, 1 to 4.
         in_parts: whether a product's sum may be shared out to warps; False to compare.
+        refused: plans that a GPU did not load: the next one of the list is returned.
     """
     if kind not in ("steps", "layers", "both", "heads"):
         raise ValueError(f"kind: got {kind!r}; expected 'steps', 'layers', 'both' or 'heads'")
@@ -230,7 +276,8 @@ def plan(
     found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
     # Nobody has timed such a plan where products have a memory of their own: `tune` does.
     if in_parts and not device.tcgen05:
-        found, *_ = [*sums_in_parts(found, device), found]
+        some = sums_in_parts(found, device)
+        found = next((one for one in some if one not in refused), found)
     if norm and not found.persistent:
         raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
     return found
@@ -257,7 +304,7 @@ def scan(kind: str, direction: str, hidden: int, batch: int, layers: int, dtype:
         programs=layers * blocks * groups, rows=units, units=units, own=units, split=1,
         row_groups=groups, warps=4, block_b=block_b, batch_blocks=1, block_k=1, chunks=1,
         resident=1, resident_ih=0, chunks_hr=0, resident_hr=0, ahead=0, stages=1, hold=False,
-        hold_hr=False, smem=0, gates=0, alone=True,
+        hold_hr=(), gates=0, alone=True,
         why=("no gate has a part of h: every unit's states stay in registers",),
     )  # fmt: skip
 
@@ -286,7 +333,7 @@ def _interpreted(
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(sums, block_k), resident=0, resident_ih=0,
         chunks_hr=_ceil(others, block_k) if projected or inner else 0, resident_hr=0, ahead=0,
-        stages=1, hold=False, hold_hr=False, smem=0,
+        stages=1, hold=False, hold_hr=(False,) * max(1, len(inner)),
         why=("the interpreter runs one program after another: one launch a step",),
         norm=norm, gates=gates, inner=inner,
     )  # fmt: skip
@@ -321,63 +368,63 @@ def _compiled(
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
 
-    def memory(block_k: int) -> tuple[int, int]:
-        """Return the bytes of scratch, and the bytes of all weight tiles."""
-        scratch = max(block_k * block_b * size, tallest * block_b * max(4, size)) + RESERVED
-        weights = products * _ceil(sums, block_k) * rows * block_k * size
-        return scratch, weights + _ceil(others, block_k) * rows_hr * block_k * size
+    def resident(block_k: int) -> Plan:
+        """Return the plan with all weights resident, in chunks of `block_k`."""
+        chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if rows_hr else 0
+        return Plan(
+            kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
+            projected, dtype, precision, programs * row_groups,
+            rows=rows, units=units, own=own, split=split, row_groups=row_groups,
+            warps=_warps(rows, dtype, device), block_b=block_b,
+            batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
+            block_k=block_k, chunks=chunks, resident=chunks, resident_ih=chunks * (products - 1),
+            chunks_hr=chunks_hr, resident_hr=chunks_hr,
+            ahead=0, stages=1, hold=not device.asynchronous or rows < 64,
+            hold_hr=tuple(
+                not device.asynchronous or n < 64
+                for n in _inner_rows(direction, own, inner) or [own]
+            ),
+            why=(), gates=gates, gfx=device.gfx, asynchronous=device.asynchronous,
+            tcgen05=device.tcgen05, inner=inner,
+        )  # fmt: skip
 
-    doubles = may_double and sum(memory(2 * narrow)) <= device.smem
-    block_k = 2 * narrow if doubles else narrow
-    scratch, weights = memory(block_k)
-    chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if rows_hr else 0
-    tile, tile_hr = rows * block_k * size, rows_hr * block_k * size
-    staged = block_k * block_b * size
-    resident, resident_hr, stages = 0, 0, 1
+    found = resident(narrow)
+    if may_double and (doubled := resident(2 * narrow)).smem <= device.smem:
+        found = doubled
+    tile, tile_hr = (n * found.block_k * size for n in (rows, rows_hr))
+    tiles = products * found.chunks
+    none = replace(found, resident=0, resident_ih=0, resident_hr=0)
     if not persistent:
+        found = none
         why.append("weights are read anew by every launch")
     elif not on_tensor_cores:
+        found = none
         why.append(f"{dtype} products without tensor cores: weights stream from L2, {_NO_TILES}")
-    elif scratch + weights <= device.smem:
-        resident, resident_hr = products * chunks, chunks_hr
+    elif found.smem <= device.smem:
+        scratch = found.smem - tiles * tile - found.chunks_hr * tile_hr
         why.append(
-            f"{resident} weight tiles of {tile // 1024} KiB and {scratch // 1024} KiB of scratch"
+            f"{tiles} weight tiles of {tile // 1024} KiB and {scratch // 1024} KiB of scratch"
             f" fit in {device.smem // 1024} KiB: all weights resident"
         )
     else:
-        stages = STREAM_STAGES
-        buffers = stages if device.asynchronous else stages - 1
-        first = staged if device.asynchronous else 0  # a resident product's, as copies begin
-        scratch = max(scratch, buffers * (tallest * block_k * size + staged) + first + RESERVED)
-        resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
-        left = max(0, device.smem - scratch - resident * tile)
-        resident_hr = min(chunks_hr, left // tile_hr) if rows_hr else 0
+        none = replace(none, stages=STREAM_STAGES)
+        free = max(0, device.smem - none.smem)
+        many = min(tiles, free // tile)
+        found = replace(
+            none, resident=min(many, found.chunks), resident_ih=max(0, many - found.chunks),
+            resident_hr=min(found.chunks_hr, (free - many * tile) // tile_hr) if rows_hr else 0,
+        )  # fmt: skip
         why.append(
-            f"{products * chunks} weight tiles of {tile // 1024} KiB do not fit in"
-            f" {device.smem // 1024} KiB: {resident} resident,"
-            f" {products * chunks - resident} stream from L2 every step"
+            f"{tiles} weight tiles of {tile // 1024} KiB do not fit in"
+            f" {device.smem // 1024} KiB: {many} resident,"
+            f" {tiles - many} stream from L2 every step"
         )
     if rows_hr and on_tensor_cores and persistent:
         whose = "each product inside a step" if inner else "the projection"
-        why.append(f"of {chunks_hr} tiles of {whose}, {resident_hr} are resident")
-    if resident == 0:
-        scratch = max(scratch, tallest * block_k * size + staged + RESERVED)
-    return Plan(
-        kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
-        projected, dtype, precision, programs * row_groups,
-        rows=rows, units=units, own=own, split=split, row_groups=row_groups,
-        warps=_warps(rows, dtype, device), block_b=block_b,
-        batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
-        block_k=block_k, chunks=chunks,
-        resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
-        chunks_hr=chunks_hr, resident_hr=resident_hr,
-        ahead=_ahead(kind, direction, size, block_b * max(1, tile // TILE), stages > 1, device),
-        stages=stages,
-        hold=not device.asynchronous or rows < 64,
-        hold_hr=not device.asynchronous or own < 64,
-        smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why), gates=gates,
-        amd=device.gfx != "", tcgen05=device.tcgen05, inner=inner,
-    )  # fmt: skip
+        why.append(f"of {found.chunks_hr} tiles of {whose}, {found.resident_hr} are resident")
+    wide = block_b * max(1, tile // TILE)
+    ahead = _ahead(kind, direction, size, wide, found.stages > 1, device)
+    return replace(found, ahead=ahead, why=tuple(why))
 
 
 def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
@@ -424,19 +471,12 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         of_weights = rows * products * sums + sum(found.inner_rows)
         tallest = _tallest(found.direction, rows, own, found.inner)
         registers = (of_weights * columns * size + tallest * found.block_b * 4) // 128
-        # Weights, if only on their way into registers, and sums among the warps, or all of h.
-        smem = of_weights * pad * size + RESERVED
-        smem += found.block_b * max(K_PARTS * tallest * 4, products * sums * pad * size)
-        fits = found.layers * blocks <= device.sms and smem <= device.smem
-        if not fits or registers > PART_REGISTERS or rows < 16:
-            continue
         one = replace(
             found, programs=found.layers * blocks, rows=rows, units=units, own=own, split=split,
             warps=K_PARTS, block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
             resident_ih=chunks * (products - 1), ahead=chunks * sums, stages=1, hold=False,
             chunks_hr=chunks if found.inner else 0, resident_hr=chunks if found.inner else 0,
-            hold_hr=False,
-            smem=smem, k_parts=K_PARTS,
+            hold_hr=(False,) * len(found.hold_hr), k_parts=K_PARTS,
             why=(
                 f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
                 *(why for why in found.why if "rows of batch" in why),
@@ -445,7 +485,9 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
                 *((f"each sums over all {sums} gates: a meeting less",) if sums > 1 else ()),
             ),
         )  # fmt: skip
-        fitting.append(one)
+        fits = one.programs <= device.sms and one.smem <= device.smem
+        if fits and registers <= PART_REGISTERS and rows >= 16:
+            fitting.append(one)
     streams = found.stages > 1 and found.kind != "layers" and found.block_b <= 32
     streams &= not found.inner
     if streams and not fitting and not device.asynchronous:
@@ -457,14 +499,15 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
 
 def streamed_in_parts(found: Plan, device: Device) -> Plan:
     """Return a plan whose weights stream in part, with each chunk's sum shared out to 8 warps."""
-    size, block_k = SIZES[found.dtype], K_PARTS * 16
-    chunks, tile = _ceil(found.hidden, block_k), found.rows * block_k * size
-    buffers = (STREAM_STAGES - 1) * (tile + block_k * found.block_b * size)
-    scratch = max(buffers, K_PARTS * found.rows * found.block_b * 4) + RESERVED  # or all sums
-    resident = min(chunks, (device.smem - scratch) // tile)
+    block_k = K_PARTS * 16
+    chunks, tile = _ceil(found.hidden, block_k), found.rows * block_k * SIZES[found.dtype]
+    one = replace(
+        found, warps=K_PARTS, block_k=block_k, chunks=chunks, resident=0, ahead=1, hold=False,
+        k_parts=K_PARTS,
+    )  # fmt: skip
+    resident = min(chunks, (device.smem - one.smem) // tile)
     return replace(
-        found, warps=K_PARTS, block_k=block_k, chunks=chunks, resident=resident, ahead=1,
-        hold=False, smem=scratch + resident * tile, k_parts=K_PARTS,
+        one, resident=resident,
         why=(
             *(why for why in found.why if "programs" in why or "rows of batch" in why),
             f"{chunks} weight tiles of {tile // 1024} KiB do not fit in {device.smem // 1024} KiB:"
@@ -485,14 +528,14 @@ def alone(found: Plan, device: Device) -> Plan | None:
     if not may or found.projected or found.inner or found.norm or found.amd:
         return None
     for block_b in (16, 32):  # rows of batch: few where there are SMs enough, else those that fit
-        one = alone_on(found, units, block_b, device.tcgen05)
+        one = alone_on(found, units, block_b)
         if one.programs <= device.sms and one.smem <= device.smem:
             return one
-    one = alone_on(found, units, 16, device.tcgen05)
+    one = alone_on(found, units, 16)
     return one if one.smem <= device.smem else None
 
 
-def alone_on(found: Plan, units: int, block_b: int, tcgen05: bool = False) -> Plan:
+def alone_on(found: Plan, units: int, block_b: int) -> Plan:
     """Return the plan with a program for a whole lane of `block_b` rows of batch."""
     size, forward = SIZES[found.dtype], found.direction == "forward"
     gates = _tile_gates(found.gates) if forward else found.gates
@@ -502,8 +545,6 @@ def alone_on(found: Plan, units: int, block_b: int, tcgen05: bool = False) -> Pl
         rows=gates * units if forward else units, units=units, own=units, split=1,
         row_groups=groups, warps=8, block_b=block_b, batch_blocks=1, block_k=units, chunks=1,
         resident=1, resident_ih=0, ahead=0, stages=1, hold=False, k_parts=1, alone=True,
-        # Weights; and gates on their way to one thread, or to a product's operand.
-        smem=weights + gates * units * block_b * (4 if tcgen05 else 3) + RESERVED,
         why=(
             f"{weights // 1024} KiB of weights fit in one program: it has a lane to itself,"
             f" of {block_b} rows of batch, and waits for no other",
@@ -520,6 +561,11 @@ def _inner_rows(direction: str, own: int, inner: tuple[int, ...]) -> list[int]:
     Backwards a product has a tile of `own` rows for each column that it made.
     """
     return [own * (n if direction == "backward" else _tile_gates(n)) for n in inner]
+
+
+def _columns_summed(direction: str, inner: tuple[int, ...]) -> tuple[int, ...]:
+    """Return over how many columns a program sums in each product inside a step."""
+    return inner if direction == "backward" else (1,) * len(inner)
 
 
 def _tallest(direction: str, rows: int, own: int, inner: tuple[int, ...]) -> int:

@@ -310,14 +310,14 @@ def arrive(all_ptr, turn, PLAN: tl.constexpr):
     adds to it.
     """
     if not PLAN.VARLEN and turn == PLAN.BATCH_BLOCKS - 1:
-        barrier.arrive(all_ptr, PLAN.MEETS)
+        barrier.arrive(all_ptr, PLAN.MEETS, PLAN)
 
 
 @helper
 def wait(share, rounds, PLAN: tl.constexpr):
     """Wait at the grid barrier until all programs have arrived `rounds` times."""
     if PLAN.VARLEN:
-        barrier.arrive(share.all_ptr, PLAN.MEETS)
+        barrier.arrive(share.all_ptr, PLAN.MEETS, PLAN)
     target = rounds * share.programs
     barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN)
 
@@ -326,7 +326,7 @@ def wait(share, rounds, PLAN: tl.constexpr):
 def wait_for_next(share, wave, waves, PLAN: tl.constexpr):
     """Wait at the grid barrier after a wave, except after the last."""
     if PLAN.VARLEN:
-        barrier.arrive(share.all_ptr, PLAN.MEETS)
+        barrier.arrive(share.all_ptr, PLAN.MEETS, PLAN)
     target = (wave + 1) * PLAN.MEETINGS * share.programs
     if PLAN.MEETS and wave + 1 < waves:
         barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN)

@@ -29,8 +29,7 @@ VARIABLE = "FUSED_LSTM_TUNED"
 # What a timed plan may have another value of.
 FIELDS = (
     "programs", "rows", "units", "own", "split", "row_groups", "warps", "block_b", "batch_blocks",
-    "block_k", "chunks", "resident", "resident_ih", "ahead", "stages", "hold", "smem", "k_parts",
-    "alone",
+    "block_k", "chunks", "resident", "resident_ih", "ahead", "stages", "hold", "k_parts", "alone",
 )  # fmt: skip
 SHAPE = (
     "kind", "direction", "mode", "hidden", "batch", "layers", "projected", "dtype", "precision",
