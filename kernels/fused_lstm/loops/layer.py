@@ -232,7 +232,7 @@ class Fused(nn.Module):
         keeps = [isinstance(t, Tensor) and t.dim() > 0 and t.shape[0] == B for t in kept]
         if is_first and (None in dims or not all(keeps) or not (leaves or kept)):
             return self._run_first(c, state)
-        if None in dims:  # it has none for good
+        if None in dims and spec is not None:  # it has none for good
             c.layout.state, c.layout.dims, c.state = spec, (0,) * len(dims), leaves
             y, after, y_spec = run_own(c)
             return y, y_spec, unflattened(after, spec)
