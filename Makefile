@@ -109,9 +109,10 @@ ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many sch
 	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
 
 SEED ?= $(shell date +%s)
-fuzz: setup      ## five lists of every pair of options, of other sizes, and 300 drawn cells of four calls each: minutes
+fuzz: setup      ## five lists of every pair of options, of other sizes, and 300 drawn cells of four calls each, 100 drawn steps: minutes
 	$(RUN) -m pytest tests/conformance/test_values.py --lists $(or $(LISTS),5) --first $(SEED) $(ARGS)
 	EXAMPLES=$(or $(CELLS),300) CALLS=4 SEED=$(SEED) $(RUN) -m pytest tests/conformance/test_drawn.py -k native $(ARGS)
+	EXAMPLES=$(or $(STEPS),100) SEED=$(SEED) $(RUN) -m pytest tests/conformance/test_drawn_steps.py $(ARGS)
 
 MINUTES ?= 10
 soak: setup      ## random calls from four threads, whose number and cores change; values and memory

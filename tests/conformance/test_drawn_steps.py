@@ -12,7 +12,7 @@ import torch
 import fused_lstm
 from own_loop import assert_same
 
-FIRST, COUNT = int(os.environ.get("SEED", "0")), int(os.environ.get("EXAMPLES", "40"))
+FIRST, COUNT = int(os.environ.get("SEED", "0")), int(os.environ.get("EXAMPLES", "12"))
 TIERS: Counter = Counter()
 
 
