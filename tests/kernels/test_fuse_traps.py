@@ -517,6 +517,15 @@ def test_states_of_two_widths():
           state=(torch.randn(B, H).double(), torch.randn(B, 3).double()))  # fmt: skip
 
 
+def shows_its_norm(self, x, h):
+    normal = self.norm(self.h(h) + self.x(x))
+    return normal - normal.mean(-1, keepdim=True), torch.tanh(normal)
+
+
+def test_a_norm_that_is_a_result():
+    check(step(shows_its_norm, norm=nn.LayerNorm(H).double()), "steps:")
+
+
 def nan_in_x(self, x, h):
     return torch.tanh(self.x(x) + self.h(h))
 

@@ -586,8 +586,7 @@ class Lowered:
         masks = set()
         for e in self.value:
             if isinstance(e, Outer):
-                value = self.places.node_at(e.places[0]).meta.get("val")
-                dtype = self.dtype if value is None else value.dtype  # None: of a norm's sums
+                dtype = self.places.node_at(e.places[0]).meta["val"].dtype
                 if dtype == torch.bool:
                     masks.add(e)
                 elif not dtype.is_floating_point:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph as FxGraph
 
-from .capture import GETITEM, Node, Rows, name_of
+from .capture import GETITEM, ROWS, Node, Rows, name_of
 from .parts import STEP, Parts
 
 aten = torch.ops.aten
@@ -65,6 +65,8 @@ class Expansion:
     def _call(self, target: Any, shape: Any, *args: Any) -> Node:
         n = self._copy.call_function(target, args)
         self.shapes[n] = shape
+        sizes = [ROWS[0] * k if isinstance(k, Rows) else int(k) for k in shape]
+        n.meta["val"] = torch.empty(sizes, dtype=args[0].meta["val"].dtype, device="meta")
         self._nodes.append(n)
         return n
 
