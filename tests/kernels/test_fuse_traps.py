@@ -578,6 +578,24 @@ def test_a_wrong_kernel_is_not_taken(monkeypatch):
     assert fused_lstm.explain(unchecked).startswith("steps:")
 
 
+def test_a_fault_of_ours_does_not_end_a_persons_loop(monkeypatch):
+    from fused_lstm.loops import layer as module
+    from fused_lstm.loops import tiers
+
+    x, h = data()
+
+    def fails(*_):
+        raise KeyError("val")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tiers.Printed, "run", fails)
+        check(step(plain), "steps: KeyError: 'val'")
+    monkeypatch.setattr(module, "Lowered", fails)
+    check(step(plain), "a fault of fused_lstm, which please report: KeyError: 'val'")
+    with pytest.raises(ValueError, match="fuse: got 'steps'; expected 'hoisted'"):
+        fused_lstm.fuse(step(plain), fuse="steps")(x, h)
+
+
 def test_a_loop_that_is_faster_is_taken(monkeypatch):
     from fused_lstm.loops import layer as module
 

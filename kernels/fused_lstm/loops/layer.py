@@ -417,6 +417,11 @@ class Fused(nn.Module):
         except (NoCell, CannotExpress, CannotCompile, ValueError) as error:
             plan.why = str(error)
             return self._lower(plan)
+        except Exception as error:  # a person's loop does not end for it
+            plan.why = (
+                f"a fault of fused_lstm, which please report: {type(error).__name__}: {error}"
+            )
+            return self._lower(plan)
         plan.tier, plan.why = STEPS, ""
         return plan
 
