@@ -22,7 +22,7 @@ MOST = 128
 
 
 class Recorded(ctypes.Structure):
-    """What libcuda.c has recorded of the last launch."""
+    """The record of the last launch, as libcuda.c lays it out."""
 
     _fields_ = list({
         "launches": ctypes.c_uint32, "asked": ctypes.c_uint32, "grid": ctypes.c_uint32 * 3,

@@ -79,7 +79,7 @@ TEXTS |= {name: list(compared(name)) for name in COMPARE}
 TEXTS |= {"activations": [f"F.{text}" for text in ACTIVATIONS], "masks": MASKS}
 TEXTS["masks without a gradient"] = FLAT  # 0 on both sides of a mask
 TEXTS |= {"in place": [f"z.{text}" for text in IN_PLACE], "others": OTHERS}
-# What the page recommends is not refused.
+# The forms that the page recommends are not refused.
 TAKEN = "(x > 0).to(x.dtype) * 0.2 + y", "(x > 0).to(x.dtype) * 0.2 * 3 * y"
 QUICK = ("activations", "masks", "masks without a gradient", "in place")
 EVALUATE = {

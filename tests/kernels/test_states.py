@@ -45,7 +45,7 @@ def test_inference_mode(engine, with_grad):
 
 
 def test_a_gradient_by_states_may_be_one_number_expanded():
-    """As that of c.sum(), where the operator is called without a module."""
+    """An expanded gradient, as that of c.sum(), where the operator is called without a module."""
     module = fused_lstm.LSTM(3, 5, 2, engine="triton", dtype=torch.float64)
     x, state = torch.randn(4, 3, 3).double(), torch.zeros(2, 3, 5).double()
     weights, found = module.weights(), []
@@ -78,7 +78,7 @@ def test_gradients_by_every_state_come_from_the_kernel(name, monkeypatch):
 
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
 def test_each_lower_layer_has_the_gradients_by_its_own_states(fuse):
-    """Of three layers: of two the lower ones have one order only."""
+    """Three layers, since of two the lower ones have one order only."""
     torch.manual_seed(0)
     x, grads = torch.randn(4, 3, 3).double(), []
     for engine in ("loop", "triton"):

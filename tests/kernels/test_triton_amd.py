@@ -67,7 +67,7 @@ def test_each_wave_waits_for_its_own_stores():
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wave_that_does_not_wait_is_found(fault):
-    """What `vmcnt` counts on gfx9 are loads alone on gfx11."""
+    """`vmcnt` counts loads and stores on gfx9, and loads alone on gfx11."""
     text = ARRIVE
     for old, new in FAULTS[fault].items():
         assert old in text

@@ -299,7 +299,7 @@ def test_a_graph_knows_the_dtype_of_what_is_saved(dtype, cell, engine):
 
 
 def test_a_cells_key_in_tritons_cache_has_all_its_functions():
-    """Of all phases too: a change of a later one would launch the kernel of before."""
+    """A key has all phases: a change of a later one would launch the kernel of before."""
     step, backward, *more = (SimpleNamespace(cache_key=key) for key in "abcdefgh")
     cell = Cell(
         "three products", step, backward, sums=1, saved=1, inner=(1, 1, 1), counts=(1, 0, 0, 0),

@@ -71,7 +71,7 @@ def saved_of_no_product(z, *, c, h, w, dt, u, v):
 
 @fused_lstm.cell(states="h", products={"u": 1, "v": 2, "w": 1})
 def no_gradient(z, *, h, u, v, w):
-    """What v makes is compared alone: its gradients are 0, and as wide as u's values."""
+    """A product v is compared alone: its gradients are 0, and as wide as u's values."""
     low = u(tanh(z))
     a, _ = v(low * 0.5)
     return tanh(w(torch.where(a > 0, low, 0.3 * low))) + 0.5 * h

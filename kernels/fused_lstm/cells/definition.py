@@ -49,7 +49,7 @@ def frozen(function: Any) -> Any:
     """
     if not isinstance(function, FunctionType):
         return function
-    every, names = function.__globals__, _names(function.__code__)
+    every, names = function.__globals__, names_of(function.__code__)
     seen = {name: every[name] for name in ("__builtins__", "__name__") if name in every}
     while names:
         name = names.pop()
@@ -57,15 +57,15 @@ def frozen(function: Any) -> Any:
             continue
         value = every[name]
         if isinstance(value, FunctionType) and value.__globals__ is every:
-            names |= _names(value.__code__)
+            names |= names_of(value.__code__)
             value = _with_globals(value, seen)
         seen[name] = value
     return _with_globals(function, seen)
 
 
-def _names(code: CodeType) -> set[str]:
+def names_of(code: CodeType) -> set[str]:
     """Return the names that code, and the functions inside it, look up: globals among them."""
-    inner = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    inner = [names_of(const) for const in code.co_consts if isinstance(const, CodeType)]
     return set(code.co_names).union(*inner)
 
 
@@ -278,15 +278,7 @@ class Cell(EngineCell):
         vectors: Sequence[Tensor],
         product: Product,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run a step after R h: its pointwise part, and the products inside it.
-
-        Args:
-            parts: of gates before activation, [B, H] each, in the order of `gates.columns`.
-            states, vectors: [B, H] and [H] each, in the order of `states` and `vectors`.
-            product: (k, value [B, H]) -> the columns that product k makes of it, without a bias.
-
-        Returns h [B, H] and the states after the step.
-        """
+        """Call the function with its arguments by name, as `EngineCell.step`."""
         of_unit = dict(zip(self.vectors, vectors, strict=True))
         named: dict[str, Any] = dict(zip(self.states, states, strict=True))
         named |= {name: of_unit[name] for name in self.weights}

@@ -142,7 +142,7 @@ def statement(p: Program, n: int) -> str:
     op, *args = p.expressions.nodes[n]
     names = [variable(p, x) for x in args]
     if op == "where" and None not in (p.expressions.value(x) for x in args[1:]):
-        # Of numbers alone it would be float32, which rounds what it is multiplied by.
+        # A choice of numbers alone would be float32, which rounds what it is multiplied by.
         names[1] = whole(p, args[1], variable(p, compared(p, args[0])))
     return f"v{n} = {printing.operation(p, n, names, CALLS.get(op, op), ' + 0.0')}"
 

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cells.definition import names_of
+from ..pullback import version_of
+
 PLAIN = bool | int | float | str | None | tuple
 CONTAINERS = list | dict | set | deque
 MOST_ITEMS = 10_000  # of a container that is watched
@@ -217,11 +220,6 @@ def is_among(place: Place, places: Sequence[Place]) -> bool:
     return any(place[0] is p[0] and place[1] == p[1] for p in places)
 
 
-def version_of(t: Tensor) -> int:
-    """Return how often a tensor was changed in place; an inference tensor does not count."""
-    return -1 if t.is_inference() else t._version
-
-
 # --- what a step is made of ---
 
 
@@ -250,12 +248,6 @@ def functions_of(step: Any, modules: list[tuple[str, nn.Module]]) -> list[Functi
             for method in (vars(kind).get(name) for kind in kinds):
                 waiting.append(getattr(method, "fget", None) or getattr(method, "__func__", method))
     return list(every.values())
-
-
-def names_of(code: Any) -> set[str]:
-    """Return the names that code, and the functions inside it, look up: globals among them."""
-    inner = [names_of(const) for const in code.co_consts if hasattr(const, "co_names")]
-    return set(code.co_names).union(*inner)
 
 
 def modules_of(step: Any) -> list[tuple[str, nn.Module]]:

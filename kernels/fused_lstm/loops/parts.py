@@ -34,7 +34,7 @@ class Parts:
             self.of[n] = self._part(n)
         if hoists:
             self._move_behind(needed)
-        # What the part after, or y, reads of the loop.
+        # Values of the loop that the part after it, or y, reads.
         read = {o for n in self.part(AFTER) for o in n.all_input_nodes}
         read |= {n for n in graph.y if self.of[n] != AFTER}
         self.read_after = [n for n in (*self.leaves(), *self.nodes) if n in read]

@@ -183,7 +183,7 @@ class Tensors:
             b.node for m in self.matrices for r in m.rows for p in r.parts for b in p.blocks
         ))  # fmt: skip
         self.has_vectors = bool(low.cell.vectors)
-        # Of a gate that both x and h have a part in, the bias is in bias_ih.
+        # A gate that both x and h have a part in has its bias in bias_ih.
         of_h = [() if g.x else g.bias for g in self.of_h]
         self.biases = [[g.bias for g in self.of_x] + [()] * len(low.identity), of_h]
         ready = [t for g in low.gates for t in g.ready]

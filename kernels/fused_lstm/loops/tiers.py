@@ -20,7 +20,7 @@ from .step import Inputs, Step, flattened, unflattened
 from .tensors import Tensors
 from .vectors import State, width_of
 
-# As levels of the library: what one launch covers.
+# Levels, as the library has them: what one launch covers.
 NONE, HOISTED, STEPS = TIERS = "none", "hoisted", "steps"  # from the lowest
 
 

@@ -52,7 +52,7 @@ def chain_kernel(
                 FENCE, "=r,r,~{memory}", [at], tl.int32, is_pure=False, pack=1
             )
         elif PART == "atomic":
-            # Of 1, since an addition of 0 is compiled as a load; the counter stays positive.
+            # It adds 1, since an addition of 0 is compiled as a load; the counter stays positive.
             seen = tl.atomic_add(x_ptr + at, 1, sem="relaxed", scope="gpu")
             at = (seen < 0).to(tl.int32)
         elif PART == "poll":
