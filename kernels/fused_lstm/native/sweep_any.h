@@ -94,33 +94,4 @@ FL_INLINE WeightShape flat_input(const Lane<T>& lane) {
   return {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
 }
 
-// The steps of such a lane.
-template <class T>
-struct StepsAny {
-  const WeightShape recurrent;
-  const bool has_product, meets;
-  const T* const packed;
-  T* const behind;
-
-  StepsAny(const Worker& worker, const Lane<T>& lane, T* memory)
-      : recurrent(flat_recurrent(lane)),
-        has_product(recurrent.units > 0),
-        meets(has_product || lane.options),
-        packed(memory),
-        behind(memory + Fma<T>::gates_size(recurrent)) {
-    if (has_product) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);
-  }
-
-  void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    input_product(worker, lane, flat_input(lane), rows, out, panel);
-  }
-
-  void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
-    if (has_product) recurrent_product(worker, lane, recurrent, place, packed);
-    if (lane.by_h) return;
-    if (has_product) worker.sync();
-    finish_part(worker, lane, place, x);
-  }
-};
-
 }  // namespace fused_lstm::FL_ISA

@@ -173,6 +173,28 @@ FL_INLINE Place<T> load_first(const Sums<T>& tile, const Lane<T>& lane, long gat
   return from;
 }
 
+// Loads what the sums of R h begin with: x's part of a gate, or the bias of one that is of h alone.
+template <class T>
+FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long gates,
+                               const Sum<T>* input_part, long unit, long row) {
+  const long hidden = lane.hidden, sums = lane.cell.sums;
+  Vec<T>* sum = tile.data;
+  for (long r = 0; r < tile.rows; ++r) {
+    const Sum<T>* const x = input_part + (row + r) * lane.input_stride;
+    for (long first = unit; first < unit + tile.blocks(gates) * W<T>; first += W<T>) {
+      for (long gate = 0; gate < gates; ++gate) {
+        const long at = gate * hidden + first, width = hidden - first;
+        if (gate < sums) {
+          *sum++ = load(x + at, width);
+        } else {
+          *sum++ = lane.b_m ? load(lane.b_m + at - sums * hidden, width) : Vec<T>{};
+        }
+      }
+    }
+  }
+  return place_of(tile);
+}
+
 // Runs a step with weights as Multiply takes them: packed, or as they lie.
 template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
@@ -180,6 +202,7 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
   CellStep<T> step = cell_step(lane, place, input_part);
   const WeightShape shape = recurrent_shape(lane);
   const long gates = shape.gates;
+  const bool plain = lane.cell.in_tiles();
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const auto left = Multiply::ready(worker, lane, before.fed, lane.outputs, rows);
@@ -187,6 +210,7 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
     Multiply::gates(
         worker, left, rows, shape, weight, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
+          if (!plain) return load_begins(tile, lane, gates, input_part, unit, row);
           const long stride = lane.input_stride, next = tile.blocks(gates) * W<T>;
           const Sum<T>* const begins = input_part + row * stride + unit;
           prefetch_gates(tile, gates, begins + (place % 2 ? -next : next), stride, lane.hidden);
@@ -265,71 +289,6 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
 template <class T>
 FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part) {
   return lane.by_h ? lane.options->zeros : input_part;
-}
-
-// --- all steps ---
-
-// The steps of a lane whose cell's gates lie in a tile.
-template <class T>
-struct StepsInTiles {
-  static constexpr bool meets = true;
-  const bool few;  // inputs: a step makes their product too
-  T* const behind;  // the recurrent weights
-  const Packed<T> packed;
-
-  // Packs the weights to `memory`.
-  StepsInTiles(const Worker& worker, const Lane<T>& lane, T* memory)
-      : few(!lane.given.data && lane.inputs <= few_inputs && !lane.not_reset && !lane.by_h &&
-            !lane.w_hr),
-        behind(memory + Fma<T>::gates_size(recurrent_shape(lane))),
-        packed{memory, few ? behind : nullptr} {
-    Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent_shape(lane), memory);
-    if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), behind);
-  }
-
-  void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    if (!few) input_product(worker, lane, input_shape(lane), rows, out, panel);
-  }
-
-  void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
-    if (few) return whole_step(worker, lane, place, x, packed);
-    step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
-  }
-};
-
-// Runs a lane. Steps: how a step is computed, as StepsInTiles says.
-template <class Steps, class T>
-void sweep(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  const Steps steps(worker, lane, scratch.recurrent);
-  if (lane.w_hr) {
-    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, steps.behind);
-  }
-  draw_masks(worker, lane, 0);
-  for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
-    const long end = min(begin + lane.chunk, lane.steps);
-    const Range rows = rows_of(lane, begin, end);
-    Sum<T>* const input = input_of(lane, rows);
-    if (lane.given.data) {
-      bring_input(worker, lane, rows, input);
-    } else {
-      steps.input(worker, lane, rows, input, panel_of(worker, scratch.panels));
-    }
-    worker.sync();
-    for (long place = begin; place < end; ++place) {
-      Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.input_stride;
-      steps.run(worker, lane, place, x);
-      draw_masks(worker, lane, place + 1);
-      if (steps.meets) worker.sync();
-      if (lane.by_h) {  // whose products are normalized, row by row
-        finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
-        worker.sync();
-      }
-      if (!lane.w_hr) continue;
-      project<Fma<T>>(worker, lane, place, steps.behind);
-      worker.sync();
-    }
-    if (!steps.meets) worker.sync();  // the next chunk's input is written over this one's
-  }
 }
 
 }  // namespace fused_lstm::FL_ISA

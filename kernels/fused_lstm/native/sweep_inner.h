@@ -25,6 +25,11 @@ FL_INLINE WeightShape inner_shape(const Lane<T>& lane, long k) {
   return {lane.cell.inner->columns[k], lane.inner.units[k], lane.inner.depth[k]};
 }
 
+template <class T>
+FL_INLINE long inner_products(const Lane<T>& lane) {
+  return lane.cell.inner ? lane.cell.inner->count : 0;
+}
+
 // Returns what product k multiplies, given row 0 of what is saved.
 template <class T>
 FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
@@ -32,49 +37,6 @@ FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
 }
 
 // --- forwards ---
-
-// Loads what the sums of R h begin with: x's part of a gate, or the bias of one that is of h alone.
-template <class T>
-FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long gates,
-                               const Sum<T>* input_part, long unit, long row) {
-  const long hidden = lane.hidden, sums = lane.cell.sums;
-  Vec<T>* sum = tile.data;
-  for (long r = 0; r < tile.rows; ++r) {
-    const Sum<T>* const x = input_part + (row + r) * lane.input_stride;
-    for (long first = unit; first < unit + tile.blocks(gates) * W<T>; first += W<T>) {
-      for (long gate = 0; gate < gates; ++gate) {
-        const long at = gate * hidden + first, width = hidden - first;
-        if (gate < sums) {
-          *sum++ = load(x + at, width);
-        } else {
-          *sum++ = lane.b_m ? load(lane.b_m + at - sums * hidden, width) : Vec<T>{};
-        }
-      }
-    }
-  }
-  return place_of(tile);
-}
-
-// A step from R h to what the first product multiplies, where a tile has all gates of h. Weights are
-// as Multiply takes them: packed, or as they lie.
-template <class Multiply, class T, class E>
-void first_phase(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
-                 const E* weight) {
-  CellStep<T> step = cell_step(lane, place, input_part);
-  const WeightShape shape = recurrent_shape(lane);
-  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
-    step.c = before.c;
-    const auto left = Multiply::ready(worker, lane, before.fed, lane.outputs, rows);
-    Multiply::gates(
-        worker, left, rows, shape, weight, place % 2,
-        [&](const Sums<T>& tile, long unit, long row) {
-          return load_begins(tile, lane, shape.gates, input_part, unit, row);
-        },
-        [&](const Sums<T>& tile, long unit, long row) {
-          finish_cell(step, unit, row, tile, shape.gates);
-        });
-  });
-}
 
 // A step from product k to what the next one multiplies, or to its end.
 template <class Multiply, class T, class E>
@@ -97,45 +59,51 @@ void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
   });
 }
 
-// The steps of such a lane, for `sweep`.
+// --- all steps ---
+
+// How a lane computes its steps, and the weights that it packs for them.
 template <class T>
-struct StepsInPhases {
-  static constexpr bool meets = true;
+struct Steps {
+  const bool few;    // inputs: a step makes their product too
   const bool tiles;  // hold all gates of h; else R h is brought to memory first
   const WeightShape recurrent;
-  T* const packed;    // w_hh; then the products' weights, one behind the other
-  T* const products;
-  T* behind;          // all of them
+  const bool meets;
+  const Packed<T> packed;
+  T* behind;  // w_hh and what else a step multiplies with
 
-  StepsInPhases(const Worker& worker, const Lane<T>& lane, T* memory)
-      : tiles(lane.cell.h_gates() > 0 && lane.cell.h_gates() <= 4),
+  Steps(const Worker& worker, const Lane<T>& lane, T* memory)
+      : few(lane.cell.in_tiles() && !lane.given.data && lane.inputs <= few_inputs &&
+            !lane.not_reset && !lane.by_h && !lane.w_hr),
+        tiles(lane.cell.in_tiles() || (lane.cell.h_gates() > 0 && lane.cell.h_gates() <= 4 && !lane.by_h)),
         recurrent(tiles ? recurrent_shape(lane) : flat_recurrent(lane)),
-        packed(memory),
-        products(memory + Fma<T>::gates_size(recurrent)),
-        behind(products) {
-    if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, packed);
-    for (long k = 0; k < lane.cell.inner->count; ++k) {
+        meets(recurrent.units > 0 || lane.options || lane.cell.inner),
+        packed{memory, memory + Fma<T>::gates_size(recurrent)},
+        behind(packed.input) {
+    if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);
+    if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), packed.input);
+    for (long k = 0; k < inner_products(lane); ++k) {
       Fma<T>::pack_gates_of(worker, lane.w_inner[k], inner_shape(lane, k), behind);
       behind += Fma<T>::gates_size(inner_shape(lane, k));
     }
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    input_product(worker, lane, flat_input(lane), rows, out, panel);
+    const WeightShape shape = lane.cell.in_tiles() ? input_shape(lane) : flat_input(lane);
+    if (!few) input_product(worker, lane, shape, rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
+    if (few) return whole_step(worker, lane, place, x, packed);
     if (tiles) {
-      first_phase<Fma<T>>(worker, lane, place, x, packed);
+      step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
     } else {
-      if (recurrent.units > 0) {
-        recurrent_product(worker, lane, recurrent, place, packed);
-        worker.sync();
-      }
+      if (recurrent.units > 0) recurrent_product(worker, lane, recurrent, place, packed.recurrent);
+      if (lane.by_h) return;
+      if (recurrent.units > 0) worker.sync();
       finish_part(worker, lane, place, x);
     }
-    const T* weight = products;
-    for (long k = 0; k < lane.cell.inner->count; ++k) {
+    const T* weight = packed.input;
+    for (long k = 0; k < inner_products(lane); ++k) {
       if (lane.cell.inner->meets[k]) worker.sync();
       inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
       weight += Fma<T>::gates_size(inner_shape(lane, k));
@@ -143,11 +111,39 @@ struct StepsInPhases {
   }
 };
 
+// Runs a lane.
 template <class T>
 void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  if (lane.cell.inner) return sweep<StepsInPhases<T>>(worker, lane, scratch);
-  if (!lane.cell.in_tiles()) return sweep<StepsAny<T>>(worker, lane, scratch);
-  sweep<StepsInTiles<T>>(worker, lane, scratch);
+  const Steps<T> steps(worker, lane, scratch.recurrent);
+  if (lane.w_hr) {
+    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, steps.behind);
+  }
+  draw_masks(worker, lane, 0);
+  for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
+    const long end = min(begin + lane.chunk, lane.steps);
+    const Range rows = rows_of(lane, begin, end);
+    Sum<T>* const input = input_of(lane, rows);
+    if (lane.given.data) {
+      bring_input(worker, lane, rows, input);
+    } else {
+      steps.input(worker, lane, rows, input, panel_of(worker, scratch.panels));
+    }
+    worker.sync();
+    for (long place = begin; place < end; ++place) {
+      Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.input_stride;
+      steps.run(worker, lane, place, x);
+      draw_masks(worker, lane, place + 1);
+      if (steps.meets) worker.sync();
+      if (lane.by_h) {  // whose products are normalized, row by row
+        finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
+        worker.sync();
+      }
+      if (!lane.w_hr) continue;
+      project<Fma<T>>(worker, lane, place, steps.behind);
+      worker.sync();
+    }
+    if (!steps.meets) worker.sync();  // the next chunk's input is written over this one's
+  }
 }
 
 // --- backwards ---

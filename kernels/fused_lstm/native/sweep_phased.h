@@ -27,18 +27,6 @@ struct LanePhases {
   }
 };
 
-// Runs a step of a cell that is not `in_tiles`, between two meetings: part 0 begins with R h.
-template <class Multiply, class T, class W, class Inner>
-void run_part(const Worker& worker, const Lane<T>& lane, long place, long part, const Sum<T>* x,
-              const W& w_hh, const Inner& w_inner) {
-  if (part == 0) return first_phase<Multiply>(worker, lane, place, x, w_hh);
-  const InnerProducts& products = *lane.cell.inner;
-  for (long k = 0, met = 0; k < products.count; ++k) {
-    met += products.meets[k];
-    if (met == part) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
-  }
-}
-
 // Runs a phase. Weights are as Multiply takes them; w_inner(k): that of product k inside a step;
 // load_bias(tile, unit): what the sums of the input product begin with.
 template <class Multiply, class T, class W, class Bias, class Inner>
@@ -67,12 +55,14 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   }
   const long place = begin + at / phases.of_step, kind = at % phases.of_step;
   Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-  if (kind <= phases.inner && !lane.cell.in_tiles()) {
-    run_part<Multiply>(worker, lane, place, kind, x, w_hh, w_inner);
-    if (kind == 0) draw_masks(worker, lane, place + 1);
-  } else if (kind == 0) {
+  if (kind == 0) {
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
+  } else if (kind <= phases.inner) {
+    for (long k = 0, met = 0; k < inner_products(lane); ++k) {
+      met += lane.cell.inner->meets[k];
+      if (met == kind) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+    }
   } else if (kind == 1 && lane.by_h) {
     finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
   } else {
