@@ -1,11 +1,12 @@
 // A lane's forward pass in phases (see phases.h), whose weights the call does not pack: they are read as
-// they lie where rows are few (sweep_short.h), or were packed before (sweep_prepared.h).
+// they lie where rows are few (`short_sweep`), or were packed before (sweep_prepared.h).
 //
 // A chunk is its input product, then its steps. A step is the product with its cell; the products
 // inside it, or where the lane normalizes the cell; and where h is projected, that product.
 #pragma once
 
-#include "sweep_inner.h"
+#include "product/dots.h"
+#include "sweep_forward.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -69,5 +70,43 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
     project<Multiply>(worker, lane, place, w_hr);
   }
 }
+
+// --- where rows are few ---
+//
+// Nothing is packed or widened beforehand: weights are read as they lie (see product/dots.h), those of the
+// input once and the recurrent ones once a step.
+
+// The input product is a phase of its own where workers make what they share in it: masks, or x's part of
+// the gates where it was made before the call, which they bring in by rows. Else a worker has the
+// same units in it and in the first step.
+template <class T, class E>
+LanePhases phases_of(const Lane<T>& lane, const Weights<E>& weights) {
+  return {lane, weights.w_hr != nullptr, lane.options || lane.given.data};
+}
+
+template <class T, class E>
+long short_phases(const Lane<T>& lane, const Weights<E>& weights) {
+  return phases_of(lane, weights).count(lane);
+}
+
+template <class T, class E>
+void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights,
+                   long phase) {
+  const auto load_bias = [&](const Sums<T>& tile, long unit) {  // of E, which the lane's are not
+    const long gates = tile.vectors, width = min(lane.hidden - unit, W<T>);
+    for (long gate = 0; gate < gates; ++gate) {
+      const long at = gate * lane.hidden + unit;
+      Vec<T> bias = weights.b_ih ? widened<T>(weights.b_ih + at, width) : Vec<T>{};
+      if (weights.b_hh && gate < lane.cell.sums) bias += widened<T>(weights.b_hh + at, width);
+      tile.data[gate] = bias;
+    }
+    return Place<T>{place_of(tile).data, 0, W<T>};
+  };
+  run_phase<Dots<T, E>>(worker, lane, phases_of(lane, weights), phase, weights.w_ih, weights.w_hh,
+                        weights.w_hr, [&](long k) { return weights.w_inner[k]; }, load_bias);
+}
+
+template <class T, class E>
+constexpr PhasedSweep<T, Weights<E>> short_sweep = {short_phases<T, E>, short_forward<T, E>, nullptr};
 
 }  // namespace fused_lstm::FL_ISA
