@@ -37,7 +37,7 @@ struct CellStep {
   const Sum<T>* c;      // [B, H] before
   const Sum<T>* input_part;  // [B, G*H] of the gates, a row every `input_stride`
   long input_stride;
-  const T* own;              // Lane::own of row 0
+  const T* own;              // LaneArguments::cell_inputs of row 0
   T* gates;             // [B, K*H] activated, or null
   Sum<T>* c_next;       // [B, H]
   T* h;                 // [B, H], a row every `stride`
@@ -64,7 +64,7 @@ struct CellStepBack {
   const Sum<T>* dc_given;  // [B, H], by c_next too, from outside; or null
   HeadColumns<T> by_own;  // of the place's rows
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
-  T* const* by_inner; // by what each product inside the step made, as LaneGradient::by_inner
+  T* const* by_inner; // by what each product inside the step made, as GradientScratch::by_inner
   Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h
   long line;
 
@@ -83,7 +83,7 @@ FL_INLINE void store_block(const Blocks<T>& blocks, long gate, long block, long 
 // Gradients by what product k inside a step makes.
 template <class T>
 FL_INLINE Blocks<T> made_by(const Lane<T>& lane, long k, T* data) {
-  return {data, lane.cell.inner->columns[k], lane.inner.units[k], lane.first[lane.steps]};
+  return {data, lane.cell.inner->columns[k], lane.inner.units[k], lane.arguments.first[lane.steps]};
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -129,9 +129,11 @@ Weights<E> weights_of(const Call& call, long index) {
   }
   const Tensor* const own = &call.weights[index * call.per_lane];
   const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see LaneOptions
-  Weights<E> weights{data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
-                     bias ? data_of<E>(own[3]) : nullptr,
-                     call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr, {}};
+  Weights<E> weights{};
+  weights.w_ih = data_of<E>(own[0]);
+  weights.w_hh = data_of<E>(own[1]);
+  if (bias) weights.b_ih = data_of<E>(own[2]), weights.b_hh = data_of<E>(own[3]);
+  if (call.sizes.projected) weights.w_hr = data_of<E>(own[call.per_lane - 1]);
   const long products = call.sizes.cell.inner ? call.sizes.cell.inner->count : 0;
   for (long k = 0; k < products; ++k) {
     weights.w_inner[k] = data_of<E>(call.inner[index * products + k]);
@@ -189,8 +191,8 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
   const CellShape shape = s.cell;
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
   const long before = lanes * shape.states + index * shape.products();
-  lane.input_part = part_of<Sum<T>>(c, 0) + before * size;
-  lane.by_h = lane.input_part + shape.x_gates() * size;
+  lane.scratch.input_part = part_of<Sum<T>>(c, 0) + before * size;
+  lane.scratch.by_h = lane.scratch.input_part + shape.x_gates() * size;
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.
@@ -210,35 +212,30 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   const CellFunctions with_options = call.cell->with_options[kind];
   const bool other = call.options.on && with_options.finish;
   lane.functions = other ? with_options : call.cell->functions[kind];
-  lane.input_stride = shape.x_gates() * s.hidden;
-  lane.first = call.first.data();
+  lane.scratch.input_stride = shape.x_gates() * s.hidden;
+  lane.arguments.first = call.first.data();
   lane.reverse = call.reverse || (!s.given && place == 1);
-  lane.not_reset = part_of<bool>(call.not_reset, s.given ? 0 : place);
-  lane.h0 = part_of<T>(call.h0, index);
-  lane.c0 = part_of<Sum<T>>(call.c0, index);
-  lane.w_ih = weights.w_ih;
-  lane.w_hh = weights.w_hh;
-  lane.b_ih = weights.b_ih;
-  lane.b_hh = weights.b_hh;
-  lane.w_hr = weights.w_hr;
+  lane.arguments.not_reset = part_of<bool>(call.not_reset, s.given ? 0 : place);
+  lane.arguments.h0 = part_of<T>(call.h0, index);
+  lane.arguments.c0 = part_of<Sum<T>>(call.c0, index);
+  lane.weights = weights;
   lane.inner = s.inner;
-  std::copy_n(weights.w_inner, InnerProducts::most, lane.w_inner);
-  lane.y = y + place * s.outputs;
-  lane.y_stride = s.width();
+  lane.results.y = y + place * s.outputs;
+  lane.results.y_stride = s.width();
   lane.options = options.of(index);
-  if (s.cell.inputs > 0) lane.own = own_inputs_of(call, s.given ? x : nullptr, index);
+  if (s.cell.inputs > 0) lane.arguments.cell_inputs = own_inputs_of(call, s.given ? x : nullptr, index);
   if (s.given) {
-    if (x) lane.given = columns_of(call, x, index);
-    lane.b_m = part_of<T>(call.b_m, index);
+    if (x) lane.arguments.x_part = columns_of(call, x, index);
+    lane.weights.b_m = part_of<T>(call.b_m, index);
     return lane;
   }
-  lane.x = x;
+  lane.arguments.x = x;
   lane.inputs = index < s.directions ? s.inputs : s.width();
   const T* b_hh = weights.b_hh;  // where the lane normalizes, LaneOptions has the biases, except for this
   if (call.options.norm && call.per_lane >= 4 && weights.w_hh) {
     b_hh = data_of<T>(call.weights[index * call.per_lane + 3]);
   }
-  if (shape.of_h > 0 && b_hh) lane.b_m = b_hh + shape.sums * s.hidden;
+  if (shape.of_h > 0 && b_hh) lane.weights.b_m = b_hh + shape.sums * s.hidden;
   return lane;
 }
 

@@ -16,15 +16,15 @@ template <class T>
 void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
   long b = 0;
   for (long t = lane.reverse ? 0 : lane.steps - 1; t >= 0; --t) {
-    for (long n = lane.first[t] + b; n < lane.first[t + 1]; ++n, ++b) {
-      const T* const h = lane.y + n * lane.y_stride;
+    for (long n = lane.arguments.first[t] + b; n < lane.arguments.first[t + 1]; ++n, ++b) {
+      const T* const h = lane.results.y + n * lane.results.y_stride;
       std::copy_n(h, lane.outputs, h_n + b * lane.outputs);
-      if (!lane.c) {
+      if (!lane.results.c) {
         using E = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
         std::copy_n(reinterpret_cast<const E*>(h), lane.outputs, c_n + b * lane.outputs);
-      } else if (lane.c != c_n) {
+      } else if (lane.results.c != c_n) {
         const long width = c_width(lane);
-        std::copy_n(lane.c + (lane.save ? n : b) * width, width, c_n + b * width);
+        std::copy_n(lane.results.c + (lane.save ? n : b) * width, width, c_n + b * width);
       }
     }
   }
@@ -110,8 +110,10 @@ struct Stack {
   void place_input_part(Lane<T>& lane) const {
     if constexpr (std::is_same_v<T, Sum<T>>) {
       const CellShape& cell = s.cell;
-      lane.input_part = cell.saved ? lane.gates + (cell.saved - cell.x_gates()) * s.hidden : lane.y;
-      lane.input_stride = cell.saved ? cell.saved * s.hidden : lane.y_stride;
+      const LaneResults<T>& to = lane.results;
+      lane.scratch.input_part =
+          cell.saved ? to.gates + (cell.saved - cell.x_gates()) * s.hidden : to.y;
+      lane.scratch.input_stride = cell.saved ? cell.saved * s.hidden : lane.results.y_stride;
     }
   }
 
@@ -120,19 +122,19 @@ struct Stack {
     Lane<T> lane =
         lane_of(kernels, call, own_weights(index), options, index, input(layer), output(layer));
     if (s.cell.saved > 0) {
-      lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
+      lane.results.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);
     }
-    lane.gates = part_of<T>(out.gates, save ? index : slot);
-    lane.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
+    lane.results.gates = part_of<T>(out.gates, save ? index : slot);
+    lane.scratch.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
     lane.in_place = plan.in_place;
     if (plan.in_place) place_input_part(lane);
-    if (!b_m.empty()) lane.b_m = data_of<T>(b_m[index]);
-    lane.product = part_of<Sum<T>>(product, slot);
-    lane.by_h = part_of<Sum<T>>(by_h, slot);
+    if (!b_m.empty()) lane.weights.b_m = data_of<T>(b_m[index]);
+    lane.scratch.product = part_of<Sum<T>>(product, slot);
+    lane.scratch.by_h = part_of<Sum<T>>(by_h, slot);
     if (s.norm && save) set_products(lane, call, out.c, index);
-    lane.unprojected = part_of<T>(unprojected, slot);
-    lane.ready = part_of<T>(ready, plan.wavefront ? index : slot);
+    lane.scratch.unprojected = part_of<T>(unprojected, slot);
+    lane.scratch.ready = part_of<T>(ready, plan.wavefront ? index : slot);
     lane.chunk = plan.chunk;
     lane.save = save;
     return lane;
