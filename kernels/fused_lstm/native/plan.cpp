@@ -124,7 +124,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
     long inner = 0;
-    for (long k = 0; cell.inner && k < cell.inner->count; ++k) {
+    for (long k = 0; k < cell.products_inside(); ++k) {
       inner += cell.inner->columns[k] * s.inner.units[k] * s.inner.depth[k];
     }
     const long of_ih = cell.x_gates() * s.hidden * s.input().depth;
@@ -183,7 +183,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
     plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
     long size = m.recurrent_size(s.recurrent(), s.projected);
-    for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
+    for (long k = 0; k < s.cell.products_inside(); ++k) {
       size += m.recurrent_size({s.cell.inner->columns[k], s.inner.units[k], s.inner.depth[k]}, false);
     }
     plan.recurrent = {plan.abreast, 1, size};

@@ -16,7 +16,8 @@ struct Sizes {
   bool given;                // x is that part, of one layer in one direction
   CellShape cell;
   InnerSizes inner;
-  bool projected, even;      // even: every row is alive at every step, and none is kept back
+  bool bias, projected;      // of every lane
+  bool even;                 // every row is alive at every step, and none is kept back
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16

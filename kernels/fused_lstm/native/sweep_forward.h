@@ -400,11 +400,6 @@ FL_INLINE WeightShape inner_shape(const Lane<T>& lane, long k) {
   return {lane.cell.inner->columns[k], lane.inner.units[k], lane.inner.depth[k]};
 }
 
-template <class T>
-FL_INLINE long inner_products(const Lane<T>& lane) {
-  return lane.cell.inner ? lane.cell.inner->count : 0;
-}
-
 // Returns what product k multiplies, given row 0 of what is saved.
 template <class T>
 FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
@@ -455,7 +450,7 @@ struct Steps {
         behind(packed.input) {
     if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.weights.w_hh, recurrent, memory);
     if (few) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
-    for (long k = 0; k < inner_products(lane); ++k) {
+    for (long k = 0; k < lane.cell.products_inside(); ++k) {
       Fma<T>::pack_gates_of(worker, lane.weights.w_inner[k], inner_shape(lane, k), behind);
       behind += Fma<T>::gates_size(inner_shape(lane, k));
     }
@@ -477,7 +472,7 @@ struct Steps {
       finish_part(worker, lane, place, x);
     }
     const T* weight = packed.input;
-    for (long k = 0; k < inner_products(lane); ++k) {
+    for (long k = 0; k < lane.cell.products_inside(); ++k) {
       if (lane.cell.inner->meets[k]) worker.sync();
       inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
       weight += Fma<T>::gates_size(inner_shape(lane, k));

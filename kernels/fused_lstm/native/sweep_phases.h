@@ -60,7 +60,7 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
   } else if (kind <= phases.inner) {
-    for (long k = 0, met = 0; k < inner_products(lane); ++k) {
+    for (long k = 0, met = 0; k < lane.cell.products_inside(); ++k) {
       met += lane.cell.inner->meets[k];
       if (met == kind) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
     }

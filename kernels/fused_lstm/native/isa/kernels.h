@@ -74,6 +74,7 @@ struct CellShape {
   bool is_lstm = false;    // nn.LSTM's cell or its coupled form, which have options of their own
   const InnerProducts* inner = nullptr;  // or none: R h is a step's only product
 
+  constexpr long products_inside() const { return inner ? inner->count : 0; }
   constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
   constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh
   constexpr long gradients() const { return of_h + sums + of_x; }  // columns of dgates

@@ -52,9 +52,6 @@ struct Stack {
     if (call.b_m.defined()) {
       out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
-    for (const Tensor& weight : call.inner) {
-      out.dinner.push_back(fresh(weight.sizes(), weight.dtype()));
-    }
     if (needs_dx && call.own.defined()) {
       by_own = fresh(Dimensions({s.directions, s.rows, s.cell.inputs * s.state_units()}), dtype);
     }
@@ -134,16 +131,17 @@ struct Stack {
   LaneGradient<T> gradient(long index) const {
     if (s.given) return gradient_of_head(index);
     const long layer = index / s.directions, direction = index % s.directions;
-    const Tensor* own = &out.dweights[index * call.per_lane];
     LaneGradient<T> gradient = gradient_of(index);
     gradient.arguments.dx = by_input(layer);
     gradient.arguments.add = direction > 0;
-    gradient.weights.w_ih = data_of<T>(own[0]);
-    gradient.weights.w_hh = data_of<T>(own[1]);
-    const bool bias = call.per_lane >= 4 && !s.norm;
-    gradient.weights.b_ih = bias ? data_of<T>(own[2]) : nullptr;
-    gradient.weights.b_hh = bias && s.cell.apart() ? data_of<T>(own[3]) : nullptr;
-    gradient.weights.w_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
+    const auto by_weight = [&](Weight kind, long k = 0) {
+      return call.data_of_lane<T>(out.dweights, index, kind, k);
+    };
+    gradient.weights.w_ih = by_weight(Weight::w_ih);
+    gradient.weights.w_hh = by_weight(Weight::w_hh);
+    if (!s.norm) gradient.weights.b_ih = by_weight(Weight::b_ih);
+    if (!s.norm && s.cell.apart()) gradient.weights.b_hh = by_weight(Weight::b_hh);
+    gradient.weights.w_hr = by_weight(Weight::w_hr);
     gradient.scratch.dh = part_of<T>(dh, direction);
     if (by_own.defined()) {
       const long units = s.state_units();
@@ -152,7 +150,7 @@ struct Stack {
     if (s.cell.inner) {
       T* blocks = part_of<T>(by_inner, direction);
       for (long k = 0; k < s.cell.inner->count; ++k) {
-        gradient.weights.w_inner[k] = data_of<T>(out.dinner[index * s.cell.inner->count + k]);
+        gradient.weights.w_inner[k] = by_weight(Weight::inner, k);
         gradient.scratch.by_inner[k] = blocks;
         blocks += kernels.blocks_size(s.cell.inner->columns[k], s.inner.units[k], s.rows);
       }
@@ -214,17 +212,16 @@ struct Stack {
 
   void finish() {
     if (s.given) return clear_rest(call, data_of<T>(out.dx), s.given_columns());
-    const bool bias = call.per_lane >= 4, one = !s.cell.apart();
-    for (long index = 0; bias && index < s.lanes(); ++index) {
-      const Tensor* own = &out.dweights[index * call.per_lane];
-      T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);
-      if (s.norm) {
-        options.bias_gradients(index, ih, hh);
-      } else if (one) {  // the two biases have one gradient
-        std::copy_n(ih, own[2].numel(), hh);
+    for (long index = 0; index < s.lanes(); ++index) {
+      const Tensor* const by_ih = call.of_lane(out.dweights, index, Weight::b_ih);
+      T* const hh = call.data_of_lane<T>(out.dweights, index, Weight::b_hh);
+      if (by_ih && s.norm) {
+        options.bias_gradients(index, data_of<T>(*by_ih), hh);
+      } else if (by_ih && !s.cell.apart()) {  // the two biases have one gradient
+        std::copy_n(data_of<T>(*by_ih), by_ih->numel(), hh);
       }
+      options.gradients(call, out.dweights, index);
     }
-    out.dvectors = options.gradients();
     if (by_own.defined()) join_inputs();
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
     if (dx) clear_rest(call, dx, s.inputs + (by_own.defined() ? call.own.size(1) : 0));

@@ -85,9 +85,9 @@ struct Stack {
     ready = fresh(plan.ready, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape& cell = s.cell;
-    if (!narrow() || s.given || !cell.apart() || call.per_lane < 4) return;
+    if (!narrow() || s.given || !cell.apart() || !s.bias) return;
     for (long index = 0; index < s.lanes(); ++index) {
-      const Tensor& bias = call.weights[index * call.per_lane + 3];
+      const Tensor& bias = *call.of_lane(call.weights, index, Weight::b_hh);
       b_m.push_back(bias.rows_from(cell.sums * s.hidden).to(dtype));
     }
   }
@@ -239,9 +239,7 @@ struct Stack {
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
       const long gates = s.cell.x_gates();
       long bytes = 0;
-      for (const Tensors* list : {&call.weights, &call.inner}) {
-        for (const Tensor& weight : *list) bytes += weight.numel() * bytes_of(weight.dtype());
-      }
+      for (const Tensor& weight : call.weights) bytes += weight.numel() * bytes_of(weight.dtype());
       const long ahead = prepared::ahead_here(bytes / plan.team);
       in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
@@ -257,7 +255,7 @@ struct Stack {
         PreparedWeights made{matrix(own.w_ih, {gates, s.hidden, inputs}),
                              matrix(own.w_hh, s.recurrent()),
                              matrix(own.w_hr, {1, s.outputs, s.hidden}), {}};
-        for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
+        for (long k = 0; k < s.cell.products_inside(); ++k) {
           made.w_inner[k] = matrix(own.w_inner[k], {s.cell.inner->columns[k], s.hidden, s.hidden});
         }
         return made;
