@@ -28,29 +28,36 @@ def run(ops: SimpleNamespace, call: Call) -> tuple[Tensor, ...]:
 
     Levels "steps" and "layers" are one operator; the others are in fused_lstm.ladder.
     """
-    spec, inputs = call.spec, call.inputs
-    if spec.in_heads or spec.level in STEP_BY_STEP:
-        drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, call.seed)
-        return (recurrence.run if spec.in_heads else ladder.climb)(ops, call, drop)
-    if in_a_graph():
-        save = call.states or is_differentiated(*inputs)
-        save = save or torch.jit.is_tracing()  # a trace may be trained later
-        return ops.lstm(
-            call.x, call.h0, call.c0, call.weights, spec.dropout, call.seed, spec.level, save,
-            directions=spec.schema_directions, batch_sizes=call.batch_sizes,
-            not_reset=call.not_reset, cell=spec.schema_cell,
-            rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
-            precision=spec.precision,
-        )  # fmt: skip
-    if is_transformed():
-        if call.states or not transforms.have_kernels():
-            return reference.run(call)
-        return transforms.run(LSTM, ops, spec, call.constants, *inputs)
+    spec, inputs = call.spec, (call.x, call.h0, call.c0, *call.weights)
+    if not call.is_whole:
+        if spec.in_heads or spec.level in STEP_BY_STEP:
+            drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, call.seed)
+            return (recurrence.run if spec.in_heads else ladder.climb)(ops, call, drop)
+        if in_a_graph():
+            return _in_a_graph(ops, call)
+        if is_transformed():
+            if call.states or not transforms.have_kernels():
+                return reference.run(call)
+            return transforms.run(LSTM, ops, spec, call.constants, *inputs)
     if is_differentiated(*inputs):
         return Forward.apply(LSTM, ops, spec, call.constants, *inputs)
     return lstm_forward(
         ops, spec, call.states, call.seed, call.batch_sizes, call.not_reset, *inputs
     )
+
+
+def _in_a_graph(ops: SimpleNamespace, call: Call) -> tuple[Tensor, ...]:
+    """Run a call that torch.compile or torch.jit.trace records."""
+    spec = call.spec
+    save = call.states or is_differentiated(*call.inputs)
+    save = save or torch.jit.is_tracing()  # a trace may be trained later
+    return ops.lstm(
+        call.x, call.h0, call.c0, call.weights, spec.dropout, call.seed, spec.level, save,
+        directions=spec.schema_directions, batch_sizes=call.batch_sizes, not_reset=call.not_reset,
+        cell=spec.schema_cell,
+        rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
+        precision=spec.precision,
+    )  # fmt: skip
 
 
 def lstm_forward(
@@ -111,7 +118,8 @@ def lstm_backward(
 
 def plain_lstm(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
     """Return y, h_n, c_n, h and c, computed by the reference, which autograd can differentiate."""
-    return reference.run(Call(spec, x, h0, c0, weights, seed, batch_sizes, not_reset))
+    call = Call(spec, x, h0, c0, weights, seed=seed, batch_sizes=batch_sizes, not_reset=not_reset)
+    return reference.run(call)
 
 
 def keeps_samples(ops: SimpleNamespace, spec: Spec) -> bool:

@@ -132,7 +132,7 @@ def run(
         y, h_n, c_n in the order of x's rows; with `states` also h and c of every lane after every
         step [L * D, ..., P or H].
     """
-    base, x, h0, c0, weights, rows = call.spec, call.x, call.h0, call.c0, call.weights, call.rows
+    base, x, rows = call.spec, call.x, call.rows
     if resets is not None:
         check_resets(resets, x)
     compiling, tracing = torch.compiler.is_compiling(), torch._C._is_tracing()
@@ -140,12 +140,11 @@ def run(
     if resets is not None or call.states or compiling or tracing:
         facts = Facts(
             resets is not None, call.states, rows is not None and (compiling or tracing),
-            compiling and not torch.compiler.is_exporting()
-            and is_differentiated(x, h0, c0, *weights),
+            compiling and not torch.compiler.is_exporting() and is_differentiated(*call.inputs),
         )  # fmt: skip
     elif (
         not base.is_plain_lstm and rows is None and recompute is None and override is None
-        and is_slow_step(base, engine, fuse, x, h0, weights)
+        and is_slow_step(base, engine, fuse, call)
     ):  # fmt: skip
         facts = SLOW_STEP
     if base.layer_norm:
@@ -153,31 +152,30 @@ def run(
         if is_too_wide(engine, fuse, x.device, base, wide):
             facts = facts._replace(too_wide=True)
     if compiling:
-        name, spec, checks = _plan_in_a_graph(
+        name, spec, one_operator = _plan_in_a_graph(
             base, training, recompute, engine, fuse, x.device, x.dtype, *facts
         )
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
         key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
-        name, spec, runs, checks = base.plans.get(key) or _plan(base, *key)
+        name, spec, runs, one_operator = base.plans.get(key) or _plan(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     call.spec = spec
-    # Its operator sees all tensors as they were given.
-    checks = (
-        checks and rows is None and override is None
-        and not (compiling or tracing or autocasts or is_transformed())
-        and x.numel() > 0
-    )  # fmt: skip
-    if not checks and not tracing:
+    if one_operator and not (
+        rows is not None or override is not None or autocasts or compiling or tracing
+        or is_transformed() or x.numel() == 0
+    ):  # fmt: skip
+        call.is_whole = True  # the operator checks it
+    elif not tracing:
         check_tensors(call, autocasts)
         # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
         # arrive packed.
-        if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
+        if (rows is None or not rows.arrives_packed) and call.h0.shape[1] == 0:
             name, runs = EMPTY.engine, engine_module(EMPTY.engine).run
             call.spec = spec = replace(spec, level=EMPTY.level)
     if autocasts:
-        call.x, call.h0, call.c0, *call.weights = autocast(x, h0, c0, *weights)
+        call.x, call.h0, call.c0, *call.weights = autocast(*call.inputs)
     if rows is not None or resets is not None:
         enter(call, resets)
     if spec.draws and is_drawn_by_counter(name, spec):
@@ -187,7 +185,7 @@ def run(
     try:
         outputs = runs(call) if override is None else override(name, runs, call)
     except (RuntimeError, ValueError, IndexError):
-        if checks:  # this says better what it refuses
+        if call.is_whole:  # this says better what it refuses
             check_tensors(call)
         raise
     if call.states:
@@ -206,14 +204,13 @@ Override = Callable[[str, Run, Call], tuple[Tensor, ...]]
 SLOW_STEP = Facts(slow_step=True)
 
 
-def is_slow_step(
-    base: Spec, engine: str, fuse: str | None, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
-) -> bool:
+def is_slow_step(base: Spec, engine: str, fuse: str | None, call: Call) -> bool:
     """Return whether a call is one step for which torch's own code is as fast."""
+    x = call.x
     if x.dim() != 3 or len(x) != 1 or not base.is_torchs:
         return False
-    trains = is_differentiated(x, h0, *weights)
-    pays = step_pays(base.cell, x.shape[1], h0.shape[-1], trains)
+    trains = is_differentiated(x, call.h0, *call.weights)
+    pays = step_pays(base.cell, x.shape[1], call.h0.shape[-1], trains)
     return not pays and may_be_slow(engine, fuse, x.device)
 
 
@@ -226,7 +223,7 @@ class Plan(NamedTuple):
     engine: str
     spec: Spec  # the call's
     run: Run  # as in fused_lstm.choose
-    checks: bool  # whether one operator is given all tensors, and checks them
+    one_operator: bool  # whether one operator is given all tensors, and checks them
 
 
 def _plan(

@@ -192,10 +192,8 @@ class RecurrentBase(nn.RNNBase):
         else:
             h0, c0 = self._state(hx, layout.batched)
         H = self.hidden_size
-        call = Call(
-            self.spec, x, h0, c0, self.weights(), states=return_states, rows=rows, hidden_size=H,
-            output_size=self.proj_size or H,
-        )  # fmt: skip
+        P = self.proj_size or H
+        call = Call(self.spec, x, h0, c0, self.weights(), return_states, rows, H, P)
         y, h_n, c_n, *states = run(
             call, self.engine, self.fuse, self.training, self.recompute, resets, self._override
         )

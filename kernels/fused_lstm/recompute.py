@@ -58,7 +58,8 @@ def _lane_by_lane(run: Run, call: Call) -> tuple[Tensor, ...]:
         own = Call(
             of_lane, x, call.h0[lane, None], call.c0[lane, None],
             call.weights[lane * per_lane : (lane + 1) * per_lane],
-            draw_seed(x.device) if of_lane.draws else None, batch_sizes, kept,
+            seed=draw_seed(x.device) if of_lane.draws else None, batch_sizes=batch_sizes,
+            not_reset=kept,
         )  # fmt: skip
         y, *state = _in_time(run, own)
         last.append(state)
@@ -83,8 +84,8 @@ def _in_time(run: Run, call: Call) -> tuple[Tensor, ...]:
             if spec.options:  # with the call's seed, for masks that are the same at every step
                 part = torch.cat([part, seed])
         chunk = Call(
-            spec, x[rows], h[:, :alive], c[:, :alive], call.weights, part, sizes,
-            None if not_reset is None else not_reset[:, rows],
+            spec, x[rows], h[:, :alive], c[:, :alive], call.weights, seed=part, batch_sizes=sizes,
+            not_reset=None if not_reset is None else not_reset[:, rows],
         )  # fmt: skip
         y, h_n, c_n = checkpoint(
             unchanged(run, x, h, c, call.weights), chunk,

@@ -24,12 +24,13 @@ class Call:
         x: [T, B, I], or packed [N, I] with batch_sizes.
         h0, c0: [L * D, B, P] and [L * D, B, H]; h0 twice for a cell without c.
         weights: lane by lane, each in the order of `Spec.weights`.
-        seed: [1] int64, of all masks; None where none are drawn by counter.
-        batch_sizes, not_reset: as in fused_lstm.rows; None where all rows have T steps, and where
-            none restarts.
         states: whether to return the state after every step too.
-        rows: how rows were packed (fused_lstm.rows.Rows), or None.
+        rows: how rows are packed (fused_lstm.rows.Rows); None where all have T steps.
         hidden_size, output_size: H and P of the layer, by which tensors are checked.
+        seed: [1] int64, of all masks; None where none are drawn by counter.
+        batch_sizes, not_reset: as in fused_lstm.rows, or None.
+        is_whole: whether one operator gets the tensors as they were given, and checks them: the
+            call is neither traced nor transformed.
     """
 
     spec: Spec
@@ -37,21 +38,22 @@ class Call:
     h0: Tensor
     c0: Tensor
     weights: Sequence[Tensor]
-    seed: Tensor | None = None
-    batch_sizes: Tensor | None = None
-    not_reset: Tensor | None = None
     states: bool = False
     rows: Any = None
     hidden_size: int = 0
     output_size: int = 0
+    seed: Tensor | None = None
+    batch_sizes: Tensor | None = None
+    not_reset: Tensor | None = None
+    is_whole: bool = False
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[Any, ...]:
         """The tensors that gradients may be asked for: x, h0, c0 and the weights."""
         return self.x, self.h0, self.c0, *self.weights
 
     @property
-    def constants(self) -> tuple[Tensor | None, ...]:
+    def constants(self) -> tuple[Any, ...]:
         """The tensors without gradients: seed, batch_sizes, not_reset."""
         return self.seed, self.batch_sizes, self.not_reset
 

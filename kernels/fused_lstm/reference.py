@@ -540,5 +540,6 @@ def lstm(
     Returns y, h_n and c_n.
     """
     spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
-    y, h_n, c_n, *_ = run(Call(spec, x, h0, c0, weights, seed, batch_sizes, not_reset))
+    call = Call(spec, x, h0, c0, weights, seed=seed, batch_sizes=batch_sizes, not_reset=not_reset)
+    y, h_n, c_n, *_ = run(call)
     return y, h_n, c_n

@@ -336,7 +336,13 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
         D = lanes["directions"]
         more = replace(case.cell, layers=case.L, directions=abs(D), dropout=case.p, reverse=D < 0)
         outputs = reference.run(
-            Call(more, *of_call, seed, lanes["batch_sizes"], lanes["not_reset"])
+            Call(
+                more,
+                *of_call,
+                seed=seed,
+                batch_sizes=lanes["batch_sizes"],
+                not_reset=lanes["not_reset"],
+            )
         )
         outputs = [out for out in outputs if out.numel()]  # one layer has none below the last
     by = [_pattern(out).to(DTYPES[case.dtype]).to(out.dtype) for out in outputs]
