@@ -158,8 +158,8 @@ def run(
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-        key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
-        name, spec, runs, one_operator = base.plans.get(key) or _plan(base, *key)
+        key = base, training, recompute, engine, fuse, x.device, x.dtype, facts, word
+        name, spec, runs, one_operator = PLANS.get(key) or _plan(*key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     call.spec = spec
     if one_operator and not (
@@ -218,12 +218,15 @@ def is_slow_step(base: Spec, engine: str, fuse: str | None, call: Call) -> bool:
 
 
 class Plan(NamedTuple):
-    """Plan of a call, which `Spec.plans` keeps for the next one."""
+    """Plan of a call, kept for the next one."""
 
     engine: str
     spec: Spec  # the call's
     run: Run  # as in fused_lstm.choose
     one_operator: bool  # whether one operator is given all tensors, and checks them
+
+
+PLANS: dict[tuple, Plan] = {}  # by the arguments of `_plan`
 
 
 def _plan(
@@ -249,7 +252,7 @@ def _plan(
     module = engine_module(name)
     whole = name == "native" and level in ("steps", "layers") and not spec.in_heads
     plan = Plan(name, spec, module.run, whole and recompute is None)
-    base.plans[training, recompute, engine, fuse, device, dtype, facts, word] = plan
+    PLANS[base, training, recompute, engine, fuse, device, dtype, facts, word] = plan
     return plan
 
 

@@ -16,63 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-
-class Kind(NamedTuple):
-    """The properties of a kind of cell. Its name is a label: no rule reads it."""
-
-    gates: int  # rows of weight_ih / H
-    options: tuple[str, ...]  # the options of Spec that it has, beside `reverse`
-    # The states of a step: h, and those that lie side by side in c. If there are none, c is h in
-    # the state dtype.
-    states: tuple[str, ...] = ("h",)
-    of_torch: bool = True  # a cell of torch.nn's
-    apart: int = 0  # how many of h's parts of gates are not added to one of x's
-    weights: int = 0  # vectors [H] that a custom cell reads
-    inputs: int = 0  # of its gates, the last ones, which lie behind x and are not multiplied
-    custom: bool = False  # made by fused_lstm.cell
-    projects: bool = False  # h may be projected: no state is h
-    h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
-    is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
-    kept: int = 0  # `columns` of a cell of the library's, before its options
-    wide: bool = False  # `is_wide` of a cell of the library's
-    inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
-    cell: Any = None  # the fused_lstm.cells.Cell that it is told as: cells/library.py sets it
-
-    def columns(self, engine: str, spec: Spec) -> int:
-        """Return the columns a unit that a step saves; 0 where its backward needs h alone."""
-        if self.custom:
-            return self.cell.columns(engine, spec)
-        if engine == "triton" and not self.kept:  # x's parts of the gates lie there
-            return self.gates
-        return self.kept - spec.coupled
-
-    def is_wide(self, spec: Spec) -> bool:
-        """Return whether half precision cannot hold what a step saves."""
-        return self.cell.is_wide(spec) if self.custom else self.wide
-
-    def takes(self, option: str) -> bool:
-        """Return whether it has an option of Spec: any cell may be reversed."""
-        return option in (*self.options, "reverse")
-
-    @property
-    def of_h(self) -> int:
-        """Return the rows of weight_hh / H."""
-        return self.gates if self.h_gates is None else self.h_gates
-
-    @property
-    def sums(self) -> int:
-        """Return how many gates are a sum of x's part and h's."""
-        return self.of_h - self.apart
-
-    @property
-    def has_c(self) -> bool:
-        """Return whether it has a state c beside h."""
-        return len(self.states) > 1
-
-    @property
-    def in_layers(self) -> bool:
-        """Return whether the operator `lstm` runs it; others run by `recurrence`."""
-        return self.of_torch or self.custom
+from .kinds import CELLS
 
 
 class Units(NamedTuple):
@@ -91,18 +35,6 @@ LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
 OPTIONS = *LSTM_OPTIONS, "recurrent_clip", "num_heads", "reverse"
-SLSTM = Kind(
-    4, ("recurrent_clip", "num_heads"), ("h", "c", "n", "m"), of_torch=False, kept=5, wide=True
-)
-CELLS = {
-    "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True, is_lstm=True, kept=4),
-    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1, kept=4),
-    "rnn_tanh": Kind(1, ("num_heads",)),
-    "rnn_relu": Kind(1, ("num_heads",)),
-    "slstm": SLSTM,
-    "slstm_exponential": SLSTM._replace(kept=4),
-    "gru_dreamer": Kind(3, ("num_heads",), of_torch=False, kept=4),
-}
 
 
 OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
@@ -187,8 +119,8 @@ class Spec:
     schema_cell: str = field(init=False, repr=False, compare=False)  # an operator's `cell`
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
     schema_directions: int = field(init=False, repr=False, compare=False)  # its `directions`
-    plans: dict[tuple, Any] = field(init=False, repr=False, compare=False)  # see functional.call
     schema: dict[str, Any] = field(init=False, repr=False, compare=False)
+    hash_of_fields: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check()
@@ -229,9 +161,12 @@ class Spec:
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
-        self._set("plans", {})
+        self._set("hash_of_fields", hash(tuple([getattr(self, name) for name in FIELDS])))
 
-    def __reduce__(self) -> tuple:  # without its plans
+    def __hash__(self) -> int:  # kept, since every call looks up its plan
+        return self.hash_of_fields
+
+    def __reduce__(self) -> tuple:
         return type(self), tuple([getattr(self, name) for name in FIELDS])
 
     def _set(self, name: str, value: object) -> None:

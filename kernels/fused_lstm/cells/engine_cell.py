@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import meant
-from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
+from ..kind import Kind
+from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec
 from . import compile, print_cpp, print_triton
 from .gates import Gates
 from .program import Product, Program
