@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import reference
-from fused_lstm.autograd import draw_seed
+from fused_lstm.operator.autograd import draw_seed
 
 from .cases import Case, Shape
 from .contenders import Contender, why_not

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from fused_lstm import Spec
-from fused_lstm.spec import check_size
+from fused_lstm.call.spec import check_size
 from lm.command import (
     COUNT,
     NOT_NEGATIVE,

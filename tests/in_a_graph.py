@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.gpu import dry
-from fused_lstm.recurrence import Cell
-from fused_lstm.spec import CELLS, cell_of
+from fused_lstm.call.spec import CELLS, cell_of
+from fused_lstm.operator.recurrence import Cell
 from fused_lstm.triton import heads, launch, op
 from fused_lstm.triton.devices import DEVICES
 

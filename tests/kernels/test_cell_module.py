@@ -9,7 +9,7 @@ from torch import nn
 import fused_lstm
 from cases import assert_autocasts
 from cells import each_cell, few_cells, make
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from lanes import Case
 from tolerance import assert_close
 

@@ -12,8 +12,9 @@ from torch import nn
 import fused_lstm
 from cases import rungs
 from cells import drawn_seed, each_cell, make
-from fused_lstm import choose, reference
-from fused_lstm.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
+from fused_lstm import reference
+from fused_lstm.call import choose
+from fused_lstm.call.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
 from lanes import Case
 from tolerance import assert_close
 

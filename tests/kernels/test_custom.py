@@ -22,10 +22,10 @@ import fresh
 import fused_lstm
 from bench import zoo
 from cases import needs_native
-from fused_lstm import custom
+from fused_lstm.call.spec import CELLS, Spec
 from fused_lstm.cells import compile as compiling
 from fused_lstm.cells import definition, generate, library
-from fused_lstm.spec import CELLS, Spec
+from fused_lstm.layers import custom
 from tolerance import assert_close
 
 ENGINES = ["loop", pytest.param("native", marks=needs_native)]

@@ -9,7 +9,7 @@ from torch import nn
 import fused_lstm
 from cases import assert_agree_on_pytorchs_inputs
 from cases import rungs as all_rungs
-from fused_lstm.choose import ENGINES
+from fused_lstm.call.choose import ENGINES
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fused_lstm
 import heads
 from fused_lstm import reference
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from tolerance import GPU, GPU_NORM, GPU_WEIGHTS, assert_close, error_norm, near
 
 pytestmark = pytest.mark.gpu

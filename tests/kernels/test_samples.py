@@ -12,7 +12,8 @@ from torch import Tensor
 import fused_lstm
 from cases import LanesCase as Case
 from cases import Shape
-from fused_lstm import Spec, ops
+from fused_lstm import Spec
+from fused_lstm.operator import ops
 from test_native_lanes import SEED, make_problem
 from tolerance import assert_close
 

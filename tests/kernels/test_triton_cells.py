@@ -15,7 +15,7 @@ from cases import LanesCase, Shape, needs_native
 from cells import CELLS as CELLS_OF_MODULES
 from cells import make
 from fused_lstm import reference
-from fused_lstm.spec import GRU, Spec
+from fused_lstm.call.spec import GRU, Spec
 from fused_lstm.triton import interpreter, op
 from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.devices import DEVICES

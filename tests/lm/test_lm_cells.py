@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from lm import checkpoint, evaluate, export
 from lm.model import LM_LSTM, build_model
 from lm.settings import PRESETS

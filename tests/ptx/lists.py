@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench import zoo
-from fused_lstm.spec import GRU, PLAIN, Spec
+from fused_lstm.call.spec import GRU, PLAIN, Spec
 
 from .cases import DTYPES, Case, deep, soft
 

@@ -1,6 +1,6 @@
 """Prints the library's cells, and their Kinds: `python -m fused_lstm.cells.generate`.
 
-The files lie in native/cells/printed, triton/cells/printed and fused_lstm/kinds.py. They are
+The files lie in native/cells/printed, triton/cells/printed and fused_lstm/call/kinds.py. They are
 committed, since building needs no torch; a test compares them with what this prints.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..kind import Kind
+from ..call.kind import Kind
 from ..native import build
 from . import print_cpp, print_triton
 from .library import CELLS, OWN, Own
@@ -16,7 +16,7 @@ from .program import Program
 
 FOLDER = Path(build.__file__).parent / "cells" / "printed"
 TRITON_FOLDER = Path(build.__file__).parents[1] / "triton" / "cells" / "printed"
-KINDS = Path(build.__file__).parents[1] / "kinds.py"
+KINDS = Path(build.__file__).parents[1] / "call" / "kinds.py"
 ZONEOUT = "_zoneout"  # ends the name of a cell with zoneout of its state
 PRINTED = *CELLS, "gru" + ZONEOUT
 
@@ -64,7 +64,7 @@ def row(own: Own) -> str:
 
 
 def kinds() -> str:
-    """Return fused_lstm/kinds.py. The coupled LSTM is an option of a Kind, not one of its own."""
+    """Return call/kinds.py. The coupled LSTM is an option of a Kind, not one of its own."""
     text = "".join(
         f"    {own.cell.name!r}: {kind_of(own)},\n" for own in OWN if own.cell.name != "coupled"
     ).replace("'", '"')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..kinds import CELLS as KINDS
+from ..call.kinds import CELLS as KINDS
 from .coupled import COUPLED
 from .definition import Cell
 from .gru import GRU

@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..spec import CELLS, PLAIN, Spec
+from ..call.spec import CELLS, PLAIN, Spec
 from ..triton import choice, devices, plan
 from . import amdgcn, sass
 

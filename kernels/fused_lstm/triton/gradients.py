@@ -13,10 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import stack
-from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
-from ..reference import Layer
-from ..spec import CANDIDATE, CELLS, Spec
+from ..call.spec import CANDIDATE, CELLS, Spec
+from ..reference import Layer, stack
+from ..reference.pointwise import EPS, normalized, normalized_backward, proposed, seen
 from . import launch, philox
 from .cells import Cell
 from .packed import LaneRows

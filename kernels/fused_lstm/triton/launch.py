@@ -20,7 +20,7 @@ from triton import knobs
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
 
-from ..spec import CELLS, PLAIN, Spec
+from ..call.spec import CELLS, PLAIN, Spec
 from . import backward, cells, forward, precision
 from .barrier import APART
 from .cells import lstm, printed

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from .. import spec
+from ..call import spec
 from . import philox, position
 from .helper import helper
 

@@ -1,6 +1,6 @@
 """Order of a lane's rows: the first, the last, and the row before each.
 
-A lane's tensors have N rows: [T, B, .] flattened, or packed as fused_lstm.rows says. B, T, D: rows
+A lane's tensors have N rows: [T, B, .] flattened, or packed as call.rows says. B, T, D: rows
 of batch, time steps, directions.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..pullback import version_of
+from ..operator.pullback import version_of
 
 
 def as_bytes(not_reset: Tensor | None) -> Tensor | None:

@@ -8,7 +8,7 @@
 namespace fused_lstm {
 namespace {
 
-// Kinds of masks, as kernels/fused_lstm/spec.py numbers their elements.
+// Kinds of masks, as kernels/fused_lstm/call/spec.py numbers their elements.
 constexpr unsigned long long zoneout_h = 1ull << 56, zoneout_c = 2ull << 56, recurrent = 3ull << 56,
                              candidate = 4ull << 56;
 

@@ -1,7 +1,7 @@
 """The LSTM's cell with its options: peepholes, coupled gates, a mask on g, c's zoneout, norms.
 
 Gates i, f, g, o, or i, g, o where HAS.COUPLED: the forget gate is then 1 - i. The state is c. The
-weights of a unit are the peepholes of i, f and o, or of i and o. `fused_lstm.pointwise` is the same
+weights of a unit are the peepholes of i, f and o, or of i and o. `reference.pointwise` is the same
 in plain PyTorch; the cell without options is printed from fused_lstm.cells.lstm.
 
 A step is `forward` and `output`, between which c may be normalized; its backward is
