@@ -158,8 +158,8 @@ def run(
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-        key = base, training, recompute, engine, fuse, x.device, x.dtype, facts, word
-        name, spec, runs, one_operator = PLANS.get(key) or _plan(*key)
+        key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
+        name, spec, runs, one_operator = PLANS.get((base.number, *key)) or _plan(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     call.spec = spec
     if one_operator and not (
@@ -226,7 +226,7 @@ class Plan(NamedTuple):
     one_operator: bool  # whether one operator is given all tensors, and checks them
 
 
-PLANS: dict[tuple, Plan] = {}  # by the arguments of `_plan`
+PLANS: dict[tuple, Plan] = {}  # by the Spec's number and the other arguments of `_plan`
 
 
 def _plan(
@@ -252,7 +252,7 @@ def _plan(
     module = engine_module(name)
     whole = name == "native" and level in ("steps", "layers") and not spec.in_heads
     plan = Plan(name, spec, module.run, whole and recompute is None)
-    PLANS[base, training, recompute, engine, fuse, device, dtype, facts, word] = plan
+    PLANS[base.number, training, recompute, engine, fuse, device, dtype, facts, word] = plan
     return plan
 
 

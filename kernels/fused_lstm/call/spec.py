@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from itertools import count
 from typing import Any, NamedTuple
 
 from .kinds import CELLS
@@ -42,6 +43,10 @@ OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, exc
 WITH_ZONEOUT, PROJECTED = "zoneout", "projected"
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
+
+
+NUMBERS: dict[tuple, int] = {}  # of Specs, by their fields: a call looks its plan up by the number
+FRESH = count()
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Spec:
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
     schema_directions: int = field(init=False, repr=False, compare=False)  # its `directions`
     schema: dict[str, Any] = field(init=False, repr=False, compare=False)
-    hash_of_fields: int = field(init=False, repr=False, compare=False)
+    number: int = field(init=False, repr=False, compare=False)  # one for all that are equal
 
     def __post_init__(self) -> None:
         self._check()
@@ -163,10 +168,8 @@ class Spec:
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
-        self._set("hash_of_fields", hash(tuple([getattr(self, name) for name in FIELDS])))
-
-    def __hash__(self) -> int:  # kept, since every call looks up its plan
-        return self.hash_of_fields
+        values = tuple([getattr(self, name) for name in FIELDS])
+        self._set("number", NUMBERS.setdefault(values, next(FRESH)))
 
     def __reduce__(self) -> tuple:
         return type(self), tuple([getattr(self, name) for name in FIELDS])

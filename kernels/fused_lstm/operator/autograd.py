@@ -41,11 +41,10 @@ def run(ops: SimpleNamespace, call: Call) -> tuple[Tensor, ...]:
             if call.states or not transforms.have_kernels():
                 return reference.run(call)
             return transforms.run(LSTM, ops, spec, call.constants, *inputs)
+    constants = call.seed, call.batch_sizes, call.not_reset
     if is_differentiated(*inputs):
-        return Forward.apply(LSTM, ops, spec, call.constants, *inputs)
-    return lstm_forward(
-        ops, spec, call.states, call.seed, call.batch_sizes, call.not_reset, *inputs
-    )
+        return Forward.apply(LSTM, ops, spec, constants, *inputs)
+    return lstm_forward(ops, spec, call.states, *constants, *inputs)
 
 
 def _in_a_graph(ops: SimpleNamespace, call: Call) -> tuple[Tensor, ...]:
