@@ -45,7 +45,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "coupled": {"coupled": True},
     "zoneout": {"zoneout": (0.15, 0.3)},
     "recurrent_dropout": {"recurrent_dropout": 0.25},
-    "candidate_dropout": {"candidate_dropout": 0.25},
     "layer_norm": {"layer_norm": True},
     "gru": {"gru": True},
 }

@@ -96,7 +96,7 @@ CALLS = {
     "both directions with resets": lstm(D=2, resets=True),
     "projected": lstm(P=16),
     "gru": lstm(cell="gru"),
-    "every option": lstm(cell="layer_norm,peephole", rates=(0.3, 0.2, 0.1, 0.1)),
+    "every option": lstm(cell="layer_norm,peephole", rates=(0.3, 0.2, 0.1)),
     "heads of an slstm": recurrence("slstm"),
     "heads of a gru, backwards, with resets": recurrence("gru", reverse=True, resets=True),
     "heads that programs share": recurrence("slstm", K=256),

@@ -108,7 +108,7 @@ def test_what_a_cell_refuses():
 
 
 def test_a_gru_has_no_other_options():
-    for option in ("peephole", "coupled", "candidate_dropout"):
+    for option in ("peephole", "coupled"):
         with pytest.raises(TypeError, match=option):
             fused_lstm.GRU(3, 4, **{option: True})
     names = list(fused_lstm.GRU(3, 4, layer_norm=True).state_dict())

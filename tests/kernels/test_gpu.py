@@ -380,7 +380,6 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     dtype, allowed = PRECISIONS[precision]
     cell = Spec(
         layer_norm=norm, peephole=True, zoneout=(0.2, 0.3), recurrent_dropout=0.3,
-        candidate_dropout=0.2,
     )  # fmt: skip
     own = {"proj_size": projected, "bidirectional": D == 2, **cell.cell_options()}
     weights = fused_lstm.LSTM(I, H, L, device="cuda", dtype=dtype, engine="triton", **own)

@@ -60,7 +60,7 @@ CALLS = {
     "peephole": (fused_lstm.LSTM, {"peephole": True, "bidirectional": True}),
     "coupled": (fused_lstm.LSTM, {"coupled": True}),
     "coupled-peephole": (fused_lstm.LSTM, {"coupled": True, "peephole": True, "num_layers": 2}),
-    "dropouts": (fused_lstm.LSTM, {"recurrent_dropout": 0.5, "candidate_dropout": 0.5}),
+    "dropouts": (fused_lstm.LSTM, {"recurrent_dropout": 0.5}),
     "GRU": (fused_lstm.GRU, {"num_layers": 2, "bidirectional": True}),
     "RNN-tanh": (fused_lstm.RNN, {"bidirectional": True}),
     "RNN-relu": (fused_lstm.RNN, {"nonlinearity": "relu", "batch_first": True}),

@@ -31,7 +31,7 @@ CASES = {
     "rows that all end early": (Case(Shape(6, 3, 4, 9, 2), 2, lengths=(4, 2, 1), dead=9), 3),
     "rows in parts": (Case(Shape(800, 2, 3, 4, 1)), 2),
 }  # fmt: skip
-MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "candidate_dropout": 0.3}
+MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4}
 slow = {"rows in parts"}
 OF_TRITON = "one step", "rows that end"  # others: --slow
 

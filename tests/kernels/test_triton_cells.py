@@ -30,7 +30,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
-OPTIONS |= {"candidate_dropout": 0.4}
 ALL = Spec(**OPTIONS)
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),

@@ -5,7 +5,7 @@
 from .kind import Kind
 
 CELLS = {
-    "lstm": Kind(4, options=("layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout", "num_heads"), states=("h", "c"), projects=True, is_lstm=True, kept=4),
+    "lstm": Kind(4, options=("layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "num_heads"), states=("h", "c"), projects=True, is_lstm=True, kept=4),
     "gru": Kind(3, options=("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1, kept=4),
     "rnn_tanh": Kind(1, options=("num_heads",)),
     "rnn_relu": Kind(1, options=("num_heads",)),

@@ -33,7 +33,7 @@ class Units(NamedTuple):
 
 
 LSTM_OPTIONS = (
-    "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
+    "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout",
 )  # fmt: skip
 OPTIONS = *LSTM_OPTIONS, "recurrent_clip", "num_heads", "reverse"
 
@@ -42,7 +42,7 @@ OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, exc
 # In an operator's `cell`, a custom cell's variants: with zoneout, and where h is projected.
 WITH_ZONEOUT, PROJECTED = "zoneout", "projected"
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
-ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
+ZONEOUT_H, ZONEOUT_C, RECURRENT = (kind << 56 for kind in (1, 2, 3))
 
 
 NUMBERS: dict[tuple, int] = {}  # of Specs, by their fields: a call looks its plan up by the number
@@ -66,8 +66,6 @@ class Spec:
             GRU uses the number for h.
         recurrent_dropout: probability of dropping a unit of h(t-1) on its way into R, the same
             units at every step (Gal and Ghahramani 2016).
-        candidate_dropout: probability of dropping a unit of g, anew at every step (Semeniuta,
-            Severyn and Barth 2016).
         layers, directions: the numbers of layers and of directions.
         bias: whether a lane has bias_ih and bias_hh; of an sLSTM one bias.
         projection: whether h is projected, by weight_hr.
@@ -91,7 +89,6 @@ class Spec:
     coupled: bool = False
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout: float = 0.0
-    candidate_dropout: float = 0.0
     layers: int = 1
     directions: int = 1
     bias: bool = True
@@ -151,7 +148,7 @@ class Spec:
         self._set("is_plain_lstm", kind.is_lstm and not on)
         self._set("in_heads", self.num_heads > 1 or not kind.in_layers)
         self._set("is_torchs", kind.of_torch and not on)
-        cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
+        cell_draws = any((*self.zones, self.recurrent_dropout))
         self._set("draws", self.training and (self.dropout > 0 or cell_draws))
         self._set("gates", kind.gates - self.coupled)
         weights = self._weights()
@@ -165,7 +162,7 @@ class Spec:
         if kind.custom and self.projection:
             names += [PROJECTED]
         self._set("schema_cell", ",".join(names))
-        self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
+        self._set("schema_rates", (*self.zones, self.recurrent_dropout))
         self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
         values = tuple([getattr(self, name) for name in FIELDS])
@@ -186,7 +183,7 @@ class Spec:
         pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
         if len(pair) != 2 or not all(map(_is_probability, pair)):
             raise ValueError(f"zoneout: got {self.zoneout!r}; expected a number in [0, 1], or two")
-        for name in ("recurrent_dropout", "candidate_dropout", "dropout"):
+        for name in ("recurrent_dropout", "dropout"):
             if not _is_probability(getattr(self, name)):
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r}; expected a number in [0, 1]"
@@ -368,7 +365,9 @@ FORMS = (True, False), (False, False), (True, True), (False, True)  # bias, proj
 def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
     """Return the Spec of an operator's arguments `cell` and `rates`."""
     names = set(cell.split(",")) if cell else set()
-    z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
+    z_h, z_c, recurrent, *others = rates or (0.0,) * 3
+    if any(others):
+        raise ValueError(f"rates: got {list(rates)}; expected three")
     kinds, known = sorted(names & CELLS.keys()), names & {*OPTIONS, WITH_ZONEOUT, PROJECTED}
     if len(kinds) > 1 or (unknown := sorted(names - {*kinds} - known)):
         raise ValueError(
@@ -377,8 +376,7 @@ def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
         )
     kind = kinds[0] if kinds else "lstm"
     options: dict[str, Any] = dict.fromkeys(known - {WITH_ZONEOUT, PROJECTED}, True)
-    drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
-    return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
+    return Spec(kind, **options, zoneout=(z_h, z_c), recurrent_dropout=recurrent)
 
 
 def of_schema(

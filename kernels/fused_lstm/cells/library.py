@@ -32,8 +32,7 @@ class Own(NamedTuple):
 
 
 LSTM_OPTIONS = (
-    "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
-    "num_heads",
+    "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "num_heads",
 )  # fmt: skip
 GRU_OPTIONS = "layer_norm", "zoneout", "recurrent_dropout", "num_heads"
 SLSTM_OPTIONS = "recurrent_clip", "num_heads"

@@ -260,9 +260,9 @@ class LSTM(RecurrentBase):
             does not have: no GPU has run triton's kernels yet.
         fuse: how much one launch covers: "pointwise", "hoisted", "steps" or "layers" for triton and
             native, "none" or "hoisted" for loop. None is "none" for loop, else the highest.
-        layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout: options of the
-            cell, as fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the added
-            weights. The last three act in training only; outside it zoneout is its expectation.
+        layer_norm, peephole, coupled, zoneout, recurrent_dropout: options of the cell, as
+            fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the added weights.
+            The last two act in training only; outside it zoneout is its expectation.
         forget_bias: the initial value of the forget gate's bias; None is nn.LSTM's initialisation.
         reverse: each layer runs from a row's last step to its first; as the second of two
             directions, without the first. Not with bidirectional.
@@ -308,14 +308,13 @@ class LSTM(RecurrentBase):
         coupled: bool = False,
         zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
-        candidate_dropout: float = 0.0,
         forget_bias: float | None = None,
         num_heads: int = 1,
         reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
         spec = Spec(
-            "lstm", layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout,
+            "lstm", layer_norm, peephole, coupled, zoneout, recurrent_dropout,
             num_layers, directions_of(bidirectional), bias, proj_size > 0, dropout,
             recompute=recompute, num_heads=num_heads, reverse=reverse,
         )  # fmt: skip

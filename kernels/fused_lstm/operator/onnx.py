@@ -35,7 +35,6 @@ REASONS = {
     "zoneout": "replaces the state of every unit at every step",
     "num_heads": "has one block of recurrent weights",
     "recurrent_dropout": "has no dropout; export model.eval()",
-    "candidate_dropout": "has no dropout; export model.eval()",
 }
 
 
@@ -57,7 +56,7 @@ def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) 
         raise ValueError(
             f"cell: got {spec.cell!r}; expected one of {', '.join(OPERATORS)} for ONNX"
         )
-    refused = {
+    refused: dict[str, Any] = {
         "input": "PackedSequence" if packed else None,
         "resets": "a tensor" if resets is not None else None,
         "return_states": True if return_states else None,
@@ -67,8 +66,7 @@ def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) 
         "num_heads": spec.num_heads if spec.num_heads > 1 else None,
     }
     if spec.training:
-        for name in ("recurrent_dropout", "candidate_dropout"):
-            refused[name] = getattr(spec, name) or None
+        refused["recurrent_dropout"] = spec.recurrent_dropout or None
     for name, value in refused.items():
         if value is not None:
             wanted = "padded rows with lengths=" if name == "input" else "none"

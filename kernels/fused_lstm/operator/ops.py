@@ -27,7 +27,7 @@ state dtype is float64 for float64 inputs, else float32.
                    or [D, N], bool (None without resets): see fused_lstm.call.rows.
                    cell, rates: see `Spec.schema`; "" and [] are nn.LSTM's cell. cell is a list
                    with commas of layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu. rates are
-                   zoneout's of h and of c, recurrent_dropout and candidate_dropout, or empty. A
+                   zoneout's of h and of c and recurrent_dropout, or empty. A
                    cell has G gates: weights of G*H rows. Where a cell has no c, c0 is h0 and c_n
                    is h_n. The masks are drawn from seed, [1] or [2] as `reference.draw` takes it;
                    None is outside training.

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from ..call.record import Call
 from ..call.rows import Order, Padding
 from ..call.spec import (
-    CANDIDATE,
     CELLS,
     PLAIN,
     RECURRENT,
@@ -73,13 +72,13 @@ class Layer(NamedTuple):
             return self.b_ih
         return self.b_ih + self.b_hh
 
-    def added(self, mask: Tensor | None, spec: Spec = PLAIN) -> OptionTensors:
-        """Return the tensors of an LSTM's options; mask: [B, H] on g, or None."""
+    def added(self, spec: Spec = PLAIN) -> OptionTensors:
+        """Return the tensors of an LSTM's options."""
         w_ch = self.w_ch
         if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return OptionTensors(w_ch, self.gain_c, self.b_c, mask)
+        return OptionTensors(w_ch, self.gain_c, self.b_c)
 
 
 FIELDS = {
@@ -112,13 +111,11 @@ class Draws(NamedTuple):
     zoneout_h: Tensor | float | None = None  # [T, B, P], 1 where a unit keeps its h; or how likely
     zoneout_c: Tensor | float | None = None  # [T, B, H], the same for c
     recurrent: Tensor | None = None  # [B, P], multiplies h(t-1) before R
-    candidate: Tensor | None = None  # [T, B, H], multiplies g
 
     def at(self, t: int) -> Draws:
         """Return the masks of step t."""
         h, c = (of[t] if isinstance(of, Tensor) else of for of in (self.zoneout_h, self.zoneout_c))
-        g = None if self.candidate is None else self.candidate[t]
-        return Draws(h, c, self.recurrent, g)
+        return Draws(h, c, self.recurrent)
 
 
 NOTHING = Draws()
@@ -155,7 +152,6 @@ def draw(
         of_h,
         zones(ZONEOUT_C, spec.zones[1], T, B, H) if spec.has_c else of_h,
         recurrent,
-        mask(CANDIDATE, spec.candidate_dropout, T, B, H),
     )
 
 
@@ -338,7 +334,7 @@ def step(
     gates = sums(by_x, by_h, layer, spec)
     gates = gates.to(x.dtype)
     if CELLS[spec.cell].is_lstm:
-        added = layer.added(draws.candidate, spec)
+        added = layer.added(spec)
         h_next, c_next, gates = pointwise.forward(gates, c, added)
     else:
         h_next, c_next = told(gates, c, layer, spec)
@@ -427,14 +423,14 @@ def layer_backward(
         before[t], last = order.before(t, *last), (h[t], c[t])
     h_prev, c_prev = _stacked(before)
     if draws.zoneout_c is not None:  # c is after zoneout: compute c before it
-        c = pointwise.proposed(gates, c_prev, draws.candidate)
+        c = pointwise.proposed(gates, c_prev)
     dh, dc, made = dh_n, dc_n.to(c.dtype), {}
     for t in reversed(order.steps):
         drawn = draws.at(t)
         dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
-        added = layer.added(drawn.candidate, spec)
+        added = layer.added(spec)
         by_gates, dc_prev, dseen = pointwise.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = order.output(t, by_gates)
         by_h = sums_backward(dgates, spec)
@@ -482,7 +478,7 @@ def _rows(of: Tensor) -> Tensor:
 def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
     """Compute o * tanh(c) [T, B, H] again, which costs less than storing it."""
     o = gates.chunk(4, dim=-1)[3]
-    return (o * pointwise.seen(c, layer.added(None)).tanh()).to(gates.dtype)
+    return (o * pointwise.seen(c, layer.added()).tanh()).to(gates.dtype)
 
 
 def _of_peepholes(dgates: Tensor, c_prev: Tensor, c: Tensor, coupled: bool) -> Tensor:

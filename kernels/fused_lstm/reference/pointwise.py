@@ -1,8 +1,7 @@
 """The LSTM's pointwise part of a step in plain PyTorch, forward and backward by hand.
 
-It has nn.LSTM's cell with the options of call.spec: peepholes, a normalized c, a mask on the
-candidate g, and zoneout. Other cells are functions in fused_lstm.cells. docs/backward.md derives
-the backward.
+It has nn.LSTM's cell with the options of call.spec: peepholes, a normalized c, and zoneout. Other
+cells are functions in fused_lstm.cells. docs/backward.md derives the backward.
 
 B, H: batch, hidden size. Gate order i, f, g, o.
 """
@@ -23,7 +22,6 @@ class OptionTensors(NamedTuple):
     w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
-    mask: Tensor | None = None  # [B, H], multiplies g
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """Return the peepholes of i, f and o, [H] each, or None."""
@@ -71,7 +69,7 @@ def _cell(
     if (peep := added.peep(c.dtype)) is not None:
         i, f = i + peep[0] * c, f + peep[1] * c
     i, f, g = i.sigmoid(), f.sigmoid(), g.tanh()
-    c_next = f * c + i * masked(g, added.mask)
+    c_next = f * c + i * g
     if peep is not None:
         o = o + peep[2] * c_next
     o = o.sigmoid()
@@ -111,19 +109,19 @@ def backward(
     dc_next = dc_next + seen_backward(dseen, c_next, added)  # c_next feeds the next step and this h
     if (peep := added.peep(c.dtype)) is not None:
         dc_next = dc_next + do * peep[2]
-    di = dc_next * masked(g, added.mask) * i * (1 - i)
+    di = dc_next * g * i * (1 - i)
     df = dc_next * c * f * (1 - f)
-    dg = dc_next * masked(i, added.mask) * (1 - g * g)
+    dg = dc_next * i * (1 - g * g)
     dc = dc_next * f
     if peep is not None:
         dc = dc + di * peep[0] + df * peep[1]
     return torch.cat([di, df, dg, do], dim=-1).to(activated.dtype), dc, dseen
 
 
-def proposed(activated: Tensor, c: Tensor, mask: Tensor | None = None) -> Tensor:
+def proposed(activated: Tensor, c: Tensor) -> Tensor:
     """Compute c_next before zoneout again, from a step's activated gates and c [B, H]."""
     i, f, g, _ = activated.to(c.dtype).chunk(4, dim=-1)
-    return f * c + i * masked(g, mask)
+    return f * c + i * g
 
 
 def seen(c: Tensor, added: OptionTensors) -> Tensor:

@@ -585,7 +585,6 @@ def buffers(
         layers=of.layers,
         cell=spec,
         kernels=kernels,
-        seed=of.seed,
         not_reset=of.not_reset,
         drop=of.drop,
         c0=of.c0,

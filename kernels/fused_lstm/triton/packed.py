@@ -146,13 +146,6 @@ class LaneRows:
             return t.repeat(self.T, 1)
         return t.index_select(0, self._step_and_row(self.offset)[1])
 
-    def of_padded(self, t: Tensor) -> Tensor:
-        """Return the live rows of a padded t: [T * B, C] -> [live, C]."""
-        if self.offset is None:
-            return t
-        step, b = self._step_and_row(self.offset)
-        return t.index_select(0, step * self.B + b)
-
     def padded(self, t: Tensor) -> Tensor:
         """Pad t with zeros where a row has ended: [live, C] -> [T, B, C]."""
         if self.offset is None:
