@@ -320,7 +320,7 @@ def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, mo
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES[card])
     shape = op.Shape(1, 1, 20, H, 0, H)
     for tf32, many_steps in ((True, True), (True, False), (False, True)):
-        prepared = op.planned.__wrapped__(
+        prepared = op.plan_call.__wrapped__(
             op.plan_of, (), direction="forward", fuse="steps", dtype=dtype, tf32=tf32, shape=shape,
             device=torch.device("cuda"), cell=PLAIN, varlen=False, resets=False, save=True,
             states=dtype, many_steps=many_steps,

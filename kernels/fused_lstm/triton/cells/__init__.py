@@ -33,7 +33,7 @@ from itertools import accumulate
 from typing import Any
 
 
-class Cell:
+class KernelCell:
     """A cell as a kernel's constant.
 
     Args:
