@@ -392,6 +392,14 @@ LARGE = (
     Case(engine="triton-layers", T=3, H=5, layers=3, states=True),
     Case("gru", "triton-steps", T=3, H=5, layers=3, rows="lengths", states=True),
     Case("own.two_inputs", "triton-layers", T=3, H=5, directions=2),
+    # Sums in parts, of several lanes at once and of more rows than a block has.
+    Case(engine="triton-layers", T=2, B=18, H=40, layers=2, rows="lengths", resets=True, drop=0.3,
+         plan="parts of the gates"),
+    Case(engine="triton-steps", T=3, B=18, H=33, directions=2, rows="lengths", resets=True,
+         plan="parts of the gates"),
+    Case(engine="triton-layers", T=3, B=18, H=33, proj=True, resets=True,
+         plan="parts of the gates"),
+    Case(engine="triton-layers", T=3, B=20, H=33, layers=2, rows="lengths", plan="groups of rows"),
     # A program that has a lane alone keeps on chip what others exchange.
     Case(engine="triton-steps", T=4, H=7, directions=2, plan="alone"),
     Case(engine="triton-steps", T=5, B=9, H=17, layers=2, rows="lengths", plan="alone"),
