@@ -27,7 +27,7 @@ BROKE = "broke the GPU's context"
 
 
 class End(NamedTuple):
-    """How a process ended. `who`: the test that hung or broke it; None: it ended by itself."""
+    """Tell how a process ended. `who`: the test that hung or broke it; None: by itself."""
 
     who: str | None
     why: str = ""
