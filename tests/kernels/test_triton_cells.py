@@ -21,8 +21,8 @@ from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
 from lanes import Case
-from plans import ALONE, PATHS_BACKWARD
-from test_triton_lanes import SEED, force, make_gradients, make_problem
+from plans import ALONE, PATHS_BACKWARD, make_plan
+from test_triton_lanes import SEED, make_gradients, make_problem
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -117,6 +117,20 @@ COUNTED = {
 # Who normalizes meets inside a step, which the interpreter's programs cannot.
 FREE = {name: cell for name, cell in COUNTED.items() if not cell.layer_norm}
 counted = pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
+
+
+def force(monkeypatch, path: dict, wavefront: bool) -> None:
+    """Make op.py launch what `path` says, instead of what choice.choose does."""
+
+    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, tf32):
+        kind = "both" if shape.D == 2 else "layers" if wavefront else "steps"
+        changes = path if direction == "backward" or "split" not in path else {}
+        return make_plan(
+            kind, direction, shape.H, shape.B, shape.L, dtype, changes, projected=shape.projected,
+            norm=norm, gates=gates, inner=inner,
+        )  # fmt: skip
+
+    monkeypatch.setattr(op, "plan_of", made)
 
 
 @pytest.mark.parametrize(
