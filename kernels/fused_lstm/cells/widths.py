@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..spec import Units
+from .sums import PRODUCT
 
 
 class Refused(Exception):
@@ -47,7 +48,10 @@ class Widths:
         for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
             if op == "leaf":
                 kind, k = rest
-                if kind == "dfed":  # as wide as what its product multiplies
+                # The gradient by a factor is as wide as this; a number of a row has no width.
+                if kind in ("dfed", "share") or (
+                    kind == "product" and p.kinds[of_column[k] - 2] != PRODUCT
+                ):
                     continue
                 of = {"weight": self.of_weights, "product": of_column}
                 self.of_node[n] = of[kind][k] if kind in of else gates.get((kind, k), self.h)
@@ -60,6 +64,9 @@ class Widths:
         for n in (p.h, *p.after):
             if n in self.of_node:
                 self._join(self.h, self.of_node[n])
+        for k in p.sums:  # behind which there is what the next one is of
+            following = p.fed[k + 1] if k + 1 < len(p.fed) else p.h
+            self._join(2 + k, self.of_node.get(following, self.h))
         self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
         self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
         self._products, self._inputs = products, range(inputs, inputs + p.inputs)
@@ -75,6 +82,10 @@ class Widths:
             found += [2 + k, factor]
         roots = [self.root(width) for width in found]
         return [root if root < self._products else self.h for root in roots]
+
+    def of_phase(self, phase: int) -> int:
+        """Return the width of a phase's values."""
+        return self.root(1 + phase)
 
     def of_gate(self, column: int) -> int:
         """Return the width of a part of a gate, as in `Gates.columns`."""
