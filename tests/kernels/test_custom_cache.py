@@ -75,7 +75,7 @@ def test_a_home_that_cannot_be_written(tmp_path):
 @needs_native
 def test_a_failed_compilation_leaves_nothing(tmp_path):
     folder = tmp_path / "cells"
-    more = "from fused_lstm.cells import print_cpp\nprint_cpp.source = lambda p: '#error no'"
+    more = "from fused_lstm.cells import print_cpp\nprint_cpp.source = lambda *_: '#error no'"
     done = run(script(0.75, more=more), FUSED_LSTM_CELLS=str(folder))
     assert done.stdout == "loop 3\n"
     assert "failed:" in done.stderr

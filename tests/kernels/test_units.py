@@ -291,10 +291,8 @@ def added(name: str, gates: Gates) -> None:
         return tanh(u) + 0.5 * states[0], [tanh(u) + 0.5 * states[0]]
 
     p = program(step, gates, ("h",), (), inner=(1,))
-    shape = [len(gates.summed), len(gates.of_h), len(gates.of_x), p.columns, 1, 0, 0, 1, 0]
-    shape += [1, p.saved.index(p.fed[0]), 1, 1, *p.widths.told()]
-    functions = compile.compiled(print_cpp.source(p), native.OPS.isa(), 2)
-    torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+    tables = compile.compiled(print_cpp.source(p), native.OPS.isa())
+    torch.ops.fused_lstm_native.add_cell(name, tables)
 
 
 @needs_native

@@ -36,30 +36,24 @@ class CannotCompile(Exception):
     """A reason why a cell has no C++ here, and what to do."""
 
 
-def compiled(source: str, isa: str, phases: int) -> list[int]:
-    """Return the addresses of a cell's functions: of float, of double and of bfloat16.
-
-    There are two for each phase of a step. The last ones are 0 where an instruction set widens
-    bfloat16 to float.
+def compiled(source: str, isa: str) -> list[int]:
+    """Return the addresses of a cell's tables: of float and double and, if it has it, of bfloat16.
 
     Args:
         source: what `print_cpp.source` has printed.
         isa: the instruction set in use.
-        phases: how many phases a step has.
 
     Raises:
         CannotCompile: there is no compiler, or no folder that it may write.
     """
-    command, files, each = compiler(), files_of(isa), 2 * phases
+    command, files = compiler(), files_of(isa)
     folder = folder_of(source, isa, command)
     try:
         if folder.exists():
             check_private(folder)
         if not is_whole(folder, files):
             make(source, files, command, folder)
-        functions = functions_of(folder / "cell.so", 2 * each)
-        narrow = functions_of(folder / "narrow.so", each) if "narrow" in files else [0] * each
-        return functions + narrow
+        return [table_of(folder / f"{name}.so") for name in files]
     except OSError as error:
         raise CannotCompile(
             f"the cache of compiled cells, {folder}, cannot be used: {error}; set {CACHE} to a"
@@ -139,10 +133,9 @@ def check_private(folder: Path) -> None:
         raise PermissionError("other users can write it")
 
 
-def functions_of(library: Path, count: int) -> list[int]:
-    """Return the addresses of a library's functions."""
-    table = (ctypes.c_void_p * count).in_dll(ctypes.CDLL(str(library)), "fused_lstm_cell")
-    return [address or 0 for address in table]
+def table_of(library: Path) -> int:
+    """Return the address of a library's CompiledCell."""
+    return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(library)), "fused_lstm_cell"))
 
 
 def sums(folder: Path, files: Iterable[str]) -> str:

@@ -183,16 +183,14 @@ class EngineCell:
         if (isa, name) in self._ready:
             return
         p = self._on_native(zoneout, projected)
-        functions = compile.compiled(print_cpp.source(p), isa, 1 + len(p.inner))
-        shape = [
-            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x) - p.inputs, p.columns,
-            max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c), p.inputs,
-        ]  # fmt: skip
-        for columns, value, meets in zip(p.inner, p.fed, p.meetings(), strict=True):
-            shape += [columns, p.saved.index(value), *map(int, meets)]
-        shape += p.widths.told() if p.inner else []
+        if p.inner and p.inputs > MOST_PRODUCTS:
+            raise compile.CannotCompile(
+                f"got {p.inputs} inputs of a cell with products inside the step; expected at most"
+                f" {MOST_PRODUCTS}"
+            )
+        tables = compile.compiled(print_cpp.source(p, ", .saves_h = true" * projected), isa)
         try:
-            torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+            torch.ops.fused_lstm_native.add_cell(name, tables)
         except RuntimeError as error:  # there are a thousand others
             raise compile.CannotCompile(str(meant(error))) from None
         self._ready.add((isa, name))

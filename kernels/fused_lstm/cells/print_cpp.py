@@ -5,6 +5,8 @@ A sweep calls a cell through a pointer, once a tile, so that no sweep is compile
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from .expressions import HEAVY, Expressions
 from .printing import INFIX, operation, variable
 from .program import Program
@@ -13,13 +15,13 @@ from .sums import MAXIMUM, SUM
 CALLS = {"max": "maximum", "min": "minimum", "abs": "absolute", "sqrt": "square_root"}
 
 
-def source(p: Program) -> str:
+def source(p: Program, facts: str = "") -> str:
     """Return a header for FL_INSTEAD of native/isa/body.h: a cell's functions, and their table."""
-    count = len(p.inner)
-    tables = table(["fused_lstm::Bf16"], count), table(["float", "double"], count)
+    wide = table(p, {"float32": "float", "float64": "double"})
+    tables = table(p, {"bfloat16": "fused_lstm::Bf16"}), wide
     directives = "#if defined(FL_BF16)", "#else"
     lines = "".join(f"{d}\n{t}" for d, t in zip(directives, tables, strict=True))
-    return f"{functions(p, 'custom')}\n{lines}#endif\n"
+    return f"{functions(p, 'custom', facts)}\n{lines}#endif\n"
 
 
 def functions(p: Program, name: str, facts: str = "") -> str:
@@ -37,23 +39,56 @@ def struct_name(name: str, phase: int = 0) -> str:
     return "".join(part.capitalize() for part in name.split("_")) + f"Cell{phase or ''}"
 
 
-def table(dtypes: list[str], count: int) -> str:
-    """Return the table of a library's functions, for each dtype those that InnerProducts says.
+def table(p: Program, dtypes: dict[str, str]) -> str:
+    """Return the CompiledCell that a library exports. dtypes: FactorKind -> its C++ type."""
+    count, space = len(p.inner), "fused_lstm::FL_ISA::"
 
-    count: of products inside a step.
-    """
-    phases = [("finish", 0), ("finish_back", count)]
-    for k in range(count):
-        phases += [("finish", k + 1), ("finish_back", k)]
-    space = "fused_lstm::FL_ISA::"
-    entries = ", ".join(
-        f"(void*){space}{function}<{space}{struct_name('custom', k)}, {dtype}>"
-        for dtype in dtypes
-        for function, k in phases
-    )
+    def functions_of(dtype: str, forward: int, back: int) -> str:
+        names = ("finish", forward), ("finish_back", back)
+        return braces(
+            f"(void*){space}{name}<{space}{struct_name('custom', phase)}, {dtype}>"
+            for name, phase in names
+        )
+
+    def by_kind(of: Callable[[str], str]) -> str:  # InnerProducts' and CompiledCell's `functions`
+        return braces(of(dtypes[kind]) if kind in dtypes else "{}" for kind in KINDS)
+
+    inner = {"count": str(count)}
+    if count:
+        meets, meets_back = zip(*p.meetings(), strict=True)
+        widths = p.widths
+        inner |= {
+            "columns": braces(p.inner),
+            "fed": braces(p.saved.index(n) for n in p.fed),
+            "meets": braces(map(int, meets)),
+            "meets_back": braces(map(int, meets_back)),
+            "width_of_gates": str(widths.told(widths.gates)),
+            "width": braces(widths.told(2 + k) for k in range(count)),
+            "factor": braces(map(widths.told, widths.of_factors)),
+            "width_of_input": braces(map(widths.told, widths.of_inputs)),
+            "functions": by_kind(lambda d: braces(functions_of(d, k + 1, k) for k in range(count))),
+        }
+    fields = {
+        "shape": f"{space}{struct_name('custom')}::shape",
+        "inner": designated(inner),
+        "functions": by_kind(lambda d: functions_of(d, 0, count)),
+    }
     visible = '__attribute__((visibility("default")))'
-    name = f"fused_lstm_cell[{len(phases) * len(dtypes)}]"
-    return f'extern "C" {visible} void* const {name} = {{\n    {entries}}};\n'
+    head = f'extern "C" {visible} const fused_lstm::CompiledCell fused_lstm_cell'
+    return f"{head} = {designated(fields)};\n"
+
+
+KINDS = "float32", "float64", "bfloat16"  # FactorKind of native/isa/kernels.h, those with cells
+
+
+def braces(items: Iterable[object]) -> str:
+    """Return an initializer."""
+    return "{" + ", ".join(map(str, items)) + "}"
+
+
+def designated(fields: dict[str, str]) -> str:
+    """Return an initializer that names its fields, a line each."""
+    return "{\n" + "".join(f"    .{name} = {text},\n" for name, text in fields.items()) + "}"
 
 
 # --- a step and its backward ---

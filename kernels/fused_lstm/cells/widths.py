@@ -69,19 +69,15 @@ class Widths:
             self._join(2 + k, self.of_node.get(following, self.h))
         self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
         self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
-        self._products, self._inputs = products, range(inputs, inputs + p.inputs)
+        self._products, self.of_inputs = products, range(inputs, inputs + p.inputs)
 
-    def told(self) -> list[int]:
-        """Return what an engine is told: widths of gates, of inputs, and of each product.
+    def told(self, width: int) -> int:
+        """Return the number of a width for an engine: of h, of gates, or of a product.
 
-        Of a product they are that of what it makes and that of its factor. A weight or an input
-        that meets nothing else is as wide as h.
+        A weight or an input that meets nothing else is as wide as h.
         """
-        found = [self.gates, *self._inputs]
-        for k, factor in enumerate(self.of_factors):
-            found += [2 + k, factor]
-        roots = [self.root(width) for width in found]
-        return [root if root < self._products else self.h for root in roots]
+        root = self.root(width)
+        return root if root < self._products else self.h
 
     def of_phase(self, phase: int) -> int:
         """Return the width of a phase's values."""

@@ -4,9 +4,15 @@
 // dgates, by the gates before activation, is kept in blocks (see blocks.h), a row for each of N: it
 // is a factor row by row in dh = dgates R and dx = dgates W, then, its rows paired, transposed in
 // dR = dgates' h and dW = dgates' x. Where h is projected, so is dh.
+//
+// From the gradients by what a product inside the step made come those by what it multiplied, with which the
+// next function begins. As dgates they are kept for all steps, and the weights' gradients are one product
+// each.
 #pragma once
 
-#include "sweep_inner.h"
+#include "product/large.h"
+#include "product/pair.h"
+#include "sweep_forward.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -41,6 +47,69 @@ FL_INLINE Blocks<T> by_recurrent_of(const Lane<T>& lane, const LaneGradient<T>& 
 template <class T>
 FL_INLINE Blocks<T> dh_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   return {gradient.dh, 1, lane.outputs, rows_in(lane)};
+}
+
+// --- products inside the step ---
+
+// Gradients by what product k made.
+template <class T>
+FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& gradient, long k) {
+  return made_by(lane, k, gradient.by_inner[k]);
+}
+
+// Packs the products' weights.
+template <class T>
+void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                T* packed) {
+  for (long k = 0; k < lane.cell.inner->count; ++k) {
+    const Blocks<T> made = by_inner_of(lane, gradient, k);
+    clear_rest(worker, made);
+    Fma<T>::pack_columns_of(worker, lane.w_inner[k], made, lane.inner.depth[k], packed);
+    packed += Fma<T>::columns_size(inner_shape(lane, k));
+  }
+}
+
+// From the gradients by what the last product made to those by all gates.
+template <class T>
+void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                CellStepBack<T> step, const T* packed, Sum<T>* sums) {
+  const long count = lane.cell.inner->count;
+  for (long k = 0; k < count; ++k) packed += Fma<T>::columns_size(inner_shape(lane, k));
+  for (long k = count - 1; k >= 0; --k) {
+    packed -= Fma<T>::columns_size(inner_shape(lane, k));
+    if (lane.cell.inner->meets_back[k]) worker.sync();
+    step.hidden = lane.inner.depth[k];
+    step.finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, k).finish_back);
+    Fma<T>::columns(worker, by_inner_of(lane, gradient, k), step.line,
+                    {0, alive(lane, step.place)}, step.hidden, packed, (step.place + k) % 2, sums,
+                    [&](const Sums<T>& tile, long first, long row) {
+      step.finish(step, first, row, tile.rows, tile.vectors, tile.data);
+    });
+  }
+}
+
+// Returns where the sums of a gradient `out` lie between parts, behind `before` elements of others.
+template <class T>
+FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long before) {
+  if constexpr (deep<T> == 1) return out;
+  return gradient.partial ? gradient.partial + before : nullptr;
+}
+
+// The gradients of the products' weights; behind: the elements of other gradients before them.
+template <class T>
+void inner_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                     long behind, T* panel) {
+  for (long k = 0; k < lane.cell.inner->count; ++k) {
+    const Rows<T> fed = fed_of(lane, k, lane.gates);
+    const WeightShape shape = inner_shape(lane, k);
+    T* const out = gradient.dw_inner[k];
+    transposed_product(worker, by_inner_of(lane, gradient, k), shape.depth, out,
+                       partial_of(gradient, out, behind), panel,
+                       [&](Range n, long column, const Panel<T>& right) {
+      pack_rows(fed.data, fed.stride, n, column, shape.depth - column, right);
+    });
+    behind += shape.gates * shape.units * shape.depth;
+  }
 }
 
 // --- a step: dh from the next step's dgates, then this step's dgates ---

@@ -1,6 +1,10 @@
-// A lane's forward pass: the input product of many steps at once, then one product a step with the
-// cell's pointwise work done on each tile while it is in registers. Of few inputs a step makes their
-// product too.
+// A lane's forward pass: the input product of many steps at once, then its steps, one after another.
+//
+// A step is R h, pointwise work, and where a cell has products inside its step (see InnerProducts) a
+// product of a value of the step, pointwise work, and so on: phases, between which the workers meet. They
+// meet once for two products that do not wait for each other. Each tile of a product is finished by the
+// function of its phase while it is in registers. Where a tile has not all gates of h (more than four,
+// or a layer norm of them), R h is brought to memory first. Of few inputs a step makes W x too.
 #pragma once
 
 #include "cells/layer_norm.h"
@@ -173,6 +177,28 @@ FL_INLINE Place<T> load_first(const Sums<T>& tile, const Lane<T>& lane, long gat
   return from;
 }
 
+// Loads what the sums of R h begin with: x's part of a gate, or the bias of one that is of h alone.
+template <class T>
+FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long gates,
+                               const Sum<T>* input_part, long unit, long row) {
+  const long hidden = lane.hidden, sums = lane.cell.sums;
+  Vec<T>* sum = tile.data;
+  for (long r = 0; r < tile.rows; ++r) {
+    const Sum<T>* const x = input_part + (row + r) * lane.input_stride;
+    for (long first = unit; first < unit + tile.blocks(gates) * W<T>; first += W<T>) {
+      for (long gate = 0; gate < gates; ++gate) {
+        const long at = gate * hidden + first, width = hidden - first;
+        if (gate < sums) {
+          *sum++ = load(x + at, width);
+        } else {
+          *sum++ = lane.b_m ? load(lane.b_m + at - sums * hidden, width) : Vec<T>{};
+        }
+      }
+    }
+  }
+  return place_of(tile);
+}
+
 // Runs a step with weights as Multiply takes them: packed, or as they lie.
 template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
@@ -180,6 +206,7 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
   CellStep<T> step = cell_step(lane, place, input_part);
   const WeightShape shape = recurrent_shape(lane);
   const long gates = shape.gates;
+  const bool plain = lane.cell.in_tiles();
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const auto left = Multiply::ready(worker, lane, before.fed, lane.outputs, rows);
@@ -187,6 +214,7 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
     Multiply::gates(
         worker, left, rows, shape, weight, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
+          if (!plain) return load_begins(tile, lane, gates, input_part, unit, row);
           const long stride = lane.input_stride, next = tile.blocks(gates) * W<T>;
           const Sum<T>* const begins = input_part + row * stride + unit;
           prefetch_gates(tile, gates, begins + (place % 2 ? -next : next), stride, lane.hidden);
@@ -267,40 +295,199 @@ FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part
   return lane.by_h ? lane.options->zeros : input_part;
 }
 
+// --- a step whose gates of h do not all lie in a tile ---
+//
+// R h is brought to memory, all gates' rows as one matrix, and the cell reads it there, after one more
+// meeting of the workers. If no gate has a part by h, there is no product, and no meeting within a chunk: a
+// worker keeps its rows and units.
+
+// Rows of a step by blocks of units.
+struct Part {
+  Range rows, blocks;
+};
+
+// A worker's part of any step: blocks where there are enough, else rows.
+template <class T>
+FL_INLINE Part part_of_steps(const Worker& worker, const Lane<T>& lane) {
+  const long blocks = blocks_of<T>(lane.hidden);
+  if (blocks >= worker.count) return {{0, lane.batch}, part(blocks, worker.id, worker.count)};
+  return {part(lane.batch, worker.id, worker.count), {0, blocks}};
+}
+
+// From x's part of a step's gates, and h's in lane.product, to the cell's results.
+template <class T>
+void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
+  constexpr long tallest = 8;  // rows at once, whose sums lie in the L1 cache
+  const CellShape& shape = lane.cell;
+  const long hidden = lane.hidden, gates = shape.h_gates();
+  const Part mine = part_of_steps(worker, lane);
+  CellStep<T> step = cell_step(lane, place, input_part);
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    const long end = min(rows.end, mine.rows.end);
+    for (long block = mine.blocks.begin; block < mine.blocks.end; ++block) {
+      const long unit = block * W<T>, width = min(hidden - unit, W<T>);
+      for (long first = max(rows.begin, mine.rows.begin); first < end; first += tallest) {
+        const long count = min(end - first, tallest);
+        Vec<T> sums[tallest * most_gates];
+        for (long r = 0; r < count; ++r) {
+          const Sum<T>* const x = input_part + (first + r) * lane.input_stride + unit;
+          const Sum<T>* const h = lane.product + (first + r) * gates * hidden + unit;
+          for (long gate = 0; gate < gates; ++gate) {
+            const long m = gate - shape.sums;
+            Vec<T> other = {};
+            if (m < 0) {
+              other = load(x + gate * hidden, width);
+            } else if (lane.b_m) {
+              other = load(lane.b_m + m * hidden + unit, width);
+            }
+            sums[r * gates + gate] = load(h + gate * hidden, width) + other;
+          }
+        }
+        step.finish(step, unit, first, count, 1, sums);
+      }
+    }
+  });
+}
+
+// Stores sums of a tile to where h w_hh' of a place's row lies; apart, so that they stay in registers
+// until then.
+template <class T>
+FL_APART void keep_product(const Lane<T>& lane, long place, long columns, long column, long row,
+                           long rows, long vectors, const Vec<T>* sums) {
+  for (long b = row; b < row + rows; ++b) {
+    Sum<T>* const of_row = lane.by_h ? by_h_of(lane, place, b) : lane.product + b * columns;
+    Sum<T>* const to = of_row + column;
+    for (long n = 0; n < vectors; ++n) store(to + n * W<T>, *sums++, columns - column - n * W<T>);
+  }
+}
+
+// h w_hh' of a step, to lane.product, or where the lane normalizes it to lane.by_h.
+template <class T>
+void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape,
+                       long place, const T* packed) {
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    Fma<T>::gates(
+        worker, Fma<T>::ready(worker, lane, before.fed, lane.outputs, rows), rows, shape, packed, place % 2,
+        [](const Sums<T>&, long, long) { return Place<T>{}; },
+        [&](const Sums<T>& tile, long unit, long row) {
+          keep_product(lane, place, shape.units, unit, row, tile.rows, tile.vectors, tile.data);
+        });
+  });
+}
+
+// Weights of all gates as one matrix.
+template <class T>
+FL_INLINE WeightShape flat_recurrent(const Lane<T>& lane) {
+  return {1, lane.cell.h_gates() * lane.hidden, lane.outputs};
+}
+
+template <class T>
+FL_INLINE WeightShape flat_input(const Lane<T>& lane) {
+  return {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
+}
+
+// --- products inside a step ---
+
+// The functions of the phases around product k.
+template <class T>
+FL_INLINE CellFunctions functions_around(const Lane<T>& lane, long k) {
+  return lane.cell.inner->functions[static_cast<long>(factors_of<T>)][k];
+}
+
+template <class T>
+FL_INLINE WeightShape inner_shape(const Lane<T>& lane, long k) {
+  return {lane.cell.inner->columns[k], lane.inner.units[k], lane.inner.depth[k]};
+}
+
+template <class T>
+FL_INLINE long inner_products(const Lane<T>& lane) {
+  return lane.cell.inner ? lane.cell.inner->count : 0;
+}
+
+// Returns what product k multiplies, given row 0 of what is saved.
+template <class T>
+FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
+  return {gates + lane.cell.inner->fed[k] * lane.inner.widest, saved_width(lane)};
+}
+
+// A step from product k to what the next one multiplies, or to its end.
+template <class Multiply, class T, class E>
+void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
+                 const Sum<T>* input_part, const E* weight) {
+  CellStep<T> step = cell_step(lane, place, input_part);
+  step.finish = reinterpret_cast<Finish<T>>(functions_around(lane, k).finish);
+  const WeightShape shape = inner_shape(lane, k);
+  step.hidden = shape.units;
+  const Rows<T> fed = fed_of<T>(lane, k, step.gates);
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    const auto left = Multiply::ready(worker, lane, fed, shape.depth, rows);
+    Multiply::gates(
+        worker, left, rows, shape, weight, (place + k) % 2,
+        [](const Sums<T>&, long, long) { return Place<T>{}; },
+        [&](const Sums<T>& tile, long unit, long row) {
+          finish_cell(step, unit, row, tile, shape.gates);
+        });
+  });
+}
+
 // --- all steps ---
 
-// The steps of a lane whose cell's gates lie in a tile.
+// How a lane computes its steps, and the weights that it packs for them.
 template <class T>
-struct StepsInTiles {
-  static constexpr bool meets = true;
-  const bool few;  // inputs: a step makes their product too
-  T* const behind;  // the recurrent weights
+struct Steps {
+  const bool few;    // inputs: a step makes their product too
+  const bool tiles;  // hold all gates of h; else R h is brought to memory first
+  const WeightShape recurrent;
+  const bool meets;
   const Packed<T> packed;
+  T* behind;  // w_hh and what else a step multiplies with
 
-  // Packs the weights to `memory`.
-  StepsInTiles(const Worker& worker, const Lane<T>& lane, T* memory)
-      : few(!lane.given.data && lane.inputs <= few_inputs && !lane.not_reset && !lane.by_h &&
-            !lane.w_hr),
-        behind(memory + Fma<T>::gates_size(recurrent_shape(lane))),
-        packed{memory, few ? behind : nullptr} {
-    Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent_shape(lane), memory);
-    if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), behind);
+  Steps(const Worker& worker, const Lane<T>& lane, T* memory)
+      : few(lane.cell.in_tiles() && !lane.given.data && lane.inputs <= few_inputs &&
+            !lane.not_reset && !lane.by_h && !lane.w_hr),
+        tiles(lane.cell.in_tiles() || (lane.cell.h_gates() > 0 && lane.cell.h_gates() <= 4 && !lane.by_h)),
+        recurrent(tiles ? recurrent_shape(lane) : flat_recurrent(lane)),
+        meets(recurrent.units > 0 || lane.options || lane.cell.inner),
+        packed{memory, memory + Fma<T>::gates_size(recurrent)},
+        behind(packed.input) {
+    if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);
+    if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), packed.input);
+    for (long k = 0; k < inner_products(lane); ++k) {
+      Fma<T>::pack_gates_of(worker, lane.w_inner[k], inner_shape(lane, k), behind);
+      behind += Fma<T>::gates_size(inner_shape(lane, k));
+    }
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    if (!few) input_product(worker, lane, input_shape(lane), rows, out, panel);
+    const WeightShape shape = lane.cell.in_tiles() ? input_shape(lane) : flat_input(lane);
+    if (!few) input_product(worker, lane, shape, rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
     if (few) return whole_step(worker, lane, place, x, packed);
-    step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
+    if (tiles) {
+      step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
+    } else {
+      if (recurrent.units > 0) recurrent_product(worker, lane, recurrent, place, packed.recurrent);
+      if (lane.by_h) return;
+      if (recurrent.units > 0) worker.sync();
+      finish_part(worker, lane, place, x);
+    }
+    const T* weight = packed.input;
+    for (long k = 0; k < inner_products(lane); ++k) {
+      if (lane.cell.inner->meets[k]) worker.sync();
+      inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
+      weight += Fma<T>::gates_size(inner_shape(lane, k));
+    }
   }
 };
 
-// Runs a lane. Steps: how a step is computed, as StepsInTiles says.
-template <class Steps, class T>
-void sweep(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  const Steps steps(worker, lane, scratch.recurrent);
+// Runs a lane.
+template <class T>
+void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
+  const Steps<T> steps(worker, lane, scratch.recurrent);
   if (lane.w_hr) {
     Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, steps.behind);
   }

@@ -40,8 +40,8 @@ FL_PRAGMA(GCC visibility push(hidden))
 #else
 
 #include "loss.h"
-#include "sweep_inner.h"
-#include "sweep_short.h"
+#include "sweep_backward.h"
+#include "sweep_phases.h"
 #include "wavefront.h"
 
 namespace fused_lstm::FL_ISA {

@@ -1,6 +1,7 @@
 // Chooses the instruction set, once, when the library is loaded.
 #include "isa/isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <limits>
@@ -272,56 +273,30 @@ const Cell* find_cell(const Isa& isa, std::string_view name) {
   return nullptr;
 }
 
-void add_cell(const std::string& name, const std::vector<int64_t>& shape,
-              const std::vector<int64_t>& functions) {
+void add_cell(const std::string& name, const std::vector<int64_t>& tables) {
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   const long index = added_count.load();
   CHECK_VALUE(index < most_added_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  const size_t inner = functions.size() / 6 - 1, inputs = shape.size() < 9 ? 0 : shape[8];
-  const size_t widths = inner > 0 ? 1 + inputs + 2 * inner : 0;
-  CHECK_VALUE(inner == 0 || inputs <= InnerProducts::most, "add_cell: got ", inputs,
-              " inputs of a cell with products inside the step; expected at most ", InnerProducts::most);
-  CHECK_VALUE(inner <= InnerProducts::most &&
-                  shape.size() == 9 + 4 * inner + widths && functions.size() == 6 * (1 + inner),
-              "add_cell: got ", shape.size(), " sizes and ", functions.size(),
-              " functions; expected 9 and 6, and 6 and 6 more for each of at most ",
-              InnerProducts::most, " products inside the step");
-  CHECK_VALUE(inner == 0 || shape[0] + shape[2] > 0, "add_cell: got no gate that x has a part in beside"
-              " products inside the step; expected one or more");
+  CHECK_VALUE(!tables.empty(), "add_cell: got no tables; expected one or more");
+  const auto table = [](int64_t address) { return *reinterpret_cast<const CompiledCell*>(address); };
+  const CompiledCell first = table(tables[0]);
+  CHECK_VALUE(first.inner.count == 0 || first.shape.x_gates() > 0, "add_cell: got no gate that x has"
+              " a part in beside products inside the step; expected one or more");
   AddedCell& cell = added_cells[index];
   cell.own_name = name;
   cell.name = cell.own_name.c_str();
   cell.kernels = current_isa().for_float;
-  cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
-                .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0,
-                .c_is_h = shape[7] != 0};
-  cell.shape.inputs = shape[8];
-  cell.inner.count = inner;
-  if (inner > 0) cell.shape.inner = &cell.inner;
-  for (size_t i = 0; i < 3; ++i) {  // FactorKind: float32, float64, bfloat16
-    const auto of = [&](size_t k) -> CellFunctions {
-      const int64_t* const at = functions.data() + 2 * (i * (1 + inner) + k);
-      return {reinterpret_cast<void*>(at[0]), reinterpret_cast<void*>(at[1])};
-    };
-    cell.functions[i] = of(0);
-    for (size_t k = 0; k < inner; ++k) cell.inner.functions[i][k] = of(1 + k);
-  }
-  for (size_t k = 0; k < inner; ++k) {
-    const int64_t* const of = shape.data() + 9 + 4 * k;
-    cell.inner.columns[k] = of[0];
-    cell.inner.fed[k] = of[1];
-    cell.inner.meets[k] = of[2] != 0;
-    cell.inner.meets_back[k] = of[3] != 0;
-  }
-  if (inner > 0) {  // Widths.told of fused_lstm/cells/widths.py
-    const int64_t* told = shape.data() + 9 + 4 * inner;
-    cell.inner.width_of_gates = *told++;
-    for (size_t k = 0; k < inputs; ++k) cell.inner.width_of_input[k] = *told++;
-    for (size_t k = 0; k < inner; ++k) {
-      cell.inner.width[k] = *told++;
-      cell.inner.factor[k] = *told++;
+  cell.shape = first.shape;
+  cell.inner = first.inner;
+  if (first.inner.count > 0) cell.shape.inner = &cell.inner;
+  for (const int64_t address : tables) {  // each has other kinds of factors
+    const CompiledCell compiled = table(address);
+    for (long kind = 0; kind < 3; ++kind) {
+      if (!compiled.functions[kind].finish) continue;
+      cell.functions[kind] = compiled.functions[kind];
+      std::copy_n(compiled.inner.functions[kind], InnerProducts::most, cell.inner.functions[kind]);
     }
   }
   added_count.store(index + 1);

@@ -56,11 +56,9 @@ auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
 }
 
 // Adds a cell that was compiled for the instruction set in use. Calls name it in their `cell`.
-// shape: the fields of CellShape, to c_is_h, and of each product inside a step InnerProducts' columns and fed.
-// functions: of float, of double and of Bf16, Finish and FinishBack of the cell, then of each product; they
-// stay loaded; 0 of Bf16 where the set has no kernels of it.
-void add_cell(const std::string& name, const std::vector<int64_t>& shape,
-              const std::vector<int64_t>& functions);
+// tables: addresses of the CompiledCell of float and double and, where the set has kernels of it, of Bf16;
+// their functions stay loaded.
+void add_cell(const std::string& name, const std::vector<int64_t>& tables);
 
 // Returns the cell of a name for an instruction set, or null. It stays where it is.
 const Cell* find_cell(const Isa& isa, std::string_view name);

@@ -101,6 +101,14 @@ struct Cell {
   CellFunctions with_options[5];  // those for a lane that has LaneOptions, where they are others
 };
 
+// What the library of a cell exports that was compiled at run time: functions of the kinds of factors that
+// it was compiled for.
+struct CompiledCell {
+  CellShape shape;
+  InnerProducts inner;
+  CellFunctions functions[3];  // by FactorKind
+};
+
 // Whether a cell is compiled for a kind of factors.
 inline bool has_functions(const Cell& cell, FactorKind factors) {
   return cell.functions[static_cast<long>(factors)].finish;

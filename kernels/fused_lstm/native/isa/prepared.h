@@ -1,4 +1,4 @@
-// Weights that were packed before the call, of float32, bfloat16 or int8 (see sweep_prepared.h and
+// Weights that were packed before the call, of float32, bfloat16 or int8 (see product/words.h and
 // fused_lstm/prepare.py, which packs them).
 #pragma once
 

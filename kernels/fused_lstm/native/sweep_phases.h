@@ -1,11 +1,12 @@
 // A lane's forward pass in phases (see phases.h), whose weights the call does not pack: they are read as
-// they lie where rows are few (sweep_short.h), or were packed before (sweep_prepared.h).
+// they lie where rows are few (`short_sweep`), or were packed before (sweep_prepared.h).
 //
 // A chunk is its input product, then its steps. A step is the product with its cell; the products
 // inside it, or where the lane normalizes the cell; and where h is projected, that product.
 #pragma once
 
-#include "sweep_inner.h"
+#include "product/dots.h"
+#include "sweep_forward.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -26,18 +27,6 @@ struct LanePhases {
     return apart * divide_up(lane.steps, lane.chunk) + lane.steps * of_step;
   }
 };
-
-// Runs a step of a cell that is not `in_tiles`, between two meetings: part 0 begins with R h.
-template <class Multiply, class T, class W, class Inner>
-void run_part(const Worker& worker, const Lane<T>& lane, long place, long part, const Sum<T>* x,
-              const W& w_hh, const Inner& w_inner) {
-  if (part == 0) return first_phase<Multiply>(worker, lane, place, x, w_hh);
-  const InnerProducts& products = *lane.cell.inner;
-  for (long k = 0, met = 0; k < products.count; ++k) {
-    met += products.meets[k];
-    if (met == part) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
-  }
-}
 
 // Runs a phase. Weights are as Multiply takes them; w_inner(k): that of product k inside a step;
 // load_bias(tile, unit): what the sums of the input product begin with.
@@ -67,17 +56,57 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   }
   const long place = begin + at / phases.of_step, kind = at % phases.of_step;
   Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-  if (kind <= phases.inner && !lane.cell.in_tiles()) {
-    run_part<Multiply>(worker, lane, place, kind, x, w_hh, w_inner);
-    if (kind == 0) draw_masks(worker, lane, place + 1);
-  } else if (kind == 0) {
+  if (kind == 0) {
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
+  } else if (kind <= phases.inner) {
+    for (long k = 0, met = 0; k < inner_products(lane); ++k) {
+      met += lane.cell.inner->meets[k];
+      if (met == kind) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+    }
   } else if (kind == 1 && lane.by_h) {
     finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
   } else {
     project<Multiply>(worker, lane, place, w_hr);
   }
 }
+
+// --- where rows are few ---
+//
+// Nothing is packed or widened beforehand: weights are read as they lie (see product/dots.h), those of the
+// input once and the recurrent ones once a step.
+
+// The input product is a phase of its own where workers make what they share in it: masks, or x's part of
+// the gates where it was made before the call, which they bring in by rows. Else a worker has the
+// same units in it and in the first step.
+template <class T, class E>
+LanePhases phases_of(const Lane<T>& lane, const Weights<E>& weights) {
+  return {lane, weights.w_hr != nullptr, lane.options || lane.given.data};
+}
+
+template <class T, class E>
+long short_phases(const Lane<T>& lane, const Weights<E>& weights) {
+  return phases_of(lane, weights).count(lane);
+}
+
+template <class T, class E>
+void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights,
+                   long phase) {
+  const auto load_bias = [&](const Sums<T>& tile, long unit) {  // of E, which the lane's are not
+    const long gates = tile.vectors, width = min(lane.hidden - unit, W<T>);
+    for (long gate = 0; gate < gates; ++gate) {
+      const long at = gate * lane.hidden + unit;
+      Vec<T> bias = weights.b_ih ? widened<T>(weights.b_ih + at, width) : Vec<T>{};
+      if (weights.b_hh && gate < lane.cell.sums) bias += widened<T>(weights.b_hh + at, width);
+      tile.data[gate] = bias;
+    }
+    return Place<T>{place_of(tile).data, 0, W<T>};
+  };
+  run_phase<Dots<T, E>>(worker, lane, phases_of(lane, weights), phase, weights.w_ih, weights.w_hh,
+                        weights.w_hr, [&](long k) { return weights.w_inner[k]; }, load_bias);
+}
+
+template <class T, class E>
+constexpr PhasedSweep<T, Weights<E>> short_sweep = {short_phases<T, E>, short_forward<T, E>, nullptr};
 
 }  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,510 @@
+// Products with weights that were packed before the call, of float32, bfloat16 or int8 (see
+// isa/prepared.h). They are made of words of 4 bytes. A row of the left factor, x or h, is rounded to
+// bfloat16, or to bytes with a scale of its own, when a product begins; with int8_weights it stays
+// float32. Products of bytes are summed in int32, exactly, all others in float32, as the cell is.
+#pragma once
+
+#include "isa/prepared.h"
+#include "product/step.h"
+
+namespace fused_lstm::FL_ISA {
+
+using Int = Types<float>::Int;
+
+FL_INLINE int32_t word_at(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word;
+}
+
+// A product of a word is made in `parts`: of all its elements at once, or one after another.
+
+// Two factors of one element, and their sums.
+struct Float32 {
+  static constexpr Prepared kind = Prepared::float32;
+  static constexpr long tallest = FL_BYTES == 64 ? 6 : FL_BYTES == 32 ? 3 : 2;
+  using Sums = Vec<float>;
+  using Left = Vec<float>;
+  using Right = Vec<float>;
+  static constexpr int parts = 1;
+  FL_INLINE static Left left(const uint8_t* word, int) {
+    return broadcast(__builtin_bit_cast(float, word_at(word)));
+  }
+  FL_INLINE static Right right(const uint8_t* words, int) {
+    return load(reinterpret_cast<const float*>(words));
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) { return sum + a * b; }
+};
+
+// Four bytes along k of the weights, and of the left factor as many of float32.
+struct Int8Weights {
+  static constexpr Prepared kind = Prepared::int8_weights;
+  static constexpr long tallest = FL_BYTES == 64 ? 4 : FL_BYTES == 32 ? 2 : 1;
+  using Sums = Vec<float>;
+  using Left = Vec<float>;
+  using Right = Vec<float>;
+  static constexpr int parts = 4;
+  FL_INLINE static Left left(const uint8_t* word, int part) {
+    return Float32::left(word + part * prepared::word, 0);
+  }
+  FL_INLINE static Right right(const uint8_t* words, int part) {
+    Int all;
+    __builtin_memcpy(&all, words, sizeof all);
+    return __builtin_convertvector((all << (24 - 8 * part)) >> 24, Vec<float>);
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) { return sum + a * b; }
+};
+
+// Pairs along k: the lower half of a word is the first one.
+struct Bfloat16 {
+  static constexpr Prepared kind = Prepared::bfloat16;
+  static constexpr int parts = 1;
+  using Sums = Vec<float>;
+#if defined(FL_BF16) && !defined(FL_EMULATED)
+  static constexpr long tallest = 6;
+  using Left = __m512i;
+  using Right = __m512i;
+  FL_INLINE static Left left(const uint8_t* word, int) {
+    return _mm512_set1_epi32(word_at(word));
+  }
+  FL_INLINE static Right right(const uint8_t* words, int) { return _mm512_loadu_si512(words); }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    return (Sums)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+#else
+  static constexpr long tallest = FL_BYTES == 64 ? 4 : 2;
+  struct Left {
+    Vec<float> first, second;
+  };
+  using Right = Left;
+  FL_INLINE static Left left(const uint8_t* word, int) {
+    const uint32_t pair = word_at(word);
+    return {broadcast(__builtin_bit_cast(float, pair << 16)),
+            broadcast(__builtin_bit_cast(float, pair & 0xffff0000u))};
+  }
+  FL_INLINE static Right right(const uint8_t* words, int) {
+    Int pairs;
+    __builtin_memcpy(&pairs, words, sizeof pairs);
+    return {(Vec<float>)(pairs << 16), (Vec<float>)(pairs & -65536)};
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    return sum + a.first * b.first + a.second * b.second;
+  }
+#endif
+};
+
+// Four bytes along k: of the left factor 0 to 255, of which 128 is its zero, and of the weights -127 to
+// 127.
+struct Int8 {
+  static constexpr Prepared kind = Prepared::int8;
+  static constexpr int parts = 1;
+  using Sums = Int;
+#if defined(FL_VNNI)
+  static constexpr long tallest = 6;
+  using Left = __m512i;
+  using Right = __m512i;
+  FL_INLINE static Left left(const uint8_t* word, int) {
+    return _mm512_set1_epi32(word_at(word));
+  }
+  FL_INLINE static Right right(const uint8_t* words, int) { return _mm512_loadu_si512(words); }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    return (Int)_mm512_dpbusd_epi32((__m512i)sum, a, b);
+  }
+#elif defined(FL_TARGET) && FL_BYTES == 32
+  // Multiplied as pairs of 16 bits: a sum of two products of bytes would be cut at 16 bits.
+  static constexpr long tallest = 2;
+  struct Left {
+    __m256i even, odd;
+  };
+  using Right = Left;
+  FL_INLINE static Left left(const uint8_t* word, int) {
+    const __m256i all = _mm256_set1_epi32(word_at(word));
+    return {_mm256_and_si256(all, _mm256_set1_epi16(255)), _mm256_srli_epi16(all, 8)};
+  }
+  FL_INLINE static Right right(const uint8_t* words, int) {
+    const __m256i all = _mm256_loadu_si256((const __m256i*)words);
+    return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    const __m256i pairs =
+        _mm256_add_epi32(_mm256_madd_epi16(a.even, b.even), _mm256_madd_epi16(a.odd, b.odd));
+    return (Int)_mm256_add_epi32((__m256i)sum, pairs);
+  }
+#else
+  static constexpr long tallest = 2;
+  struct Left {
+    int32_t part[4];
+  };
+  using Right = Int;
+  FL_INLINE static Left left(const uint8_t* word, int) {
+    return {{word[0], word[1], word[2], word[3]}};
+  }
+  FL_INLINE static Right right(const uint8_t* words, int) {
+    Right all;
+    __builtin_memcpy(&all, words, sizeof all);
+    return all;
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    FL_UNROLL for (int i = 0; i < 4; ++i) sum += ((b << (24 - 8 * i)) >> 24) * a.part[i];
+    return sum;
+  }
+#endif
+};
+
+// --- the left factor's words ---
+
+// Rounds to nearest even; every NaN stays one.
+FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
+#if defined(FL_BF16)  // which takes what is subnormal for 0, as its products do
+  for (long k = 0; k < depth; k += W<float>) {
+    const auto made = narrowed(load(x + k, depth - k));
+    __builtin_memcpy(words + 2 * k, &made, sizeof made);
+  }
+#else
+  typedef uint32_t Bits __attribute__((vector_size(FL_BYTES)));
+  typedef uint16_t Halves __attribute__((vector_size(FL_BYTES / 2)));
+  for (long k = 0; k < depth; k += W<float>) {
+    const Bits bits = (Bits)load(x + k, depth - k);
+    const Bits nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Bits half = (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : nearest;
+    const Halves made = __builtin_convertvector(half, Halves);
+    __builtin_memcpy(words + 2 * k, &made, sizeof made);
+  }
+#endif
+}
+
+// Returns a row's scale: x = scale * (byte - zero_point). NaN where x has what is not finite.
+FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
+  typedef uint8_t Bytes __attribute__((vector_size(W<float>)));
+  constexpr float round = Types<float>::round;
+  Vec<float> most = {};
+  Int infinite = {};
+  for (long k = 0; k < depth; k += W<float>) {
+    const Vec<float> v = load(x + k, depth - k), size = v < 0 ? -v : v;
+    infinite |= ~(Int)(size <= broadcast(3.40282347e38f));
+    most = size > most ? size : most;
+  }
+  float largest = 0;
+  int32_t any = 0;
+  for (int lane = 0; lane < W<float>; ++lane) {
+    largest = most[lane] > largest ? most[lane] : largest;
+    any |= infinite[lane];
+  }
+  const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+  for (long k = 0; k < depth; k += W<float>) {
+    const Vec<float> v = load(x + k, depth - k) * inverse + (round + prepared::zero_point);
+    const Bytes made = __builtin_convertvector((Int)v, Bytes);
+    __builtin_memcpy(bytes + k, &made, sizeof made);
+  }
+  return any ? __builtin_nanf("") : scale;
+}
+
+// A part of a block's weights that the L1 cache keeps while tiles take turns.
+constexpr long near_bytes = 16 << 10;
+
+// Products as `Fma`'s and `Dots`', for step_forward and project.
+template <class F>
+struct Ready {
+  FL_INLINE static Rows<float> ready(const Worker&, const Lane<float>&, Rows<float> left,
+                                     long, Range) {
+    return left;
+  }
+
+  template <class Begin, class End>
+  static void gates(const Worker& worker, Rows<float> left, Range rows,
+                    const WeightShape& shape, const PreparedMatrix* weight,
+                    bool backwards, const Begin& begin, const End& end) {
+    const long count = rows.end - rows.begin;
+    const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
+    const long words = prepared::words_of(F::kind, shape.depth);
+    const long panel_bytes = prepared::panel_bytes(F::kind, shape);
+#if defined(FL_UNIT)
+    if (count >= prepared::unit_rows(F::kind, shape.depth)) {
+      UnitScope scope;
+      Vec<float> memory[unit_tile * tile_gates];
+      for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
+                 [&](const Share& share) {
+        const uint8_t* const panel = weight->panels + share.first * panel_bytes;
+        for_heights(unit_tile, share, rows, [&](long height, long row) {
+          const Sums<float> tile{memory, height, shape.gates};
+          scope.configure(height);
+          bring(tile, begin(tile, share.first * W<float>, row));
+          add_by_unit(tile, factor, row - rows.begin, words, panel, *weight,
+                      share.first * shape.gates * prepared::lanes);
+          end(tile, share.first * W<float>, row);
+        });
+      });
+      return;
+    }
+#endif
+    const auto product_of = [&](long unit) {
+      const long block = unit / prepared::lanes, lane = unit % prepared::lanes;
+      const uint8_t* const panel =
+          weight->panels + block * panel_bytes + lane * prepared::word;
+      return Product{factor, rows.begin, words, panel, *weight,
+                     block * shape.gates * prepared::lanes + lane};
+    };
+    if (count == 1) {
+      const auto add = [&](const Sums<float>& tile, long block) {
+        add_product(tile, product_of(block * W<float>), rows.begin);
+      };
+      return gates_of_a_row<float>(worker, rows.begin, shape, backwards, begin, add, end);
+    }
+    Vec<float> memory[F::tallest * tile_gates];
+    for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
+               [&](const Share& share) {
+      const long unit = share.first * W<float>;
+      const Product product = product_of(unit);
+      if constexpr (by_parts) {
+        if (share.blocks.end - share.blocks.begin > 1 && weight->ahead > 0) {
+          return product_by_parts(share, rows, product, shape.gates, unit, begin, end);
+        }
+      }
+      for_heights(F::tallest, share, rows, [&](long height, long row) {
+        const Sums<float> tile{memory, height, shape.gates};
+        bring(tile, begin(tile, unit, row));
+        add_product(tile, product, row);
+        end(tile, unit, row);
+      });
+    });
+  }
+
+  template <class End>
+  FL_INLINE static void columns(const Worker& worker, Rows<float> left, Range rows, long depth,
+                                long columns, const PreparedMatrix* weight, const End& end) {
+    gates(worker, left, rows, {1, columns, depth}, weight, false,
+          [](const Sums<float>&, long, long) { return Place<float>{}; },
+          [&](const Sums<float>& tile, long column, long row) {
+            end(tile, column / W<float>, row);
+          });
+  }
+
+ private:
+  // Rows of words, `stride` bytes apart, and of bytes each row's scale.
+  struct Factor {
+    const uint8_t* data;
+    long stride;
+    const float* scales;
+  };
+
+  // Each worker makes all rows, which takes less than to wait for each other.
+  FL_INLINE static Factor words_of(const Worker& worker, Rows<float> left, Range rows, long depth,
+                                   const PreparedMatrix& weight) {
+    const float* const first = left.data + rows.begin * left.stride;
+    if constexpr (F::kind == Prepared::float32) {
+      return {reinterpret_cast<const uint8_t*>(first), left.stride * prepared::word, nullptr};
+    } else {
+      const long stride = prepared::left_stride(F::kind, depth), count = rows.end - rows.begin;
+      uint8_t* const words = weight.left + worker.id * weight.left_size;
+      float* const scales = reinterpret_cast<float*>(words + count * stride);
+      for (long b = 0; b < count; ++b) {
+        const float* const row = first + b * left.stride;
+        if constexpr (F::kind == Prepared::int8) {
+          scales[b] = to_bytes(row, depth, words + b * stride);
+        } else if constexpr (F::kind == Prepared::int8_weights) {
+          __builtin_memcpy(words + b * stride, row, depth * sizeof(float));
+          __builtin_memset(words + b * stride + depth * sizeof(float), 0,
+                           stride - depth * sizeof(float));
+        } else {
+          to_bfloat16(row, depth, words + b * stride);
+          const long made = (depth + W<float> - 1) / W<float> * W<float> * 2;
+          if (made < stride) __builtin_memset(words + b * stride + made, 0, stride - made);
+        }
+      }
+      return {words, stride, scales};
+    }
+  }
+
+  // The numbers that make of the sums of W columns what they stand for.
+  struct Of {
+    Int zero;
+    Vec<float> scale;
+
+    FL_INLINE Of(const PreparedMatrix& weight, long at) {
+      if constexpr (prepared::of_bytes(F::kind)) scale = load(weight.scales + at);
+      if constexpr (F::kind == Prepared::int8) {
+        __builtin_memcpy(&zero, weight.sums + at, sizeof zero);
+      }
+    }
+
+    FL_INLINE Vec<float> value(typename F::Sums sum, const Factor& left, long row) const {
+      if constexpr (F::kind == Prepared::int8) {
+        return __builtin_convertvector(sum - zero, Vec<float>) * (scale * left.scales[row]);
+      } else if constexpr (F::kind == Prepared::int8_weights) {
+        return sum * scale;
+      } else {
+        return sum;
+      }
+    }
+  };
+
+  // A product with the weights of a block of columns.
+  struct Product {
+    const Factor& left;
+    long begin;                    // the row that is the factor's first
+    long words;                    // of a row
+    const uint8_t* panel;
+    const PreparedMatrix& weight;  // whose panel that is,
+    long at;                       // and where the columns' sums and scales begin
+
+    FL_INLINE const uint8_t* row(long row) const { return left.data + (row - begin) * left.stride; }
+  };
+
+  // sums[r] = (if k begins with 0) or += the words `k` of the rows from a row on times those of the
+  // weights. ahead: bytes that are fetched ahead, see ahead_of; or 0.
+  template <int R, int GATES>
+  __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
+                                                     long row, Range k, long ahead) {
+    // So many sums of each element that a product does not wait for the one before.
+    constexpr int most = F::parts > 1 ? 2 : 8;  // registers
+    constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
+    constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
+    constexpr long left_word = prepared::left_word(F::kind);
+    const uint8_t* const factor = product.row(row);
+    const uint8_t* panel = product.panel + k.begin * row_bytes;
+    const long stride = product.left.stride;
+    typename F::Sums more[chains][R][GATES] = {};
+    if (k.begin > 0) {
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+          more[0][r][gate] = sums[r * GATES + gate];
+        }
+      }
+    }
+    long at = k.begin;
+    for (; at + chains <= k.end; at += chains) {
+      FL_UNROLL for (int chain = 0; chain < chains; ++chain, panel += row_bytes) {
+        if (FL_BYTES == 64 && ahead) fetch<row_bytes>(panel + ahead);
+        add_word(more[chain], factor + (at + chain) * left_word, stride, panel);
+      }
+    }
+    for (; at < k.end; ++at, panel += row_bytes) {
+      if (FL_BYTES == 64 && ahead) fetch<row_bytes>(panel + ahead);
+      add_word(more[0], factor + at * left_word, stride, panel);
+    }
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+        FL_UNROLL for (int chain = 1; chain < chains; ++chain) {
+          more[0][r][gate] += more[chain][r][gate];
+        }
+        sums[r * GATES + gate] = more[0][r][gate];
+      }
+    }
+  }
+
+  FL_INLINE static void add_words(typename F::Sums* sums, long rows, long gates,
+                                  const Product& product, long row, Range k, long ahead) {
+    with_constant<F::tallest>(rows, [&](auto height) {
+      constexpr int R = decltype(height)::value;
+      if (gates == 4) return add_words_of<R, 4>(sums, product, row, k, ahead);
+      if (gates == 3) return add_words_of<R, 3>(sums, product, row, k, ahead);
+      if (gates == 2) return add_words_of<R, 2>(sums, product, row, k, ahead);
+      add_words_of<R, 1>(sums, product, row, k, ahead);
+    });
+  }
+
+  // tile[r] += what the sums of a row stand for.
+  FL_INLINE static void add_sums(const Sums<float>& tile, const typename F::Sums* sums,
+                                 const Product& product, long row) {
+    for (long gate = 0; gate < tile.vectors; ++gate) {
+      const Of of(product.weight, product.at + gate * prepared::lanes);
+      for (long r = 0; r < tile.rows; ++r) {
+        tile[r][gate] +=
+            of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
+      }
+    }
+  }
+
+  // tile[r] += left[row + r] weight'.
+  FL_INLINE static void add_product(const Sums<float>& tile, const Product& product, long row) {
+    typename F::Sums sums[F::tallest * tile_gates];
+    add_words(sums, tile.rows, tile.vectors, product, row, {0, product.words},
+              product.weight.ahead);
+    add_sums(tile, sums, product, row);
+  }
+
+  // True of what keeps its sums in registers there.
+  static constexpr bool by_parts =
+      FL_BYTES == 64 && (F::kind == Prepared::float32 || F::kind == Prepared::int8);
+
+  // Weights that come from beyond the L2 cache, by parts that the L1 cache keeps until they have met all
+  // tiles. Sums lie in memory between parts. (With 8 rows it is 1.05 to 1.2 times as fast on an Emerald
+  // Rapids, with 20 up to 1.06; weights in the L2 cache would lose up to a tenth.)
+  template <class Begin, class End>
+  static void product_by_parts(const Share& share, Range rows, const Product& product, long gates,
+                               long unit, const Begin& begin, const End& end) {
+    constexpr long most = 8;  // tiles at once
+    const long part_words = near_bytes / (gates * prepared::lanes * prepared::word);
+    const long count = rows.end - rows.begin, tiles = divide_up(count, F::tallest);
+    typename F::Sums kept[most * F::tallest * tile_gates];
+    Vec<float> memory[F::tallest * tile_gates];
+    for (long block = share.blocks.begin; block < share.blocks.end; block += most) {
+      const Share some{share.first, 1, {block, min(block + most, share.blocks.end)}};
+      const long first = rows.begin + part(count, block, tiles).begin;
+      for (long k = 0; k < product.words; k += part_words) {
+        const Range words{k, min(k + part_words, product.words)};
+        for_heights(F::tallest, some, rows, [&](long height, long row) {
+          typename F::Sums* const sums = kept + (row - first) * gates;
+          // The first tile waits for its part; meanwhile the others fetch the next one.
+          const long ahead = row == first ? product.weight.ahead : near_bytes;
+          add_words(sums, height, gates, product, row, words, ahead);
+        });
+      }
+      for_heights(F::tallest, some, rows, [&](long height, long row) {
+        const Sums<float> tile{memory, height, gates};
+        bring(tile, begin(tile, unit, row));
+        add_sums(tile, kept + (row - first) * gates, product, row);
+        end(tile, unit, row);
+      });
+    }
+  }
+
+#if defined(FL_UNIT)
+  static constexpr long unit_tile = 32;  // rows
+  static constexpr Held held = F::kind == Prepared::int8 ? Held::bytes : Held::pairs;
+
+  // Multiplies by a matrix unit.
+  static void add_by_unit(const Sums<float>& tile, const Factor& left, long first, long words,
+                          const uint8_t* panel, const PreparedMatrix& weight, long at) {
+    const Bf16* const factor = (const Bf16*)(left.data + first * left.stride);
+    Vec<float> memory[unit_tile * tile_gates];
+    const Sums<Bf16> made{memory, tile.rows, tile.vectors};
+    clear(made);
+    multiply_unit<held>(made, divide_up(words, prepared::lanes), (const Bf16*)panel,
+                        [&](long k) { return Left{factor + 32 * k, nullptr, left.stride / 2}; });
+    for (long gate = 0; gate < tile.vectors; ++gate) {
+      const Of of(weight, at + gate * prepared::lanes);
+      for (long r = 0; r < tile.rows; ++r) {
+        tile[r][gate] += of.value((typename F::Sums)made[r][gate], left, first + r);
+      }
+    }
+  }
+#endif
+
+  // Fetches a line that may be behind a matrix's end.
+  template <long BYTES>
+  FL_INLINE static void fetch(const uint8_t* panel) {
+    FL_UNROLL for (long line = 0; line < BYTES; line += 64) __builtin_prefetch(panel + line);
+  }
+
+  template <int R, int GATES>
+  FL_INLINE static void add_word(typename F::Sums (&sum)[R][GATES], const uint8_t* left,
+                                 long stride, const uint8_t* panel) {
+    FL_UNROLL for (int part = 0; part < F::parts; ++part) {
+      typename F::Left a[R];
+      FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride, part);
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+        const typename F::Right b =
+            F::right(panel + gate * prepared::lanes * prepared::word, part);
+        FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
+      }
+#if !defined(FL_EMULATED)  // whose vectors fit no register
+      FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
+        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
+      }
+#endif
+    }
+  }
+};
+
+}  // namespace fused_lstm::FL_ISA
