@@ -366,6 +366,8 @@ def told(gates: Tensor, c: Tensor, layer: Layer, spec: Spec) -> tuple[Tensor, Te
         return list(made.to(c.dtype).chunk(columns[k], -1))
 
     h, after = cell.step(parts, states, vectors, product)
+    full = *gates.shape[:-1], c.shape[-1] // max(len(states), 1)
+    h, after = h.expand(full), [a.expand(full) for a in after]  # what is one number of a row, too
     return h.to(gates.dtype), torch.cat(after, -1) if after else h
 
 

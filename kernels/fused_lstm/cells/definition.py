@@ -329,7 +329,8 @@ class Cell(EngineCell):
             return None
         gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
         names = dict.fromkeys(gates, Widths.gates) if self.products else {}
-        names |= {name: 2 + k for k, name in enumerate(self.products)}
+        numbers = [2 + k for k in self.program().matrices]
+        names |= dict(zip(self.products, numbers, strict=True))
         try:
             return units_of(self.program(), names, told, hidden_size)
         except Refused as refused:
@@ -338,7 +339,8 @@ class Cell(EngineCell):
     def units_of_weights(self, hidden_size: int, units: Units) -> list[int]:
         """Return how long the vectors of weights are, in the order of `vectors`."""
         width = self.program().widths
-        of = dict(enumerate([hidden_size, units.gates, *units.products]))
+        numbers = [width.h, width.gates, *(2 + k for k in self.program().matrices)]
+        of = dict(zip(numbers, [hidden_size, units.gates, *units.products], strict=True))
         return [of.get(width.root(w), hidden_size) for w in width.of_weights]
 
     def refused(self) -> dict[str, str]:
@@ -350,6 +352,8 @@ class Cell(EngineCell):
             why["layer_norm"] = "inputs"
         if self.products:
             why |= dict.fromkeys(("layer_norm", "num_heads"), "products inside the step")
+        if self.has_sums:
+            why |= dict.fromkeys(("layer_norm", "num_heads"), "sums over units")
         if not self.gates.by_h:
             why |= dict.fromkeys(("layer_norm", "num_heads"), "no gate of h")
         if len(self.states) != 1:

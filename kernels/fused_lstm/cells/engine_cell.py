@@ -94,8 +94,9 @@ class EngineCell:
 
         units: of h, of gates, and of what each product makes.
         """
-        width = self.program().widths
-        size = dict(enumerate(units)).get
+        p = self.program()
+        width, products = p.widths, [2 + k for k in p.matrices]
+        size = dict(zip([width.h, width.gates, *products], units, strict=True)).get
         return (
             [t[..., : size(width.of_gate(k), None)] for k, t in enumerate(parts)],
             [
@@ -109,6 +110,15 @@ class EngineCell:
         if zoneout not in self._programs:
             self._programs[zoneout] = self._traced(zoneout)
         return self._programs[zoneout]
+
+    @property
+    def has_sums(self) -> bool:
+        """Return whether units of a row meet in a sum or a maximum."""
+        return bool(self.program().sums)
+
+    def numbers(self, spec: Spec) -> int:
+        """Return how many numbers of a row a step saves, behind the states."""
+        return len(self.program(any(spec.zones)).numbers)
 
     def _register(self) -> None:
         """Make the engines know the cell by its name."""
@@ -125,6 +135,8 @@ class EngineCell:
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
+        if engine == "triton" and self.has_sums:
+            return "engine 'triton' has no sums over the units of a row"
         if engine == "triton" and self.products:
             found = {
                 "beside a projected h": spec.projection,

@@ -44,7 +44,8 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
     count, space = len(p.inner), "fused_lstm::FL_ISA::"
 
     def functions_of(dtype: str, forward: int, back: int) -> str:
-        names = ("finish", forward), ("finish_back", back)
+        names = [("finish", forward), ("finish_back", back)]
+        names += [("derive", forward)] * (forward - 1 in p.sums)
         return braces(
             f"(void*){space}{name}<{space}{struct_name('custom', phase)}, {dtype}>"
             for name, phase in names
@@ -56,14 +57,21 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
     inner = {"count": str(count)}
     if count:
         meets, meets_back = zip(*p.meetings(), strict=True)
-        widths = p.widths
+        widths, sums = p.widths, len(p.sums)
         inner |= {
+            "kind": braces(f"fused_lstm::InnerKind::{kind}" for kind in p.kinds),
+            "number": braces(p.sums.get(k, n) for k, n in enumerate(p.numbers_of_products)),
+            "matrices": str(count - sums),
+            "sums": str(sums),
+            "numbers": str(len(p.numbers)),
+            "works": braces(int(works(p, k + 1)) for k in range(count)),
+            "works_back": braces(int(bool(gradients(p, k))) for k in range(count)),
             "columns": braces(p.inner),
-            "fed": braces(p.saved.index(n) for n in p.fed),
+            "fed": braces(0 if k in p.sums else p.saved.index(n) for k, n in enumerate(p.fed)),
             "meets": braces(map(int, meets)),
             "meets_back": braces(map(int, meets_back)),
             "width_of_gates": str(widths.told(widths.gates)),
-            "width": braces(widths.told(2 + k) for k in range(count)),
+            "width": braces(map(widths.told, widths.of_calls)),
             "factor": braces(map(widths.told, widths.of_factors)),
             "width_of_input": braces(map(widths.told, widths.of_inputs)),
             "functions": by_kind(lambda d: braces(functions_of(d, k + 1, k) for k in range(count))),
@@ -166,10 +174,9 @@ def derived(p: Program, phase: int, first: list[int]) -> list[str]:
     return lines + [f"row.leave({p.numbers[n]}, {vector(p, n)});" for n in made]
 
 
-def works(p: Program, phase: int) -> tuple[bool, bool]:
-    """Return whether a phase has work of units, forwards and backwards."""
-    stores = phase in p.stored_in.values() or bool(p.feeds(phase))
-    return stores or phase == len(p.inner), bool(gradients(p, phase))
+def works(p: Program, phase: int) -> bool:
+    """Return whether a phase computes values of units."""
+    return phase in (len(p.inner), *p.stored_in.values(), *p.fed_in.values())
 
 
 def shape(p: Program) -> str:

@@ -78,6 +78,16 @@ class Program:
         """Return the products that are sums or maxima: product -> its number among these."""
         return {k: j for j, k in enumerate(k for k, kind in enumerate(self.kinds) if kind != PRODUCT)}
 
+    @property
+    def matrices(self) -> list[int]:
+        """Return the products that are no sums or maxima."""
+        return [k for k, kind in enumerate(self.kinds) if kind == PRODUCT]
+
+    @property
+    def numbers_of_products(self) -> list[int]:
+        """Return how many products with a matrix come before each product."""
+        return list(accumulate((kind == PRODUCT for kind in self.kinds[:-1]), initial=0))
+
     @cached_property
     def numbers(self) -> dict[int, int]:
         """Return the nodes that are a number of a row and are kept: node -> place, sums first.
@@ -203,12 +213,15 @@ class Program:
             of += [rest[1]] if op == "leaf" and rest[0] == "dfed" else []
             known.append(min(of, default=last))
         ends = list(accumulate(self.inner, initial=0))
-        found = [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+        columns = [self.dproducts[a:b] for a, b in pairwise(ends)]
+        found = [min(known[n] for n in made) for made in columns]
         phases = [*map(width.root, width.of_factors), width.h]
         for k, phase in enumerate(found):
-            if phase == last:
-                wide = [q for q in range(k + 1, last + 1) if phases[q] == width.root(2 + k)]
-                found[k] = wide[-1] if wide else last
+            if phase == last or k in self.sums:
+                of = width.of_node.get(columns[k][0], width.h)
+                root = of if k in self.sums else width.root(width.of_calls[k])
+                wide = [q for q in range(k + 1, phase + 1) if phases[q] == root]
+                found[k] = wide[-1] if wide else phase
         return found
 
     def meetings(self) -> list[tuple[bool, bool]]:

@@ -202,10 +202,11 @@ class Totals(TorchFunctionMode):
             return self.share_of(args[0])
         if func not in OF_UNITS and func not in KINDS:
             return func(*args, **kwargs)
-        x = _checked(func, OF_UNITS.get(func, amin), args, kwargs)
+        told = _checked(func, OF_UNITS.get(func, amin), args, kwargs)
+        x = told["x"]
         with self:  # a rule has sums of its own
             if func in OF_UNITS:
-                return OF_UNITS[func](*args, **kwargs)
+                return OF_UNITS[func](**told)
             return self.total(SUM, x) if KINDS[func] == SUM else self._amax(x)
 
     def _amax(self, x: Tensor) -> Tensor:
@@ -217,8 +218,8 @@ class Totals(TorchFunctionMode):
         return most + nothing / count
 
 
-def _checked(func: Any, rule: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """Return what a reduction is of, which has to be the units of a row, in their dimension."""
+def _checked(func: Any, rule: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a reduction's arguments by name; it has to be over the units of a row, kept as one."""
     name, kwargs = func.__name__, {k: v for k, v in kwargs.items() if v is not None}
     told = inspect.signature(rule).bind(*args, **kwargs)
     told.apply_defaults()
@@ -227,10 +228,10 @@ def _checked(func: Any, rule: Callable, args: tuple, kwargs: dict[str, Any]) -> 
         shape = named["normalized_shape"]
         if tuple(shape) != tuple(x.shape[-1:]):
             raise CannotExpress(f"{name} of shape {list(shape)}", f"F.{name}(x, x.shape[-1:], ...)")
-        return x
+        return named
     dim, keeps = named["dim"], "keepdim" in named
     if dim is None or dims_of(dim, x) != [x.dim() - 1] or (keeps and not named["keepdim"]):
         got = f"{name} with dim={dim!r}" + f", keepdim={named.get('keepdim')}" * keeps
         expected = f"x.{name}(-1{', keepdim=True' * keeps}), over the units of a row"
         raise CannotExpress(got, expected)
-    return x
+    return named

@@ -41,9 +41,12 @@ struct Sizes {
     const long widest = layers > 1 ? std::max(inputs, width()) : inputs;
     return {cell.x_gates(), hidden, widest};
   }
-  // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h. None of an RNN.
+  // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h, or numbers of rows.
+  // None of an RNN.
   long planes() const {
-    return norm ? 1 + (cell.products() + cell.states - 1) / cell.states : cell.saved > 0;
+    const long numbers = cell.inner ? cell.inner->numbers : 0, width = state_columns();
+    return norm ? 1 + (cell.products() + cell.states - 1) / cell.states
+                : (cell.saved > 0) + (numbers + width - 1) / std::max(width, 1L);
   }
 };
 
@@ -99,6 +102,7 @@ struct Plan {
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;
   Buffer by_inner, arrived;  // of products inside a step: see LaneGradient
+  Buffer totals;  // of sums inside a step: see Lane
   Buffer sampled;            // a sample's part of them, for each worker
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers

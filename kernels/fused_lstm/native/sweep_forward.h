@@ -7,6 +7,10 @@
 // or a layer norm of them), R h is brought to memory first. Of few inputs a step makes W x too.
 #pragma once
 
+#include <algorithm>
+#include <limits>
+
+#include "cells/functions.h"
 #include "cells/layer_norm.h"
 #include "product/step.h"
 
@@ -199,11 +203,27 @@ FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long ga
   return place_of(tile);
 }
 
+// Lets a worker's sums of a step begin: no other reads those of the step before any more.
+template <class T>
+FL_INLINE void begin_sums(const Worker& worker, const Lane<T>& lane, bool is_back) {
+  if (!lane.totals) return;
+  const InnerProducts& inner = *lane.cell.inner;
+  for (long k = 0; k < inner.count; ++k) {
+    if (inner.is_product(k)) continue;
+    const bool is_maximum = inner.kind[k] == InnerKind::maximum && !is_back;
+    const Sum<T> none = is_maximum ? -std::numeric_limits<Sum<T>>::infinity() : Sum<T>(0);
+    Sum<T>* const own = total_of_units(lane, totals_of(lane, worker.id), inner.number[k], 0);
+    for (long b = 0; b < lane.batch; ++b) store(own + b * W<T>, broadcast(none));
+  }
+}
+
 // Runs a step with weights as Multiply takes them: packed, or as they lie.
 template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const E* weight) {
+  begin_sums(worker, lane, false);
   CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
   const WeightShape shape = recurrent_shape(lane);
   const long gates = shape.gates;
   const bool plain = lane.cell.in_tiles();
@@ -321,7 +341,9 @@ void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Su
   const CellShape& shape = lane.cell;
   const long hidden = lane.hidden, gates = shape.h_gates();
   const Part mine = part_of_steps(worker, lane);
+  begin_sums(worker, lane, false);
   CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const long end = min(rows.end, mine.rows.end);
@@ -411,11 +433,97 @@ FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
   return {gates + lane.cell.inner->fed[k] * lane.inner.widest, saved_width(lane)};
 }
 
+// --- sums of a row's units ---
+//
+// A phase adds what is summed to a vector of its worker's own for each row. Behind the meeting every
+// worker adds up all workers' vectors, and has the row's numbers itself.
+
+// A worker's part of a phase that begins with a sum: blocks of units, or rows where those are few.
+template <class T>
+FL_INLINE Part part_of_sum(const Worker& worker, const Lane<T>& lane, long units) {
+  const long blocks = blocks_of<T>(units);
+  if (blocks >= worker.count) return {{0, lane.batch}, part(blocks, worker.id, worker.count)};
+  return {part(lane.batch, worker.id, worker.count), {0, blocks}};
+}
+
+// Makes the numbers of sum k, of the first `rows` rows; backwards a maximum has none.
+template <class T>
+FL_INLINE void add_up(const Worker& worker, const Lane<T>& lane, long k, long rows) {
+  const InnerProducts& inner = *lane.cell.inner;
+  const long j = inner.number[k], size = inner.totals_size(lane.batch, W<T>);
+  const bool is_sum = inner.kind[k] == InnerKind::sum;
+  Sum<T>* const own = totals_of(lane, worker.id);
+  for (long b = 0; b < rows; ++b) {
+    const Sum<T>* const from = total_of_units(lane, lane.totals, j, b);
+    Vec<T> total = load(from);
+    for (long other = 1; other < worker.count; ++other) {
+      const Vec<T> more = load(from + other * size);
+      total = is_sum ? total + more : maximum<Sum<T>>(total, more);
+    }
+    Sum<T> number = total[0];
+    if (is_sum) {
+      number = sum<Sum<T>>(total);
+    } else {
+      for (long lane = 1; lane < W<T>; ++lane) {
+        const Sum<T> other = total[lane];
+        number = other > number || other != other ? other : number;
+      }
+    }
+    numbers_of(lane, own, b)[j] = number;
+  }
+}
+
+// Calls body(block, row, rows, blocks) for a worker's part of the rows `rows`.
+template <class T, class Body>
+FL_INLINE void for_part_of_sum(const Worker& worker, const Lane<T>& lane, long units, Range rows,
+                               const Body& body) {
+  constexpr long most = 32, tallest = 8;  // vectors that a cell takes at once, rows
+  const Part mine = part_of_sum(worker, lane, units);
+  const long end = min(rows.end, mine.rows.end);
+  for (long row = max(rows.begin, mine.rows.begin); row < end; row += tallest) {
+    const long count = min(end - row, tallest), widest = most / count;
+    for (long block = mine.blocks.begin; block < mine.blocks.end; block += widest) {
+      body(block, row, count, min(mine.blocks.end - block, widest));
+    }
+  }
+}
+
+// A step from sum k to what the next product or sum is of, or to its end.
+template <class T>
+void sum_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
+               const Sum<T>* input_part) {
+  const InnerProducts& inner = *lane.cell.inner;
+  const CellFunctions functions = functions_around(lane, k);
+  CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
+  step.finish = reinterpret_cast<Finish<T>>(functions.finish);
+  step.hidden = lane.inner.units[k];
+  const long rows = alive(lane, place);
+  add_up(worker, lane, k, rows);
+  reinterpret_cast<Derive<T>>(functions.derive)(step, 0, rows);
+  if (inner.number[k] == inner.sums - 1 && worker.id == 0 && lane.numbers) {  // now all are known
+    const Sum<T>* const from = numbers_of(lane, step.totals, 0);
+    std::copy_n(from, rows * inner.numbers, lane.numbers + row_of(lane, place) * inner.numbers);
+  }
+  if (!inner.works[k]) return;
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    for_part_of_sum(worker, lane, step.hidden, rows,
+                    [&](long block, long row, long rows, long blocks) {
+      step.finish(step, block * W<T>, row, rows, blocks, nullptr);
+    });
+  });
+}
+
+// --- products inside a step ---
+
 // A step from product k to what the next one multiplies, or to its end.
 template <class Multiply, class T, class E>
 void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
                  const Sum<T>* input_part, const E* weight) {
+  if (!lane.cell.inner->is_product(k)) return sum_phase(worker, lane, place, k, input_part);
   CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
   step.finish = reinterpret_cast<Finish<T>>(functions_around(lane, k).finish);
   const WeightShape shape = inner_shape(lane, k);
   step.hidden = shape.units;
@@ -455,6 +563,7 @@ struct Steps {
     if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);
     if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), packed.input);
     for (long k = 0; k < inner_products(lane); ++k) {
+      if (!lane.cell.inner->is_product(k)) continue;
       Fma<T>::pack_gates_of(worker, lane.w_inner[k], inner_shape(lane, k), behind);
       behind += Fma<T>::gates_size(inner_shape(lane, k));
     }
@@ -479,7 +588,7 @@ struct Steps {
     for (long k = 0; k < inner_products(lane); ++k) {
       if (lane.cell.inner->meets[k]) worker.sync();
       inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
-      weight += Fma<T>::gates_size(inner_shape(lane, k));
+      if (lane.cell.inner->is_product(k)) weight += Fma<T>::gates_size(inner_shape(lane, k));
     }
   }
 };

@@ -21,6 +21,10 @@ template <class T>
 using Finish = void (*)(const CellStep<T>& step, long unit, long row, long rows, long blocks,
                         Vec<T>* sums);
 
+// Of a phase behind a sum: makes the numbers of `rows` rows from `row` on that follow from sums.
+template <class T>
+using Derive = void (*)(const CellStep<T>& step, long row, long rows);
+
 // dh: the gradients by h, of `rows` rows by the units of `blocks` blocks from `first` on.
 template <class T>
 using FinishBack = void (*)(const CellStepBack<T>& step, long first, long row, long rows,
@@ -42,6 +46,7 @@ struct CellStep {
   Sum<T>* c_next;       // [B, H]
   T* h;                 // [B, H], a row every `stride`
   long stride;
+  Sum<T>* totals;       // the worker's part of Lane::totals
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
 };
@@ -67,6 +72,8 @@ struct CellStepBack {
   T* const* by_inner; // by what each product inside the step made, as LaneGradient::by_inner
   Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h
   long line;
+  Sum<T>* totals;     // the worker's part of Lane::totals
+  const Sum<T>* numbers;  // Lane::numbers of row 0
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
   FL_INLINE const Sum<T>* before(long b) const {
@@ -78,6 +85,24 @@ template <class T>
 FL_INLINE void store_block(const Blocks<T>& blocks, long gate, long block, long row, Vec<T> v,
                            long width) {
   store_left(blocks.at(gate * blocks.in_group() + block, row), v, width);
+}
+
+// Returns a worker's part of a lane's totals.
+template <class T>
+FL_INLINE Sum<T>* totals_of(const Lane<T>& lane, long worker) {
+  if (!lane.totals) return nullptr;
+  return lane.totals + worker * lane.cell.inner->totals_size(lane.batch, W<T>);
+}
+
+// Where a worker adds up a row's units for sum j, and where it has the row's numbers, in its part.
+template <class T>
+FL_INLINE Sum<T>* total_of_units(const Lane<T>& lane, Sum<T>* totals, long j, long b) {
+  return totals + (j * lane.batch + b) * W<T>;
+}
+template <class T>
+FL_INLINE Sum<T>* numbers_of(const Lane<T>& lane, Sum<T>* totals, long b) {
+  const InnerProducts& inner = *lane.cell.inner;
+  return totals + inner.sums * lane.batch * W<T> + b * inner.numbers;
 }
 
 // Gradients by what product k inside a step makes.

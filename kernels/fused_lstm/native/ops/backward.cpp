@@ -17,7 +17,7 @@ struct Stack {
   const Dtype dtype, sums;
   const OptionsOfLanes<T> options;
   Backward out;
-  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own;
+  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own, totals;
 
   Stack(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
       : kernels(kernels),
@@ -60,6 +60,7 @@ struct Stack {
     }
     by_inner = fresh(plan.by_inner, dtype);
     arrived = fresh(plan.arrived, dtype);
+    totals = fresh(plan.totals, dtype);
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
     between = fresh(plan.between, dtype);
@@ -96,6 +97,8 @@ struct Stack {
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;
     if (s.norm) set_products(lane, call, saved.c, index);
+    lane.totals = part_of<Sum<T>>(totals, index % s.abreast());
+    set_numbers(lane, call, saved.c, index);
     return lane;
   }
 
@@ -151,10 +154,12 @@ struct Stack {
     }
     if (s.cell.inner) {
       T* blocks = part_of<T>(by_inner, direction);
-      for (long k = 0; k < s.cell.inner->count; ++k) {
-        gradient.dw_inner[k] = data_of<T>(out.dinner[index * s.cell.inner->count + k]);
+      const InnerProducts& inner = *s.cell.inner;
+      for (long k = 0; k < inner.count; ++k) {
+        if (!inner.is_product(k)) continue;
+        gradient.dw_inner[k] = data_of<T>(out.dinner[index * inner.matrices + inner.number[k]]);
         gradient.by_inner[k] = blocks;
-        blocks += kernels.blocks_size(s.cell.inner->columns[k], s.inner.units[k], s.rows);
+        blocks += kernels.blocks_size(inner.columns[k], s.inner.units[k], s.rows);
       }
       gradient.arrived = part_of<Sum<T>>(arrived, direction);
     }

@@ -132,9 +132,10 @@ Weights<E> weights_of(const Call& call, long index) {
   Weights<E> weights{data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
                      bias ? data_of<E>(own[3]) : nullptr,
                      call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr, {}};
-  const long products = call.sizes.cell.inner ? call.sizes.cell.inner->count : 0;
-  for (long k = 0; k < products; ++k) {
-    weights.w_inner[k] = data_of<E>(call.inner[index * products + k]);
+  const InnerProducts* const inner = call.sizes.cell.inner;
+  for (long k = 0; inner && k < inner->count; ++k) {
+    if (!inner->is_product(k)) continue;
+    weights.w_inner[k] = data_of<E>(call.inner[index * inner->matrices + inner->number[k]]);
   }
   return weights;
 }
@@ -191,6 +192,15 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
   const long before = lanes * shape.states + index * shape.products();
   lane.input_part = part_of<Sum<T>>(c, 0) + before * size;
   lane.by_h = lane.input_part + shape.x_gates() * size;
+}
+
+// Points a lane whose step has sums at the numbers of its rows, saved behind all c.
+template <class T>
+void set_numbers(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
+  const Sizes& s = call.sizes;
+  if (!s.cell.inner || s.cell.inner->numbers == 0) return;
+  const long behind = s.lanes() * s.state_columns() + index * s.cell.inner->numbers;
+  lane.numbers = part_of<Sum<T>>(c, 0) + behind * s.rows;
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.

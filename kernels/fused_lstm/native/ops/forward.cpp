@@ -40,7 +40,7 @@ struct Stack {
   const Dtype dtype;
   const OptionsOfLanes<T> options;
   Forward out;
-  Tensor input_part, product, by_h, unprojected, ready, dropped;
+  Tensor input_part, product, by_h, unprojected, ready, totals, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
@@ -83,6 +83,7 @@ struct Stack {
     by_h = fresh(plan.by_h, dtype);
     unprojected = fresh(plan.unprojected, dtype);
     ready = fresh(plan.ready, dtype);
+    totals = fresh(plan.totals, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape& cell = s.cell;
     if (!narrow() || s.given || !cell.apart() || call.per_lane < 4) return;
@@ -133,6 +134,8 @@ struct Stack {
     if (s.norm && save) set_products(lane, call, out.c, index);
     lane.unprojected = part_of<T>(unprojected, slot);
     lane.ready = part_of<T>(ready, plan.wavefront ? index : slot);
+    lane.totals = part_of<Sum<T>>(totals, slot);
+    if (save) set_numbers(lane, call, out.c, index);
     lane.chunk = plan.chunk;
     lane.save = save;
     return lane;
@@ -256,7 +259,8 @@ struct Stack {
                              matrix(own.w_hh, s.recurrent()),
                              matrix(own.w_hr, {1, s.outputs, s.hidden}), {}};
         for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
-          made.w_inner[k] = matrix(own.w_inner[k], {s.cell.inner->columns[k], s.hidden, s.hidden});
+          const long columns = s.cell.inner->columns[k];
+          if (own.w_inner[k]) made.w_inner[k] = matrix(own.w_inner[k], {columns, s.hidden, s.hidden});
         }
         return made;
       });

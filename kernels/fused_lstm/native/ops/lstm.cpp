@@ -17,7 +17,7 @@ namespace {
 long weights_added(const NamedCell& cell, long per_lane) {
   const bool peephole = cell.options.peephole;
   const InnerProducts* const inner = cell.cell->shape.inner;
-  if (!cell.options.norm) return peephole + (inner ? inner->count : 0);
+  if (!cell.options.norm) return peephole + (inner ? inner->matrices : 0);
   if (!cell.cell->shape.is_lstm) return peephole + 2;
   const bool bias = per_lane - peephole > 6;  // 5 or 6 without it, 8 or 9 with it
   return peephole + (bias ? 4 : 3);
@@ -28,7 +28,7 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
                    long per_lane, Dtype dtype) {
   const long of_x = s.cell.x_gates() * s.hidden;
   const long of_h = s.cell.h_gates() * s.hidden;
-  const long products = s.cell.inner ? s.cell.inner->count : 0;
+  const long products = s.cell.inner ? s.cell.inner->matrices : 0;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
@@ -36,7 +36,8 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
     if (k == 0) is({of_x, inputs});
     if (k == 1) is({of_h, s.outputs});
     if (const long n = k - (per_lane - products); n >= 0) {
-      is({s.cell.inner->columns[n] * s.inner.units[n], s.inner.depth[n]});
+      const long at = s.cell.inner->product(n);
+      is({s.cell.inner->columns[at] * s.inner.units[at], s.inner.depth[at]});
       continue;
     }
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
@@ -81,18 +82,21 @@ void set_x(Call& call, Tensor x, long own) {
   }
 }
 
+// Returns how many units a width has, by its number in InnerProducts.
+long size_of(const Sizes& s, long number) {
+  return number == 0 ? s.inner.states : number == 1 ? s.hidden : s.inner.units[number - 2];
+}
+
 // Checks that values which meet in a step have as many units: kernels read as many of each.
 void check_widths(const Sizes& s) {
   const InnerProducts& inner = *s.cell.inner;
-  const auto size = [&](long number) {
-    return number == 0 ? s.inner.states : number == 1 ? s.hidden : s.inner.units[number - 2];
-  };
   const auto is = [&](long units, long number, const char* of, long k) {
-    CHECK_VALUE(units == size(number), "weights: got ", units, " units of ", of, " ", k, "; expected ",
-                size(number));
+    CHECK_VALUE(units == size_of(s, number), "weights: got ", units, " units of ", of, " ", k,
+                "; expected ", size_of(s, number));
   };
   is(s.hidden, inner.width_of_gates, "gate", 0);
   for (long k = 0; k < inner.count; ++k) {
+    if (!inner.is_product(k)) continue;
     is(s.inner.units[k], inner.width[k], "what is made by product", k);
     is(s.inner.depth[k], inner.factor[k], "the factor of product", k);
   }
@@ -111,8 +115,8 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
   if (!s.projected) s.hidden = weights[0].size(0) / s.cell.x_gates();
   s.inner.states = s.projected ? s.hidden : s.outputs;
   s.inner.widest = std::max(s.hidden, s.inner.states);
-  for (long k = 0; k < inner.count; ++k) {
-    const long at = per_lane - inner.count + k;
+  for (long n = 0; n < inner.matrices; ++n) {
+    const long k = inner.product(n), at = per_lane - inner.matrices + n;
     const Tensor& weight = weights[at];
     CHECK_VALUE(weight.dim() == 2 && weight.size(0) % inner.columns[k] == 0,
                 "weights: got shape ", shown(weight), " at ", at, "; expected ", inner.columns[k],
@@ -120,6 +124,12 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long per_lane) {
     s.inner.units[k] = weight.size(0) / inner.columns[k];
     s.inner.depth[k] = weight.size(1);
     s.inner.widest = std::max({s.inner.widest, s.inner.units[k], s.inner.depth[k]});
+  }
+  for (long k = 0; k < inner.count; ++k) {
+    if (inner.is_product(k)) continue;
+    s.inner.units[k] = size_of(s, inner.width[k]);
+    s.inner.depth[k] = size_of(s, inner.factor[k]);
+    s.inner.share[k] = 1.0 / static_cast<double>(s.inner.depth[k]);
   }
   check_widths(s);
 }
@@ -251,9 +261,9 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   const Dtype given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
-  const long products = s.cell.inner ? s.cell.inner->count : 0;
+  const long products = s.cell.inner ? s.cell.inner->matrices : 0;
   call.per_lane = all - added;
-  if (products > 0) set_inner_sizes(s, weights, all);
+  if (s.cell.inner) set_inner_sizes(s, weights, all);
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {lanes, s.batch, s.outputs}, given);
   check(c0, "c0", {lanes, s.batch, states * s.state_units()}, given);
@@ -438,10 +448,11 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
               "; expected float32, bfloat16 or float16");
   const long all = count / lanes;
   call.per_lane = all - added;
-  const long products = s.cell.inner ? s.cell.inner->count : 0;
+  const long products = s.cell.inner ? s.cell.inner->matrices : 0;
   s.inner.states = s.inner.widest = s.hidden;
-  std::fill_n(s.inner.units, products, s.hidden);
-  std::fill_n(s.inner.depth, products, s.hidden);
+  std::fill_n(s.inner.units, InnerProducts::most, s.hidden);
+  std::fill_n(s.inner.depth, InnerProducts::most, s.hidden);
+  std::fill_n(s.inner.share, InnerProducts::most, 1.0 / static_cast<double>(s.hidden));
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {lanes, s.batch, s.outputs}, call.given);
   check(c0, "c0", {lanes, s.batch, s.cell.states * s.hidden}, call.given);
@@ -460,7 +471,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     const long inputs = i / all < s.directions ? s.inputs : s.directions * s.outputs;
     const bool projection = s.projected && k == call.per_lane - 1;
     if (k < 2 || projection || product >= 0) {
-      const WeightShape matrix = product >= 0 ? WeightShape{s.cell.inner->columns[product], s.hidden, s.hidden}
+      const WeightShape matrix = product >= 0 ? WeightShape{s.cell.inner->columns[s.cell.inner->product(product)], s.hidden, s.hidden}
                                  : projection ? WeightShape{1, s.outputs, s.hidden}
                                  : k == 0     ? WeightShape{of_x, s.hidden, inputs}
                                               : WeightShape{of_h, s.hidden, s.outputs};
