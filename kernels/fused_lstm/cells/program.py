@@ -18,6 +18,7 @@ from .sums import MAXIMUM, PRODUCT, SUM, Totals
 from .trace import CannotExpress, traced
 from .widths import Widths
 
+MOST_CALLS = 24  # products, sums and maxima: InnerProducts of native/isa/kernels.h
 # (k, a value of the step) -> the columns that product k makes of it
 Product = Callable[[int, Tensor], list[Tensor]]
 # function(parts of gates in the order of Gates.columns, states, weights, product) -> h, the states
@@ -76,7 +77,8 @@ class Program:
     @cached_property
     def sums(self) -> dict[int, int]:
         """Return the products that are sums or maxima: product -> its number among these."""
-        return {k: j for j, k in enumerate(k for k, kind in enumerate(self.kinds) if kind != PRODUCT)}
+        calls = [k for k, kind in enumerate(self.kinds) if kind != PRODUCT]
+        return {k: j for j, k in enumerate(calls)}
 
     @property
     def matrices(self) -> list[int]:
@@ -180,7 +182,7 @@ class Program:
         last, first, stored = len(self.inner), self.phases(), {}
         for n in self.saved:
             until = last
-            if n in self.fed and first[n] < 0:  # which its product needs; `units_of` checks the width
+            if n in self.fed and first[n] < 0:  # its product needs it; `units_of` checks the width
                 until = self.fed.index(n)
             phase = self._first_as_wide(n, first, until)
             if phase is None:
@@ -247,9 +249,7 @@ class Program:
                 before += [
                     q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
                 ]
-            others = [
-                q for q in before if met < q <= k and (not q or divided[q - 1] != divided[k])
-            ]
+            others = [q for q in before if met < q <= k and (not q or divided[q - 1] != divided[k])]
             made = self.fed_in[k] if k in self.sums else self.stored_in[fed]
             forwards.append(made > met or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
@@ -457,6 +457,9 @@ def _program(
         dproducts=tuple(t.gradients[by_products : by_products + sum(inner)]), inputs=inputs,
         kinds=kinds,
     )  # fmt: skip
+    if len(kinds) > MOST_CALLS:
+        expected = f"at most {MOST_CALLS} products, sums and maxima in a step"
+        raise CannotExpress(f"{len(kinds)} of them", expected)
     rowly = of_rows(e, p)
     for k in p.sums:
         if t.fed[k] in rowly:

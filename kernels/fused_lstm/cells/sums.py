@@ -32,7 +32,7 @@ def share(x: Tensor, dim: Any) -> float | Tensor:
     return 1 / prod(x.shape[d] for d in dims_of(dim, x))
 
 
-def mean(x: Tensor, dim: Any, keepdim: bool = False, dtype: None = None) -> Tensor:
+def mean(x: Tensor, dim: Any = None, keepdim: bool = False, dtype: None = None) -> Tensor:
     """Return a mean."""
     _check_dtype("mean", dtype)
     return x.sum(dim, keepdim) * share(x, dim)
@@ -126,21 +126,21 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Te
     return x / norm(x, p, dim, True).clamp_min(eps)
 
 
-def softmax(x: Tensor, dim: Any, _stacklevel: int = 3, dtype: None = None) -> Tensor:
+def softmax(x: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: None = None) -> Tensor:
     """Return a softmax."""
     _check_dtype("softmax", dtype)
     part = torch.exp(x - x.amax(dim, keepdim=True).detach())
     return part / part.sum(dim, keepdim=True)
 
 
-def log_softmax(x: Tensor, dim: Any, _stacklevel: int = 3, dtype: None = None) -> Tensor:
+def log_softmax(x: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: None = None) -> Tensor:
     """Return the logarithm of a softmax."""
     _check_dtype("log_softmax", dtype)
     x = x - x.amax(dim, keepdim=True).detach()
     return x - torch.log(torch.exp(x).sum(dim, keepdim=True))
 
 
-def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+def logsumexp(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return the logarithm of a sum of exponentials."""
     most = x.amax(dim, keepdim=True).detach()
     most = torch.where(torch.abs(most) == float("inf"), 0.0, most)
@@ -148,7 +148,7 @@ def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return total if keepdim else total.squeeze(dim)
 
 
-def amin(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+def amin(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return a minimum."""
     return -(-x).amax(dim, keepdim)
 
@@ -193,6 +193,7 @@ class Totals(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.total, self.share_of = total, share_of
+        self._maxima: list[tuple[Tensor, Tensor]] = []  # with a gradient, and without
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -200,6 +201,8 @@ class Totals(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is share:
             return self.share_of(args[0])
+        if func is Tensor.detach:  # of a maximum: no gradient asks which units have it
+            args = next(((plain,) for most, plain in self._maxima if most is args[0]), args)
         if func not in OF_UNITS and func not in KINDS:
             return func(*args, **kwargs)
         told = _checked(func, OF_UNITS.get(func, amin), args, kwargs)
@@ -213,9 +216,10 @@ class Totals(TorchFunctionMode):
         """Return a maximum over units, whose gradient goes to all units that have it, in parts."""
         most = self.total(MAXIMUM, x)
         has_it = x == most
-        count = self.total(SUM, has_it.to(x.dtype))
+        count = self.total(SUM, has_it.to(x.dtype)).detach()
         nothing = self.total(SUM, torch.where(has_it, x - most, 0.0))
-        return most + nothing / count
+        self._maxima.append((most + nothing / count, most))
+        return self._maxima[-1][0]
 
 
 def _checked(func: Any, rule: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

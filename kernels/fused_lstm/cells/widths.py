@@ -136,9 +136,9 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
             raise Refused(got, f"{beside}, as what it is computed beside")
     for k, number in enumerate(phases[1:]):  # a phase of the backward has its gradients' width
         if k in p.sums:
-            by_sum = width.of_node.get(p.dproducts[sum(p.inner[:k])], width.h)
+            by_sum = width.of_node.get(p.dproducts[sum(p.inner[:k])])
             beside = of([*factors, width.h][p.products_made_in[k]])
-            if of(by_sum) != beside:
+            if by_sum is not None and of(by_sum) != beside:
                 raise Refused(f"{of(by_sum)} for what sum {k} is read by", f"{beside}")
             continue
         later = width.root(number) in (width.h, *map(width.root, factors[k + 1 :]))
