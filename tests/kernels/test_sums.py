@@ -298,8 +298,8 @@ def test_a_sum_is_made_once():
     assert standardized.program().kinds == ("sum", "sum")
 
 
-def test_a_norm_meets_twice_forwards_and_once_backwards():
-    assert norm_of_c.program().meetings() == [(True, False), (True, True)]
+def test_a_norm_meets_once():
+    assert norm_of_c.program().meetings() == [(True, False), (False, True)]
 
 
 def test_explained_names_them():

@@ -230,11 +230,12 @@ class Program:
         """Return whether workers have to meet before each product, forwards and backwards.
 
         They need not where the last meeting was behind the phase that made its factor. A worker has
-        the same units of products of as many columns, and of all sums: what another may have saved,
-        or may still read of states that the last phase writes over, comes before a meeting too. A
-        maximum has no gradient, and no meeting backwards.
+        the same units of products of as many columns: what another may have saved, or may still
+        read of states that the last phase writes over, comes before a meeting too. Behind a sum it
+        has whole rows, backwards the same units of all sums. A maximum has no gradient, and no
+        meeting backwards.
         """
-        e, met, forwards = self.expressions, -1, []
+        e, first, met, forwards = self.expressions, self.phases(), -1, []
         divided = [0 if k in self.sums else n for k, n in enumerate(self.inner)]
         reads: list[list[int]] = []  # nodes, by phase
         for phase in range(1 + len(self.inner)):
@@ -245,13 +246,15 @@ class Program:
             reads.append(e.order(stored, known))
         for k, fed in enumerate(self.fed):
             before = [self.stored_in[n] for n in reads[k + 1] if n in self.stored_in]
+            before += [first[n] for n in reads[k + 1] if n in self.numbers]
             if k + 1 == len(self.inner):
                 before += [
                     q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
                 ]
             others = [q for q in before if met < q <= k and (not q or divided[q - 1] != divided[k])]
             made = self.fed_in[k] if k in self.sums else self.stored_in[fed]
-            forwards.append(made > met or bool(others))
+            of_own_rows = k in self.sums and made - 1 in self.sums
+            forwards.append((made > met and not of_own_rows) or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
         met, backwards, since = len(self.inner) + 1, [], {False}  # whether phases since are sums'
         for k in reversed(range(len(self.inner))):

@@ -65,10 +65,10 @@ void divide_heads(Plan& plan, const Sizes& s, const Machine& m) {
   plan.team = std::min(plan.team, plan.abreast * std::max(tiles, 1L));
 }
 
-// The sums of `lanes` lanes; each worker has its own.
+// The sums inside a step of `lanes` lanes; each worker has its own.
 Buffer totals_of(const Sizes& s, const Plan& plan, const Machine& m, long lanes) {
   const long size = s.cell.inner->totals_size(s.batch, m.shapes.lanes);
-  return {s.cell.inner->sums > 0 ? lanes : 0, plan.team, size, true};
+  return {size > 0 ? lanes : 0, plan.team, size, true};
 }
 
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
@@ -96,6 +96,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   }
   if (cell.inner && !save) plan.gates = {plan.abreast, s.batch, s.saved_columns()};
   if (cell.inner) plan.totals = totals_of(s, plan, m, plan.abreast);
+  if (cell.inner && !save) plan.numbers = {plan.abreast, s.batch, cell.inner->numbers, true};
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (!plan.in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
@@ -126,6 +127,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
       size += m.blocks_size(cell.inner->columns[k], s.inner.units[k], s.rows);
     }
     plan.totals = totals_of(s, plan, m, s.directions);
+    plan.by_sums = {s.directions, plan.team, s.batch * cell.inner->sums, true};
     plan.by_inner = {s.directions, 1, size};
     plan.arrived = {s.directions, s.batch, cell.inner->count * s.inner.widest, true};
   }

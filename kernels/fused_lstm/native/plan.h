@@ -102,7 +102,7 @@ struct Plan {
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;
   Buffer by_inner, arrived;  // of products inside a step: see LaneGradient
-  Buffer totals;  // of sums inside a step: see Lane
+  Buffer totals, numbers, by_sums;  // of sums inside a step: see Lane
   Buffer sampled;            // a sample's part of them, for each worker
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers

@@ -70,38 +70,49 @@ void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
   }
 }
 
-// From the gradients by sum k to those by what it adds up, and to what the phase before makes of them.
+// From the gradients by sums, the last of which is k and `end` is behind the first, backwards, to those by what
+// they add up: a worker's units of each row through all phases between.
 template <class T>
-void sum_back(const Worker& worker, const Lane<T>& lane, const CellStepBack<T>& step, long k) {
+void sums_back(const Worker& worker, const Lane<T>& lane, CellStepBack<T> step, long k, long end) {
   const InnerProducts& inner = *lane.cell.inner;
-  const long rows = alive(lane, step.place);
-  if (inner.kind[k] == InnerKind::sum) add_up(worker, lane, k, rows);
-  if (!inner.works_back[k]) return;
   const Vec<T> nothing[32] = {};
-  for_part_of_sum(worker, lane, step.hidden, {0, rows},
-                  [&](long block, long row, long rows, long blocks) {
-    step.finish(step, block, row, rows, blocks, nothing);
-  });
+  for (long row = 0; row < alive(lane, step.place); ++row) {
+    for (long at = k; at > end; --at) {
+      if (inner.kind[at] == InnerKind::sum) {
+        step.by_sums[row * inner.sums + inner.number[at]] = total_of(worker, lane, at, row);
+      }
+      if (!inner.works_back[at]) continue;
+      const auto finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, at).finish_back);
+      step.hidden = lane.inner.depth[at];
+      const Range blocks = part(blocks_of<T>(step.hidden), worker.id, worker.count);
+      for_blocks<T>(blocks, [&](long block, long blocks) {
+        finish(step, block, row, 1, blocks, nothing);
+      });
+    }
+  }
 }
 
 // From the gradients by what the last product made to those by all gates.
 template <class T>
 void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                 CellStepBack<T> step, const T* packed, Sum<T>* sums) {
-  const long count = lane.cell.inner->count;
   const InnerProducts& inner = *lane.cell.inner;
   step.totals = totals_of(lane, worker.id);
-  for (long k = 0; k < count; ++k) {
+  if (lane.by_sums) step.by_sums = lane.by_sums + worker.id * lane.batch * inner.sums;
+  for (long k = 0; k < inner.count; ++k) {
     if (inner.is_product(k)) packed += Fma<T>::columns_size(inner_shape(lane, k));
   }
-  for (long k = count - 1; k >= 0; --k) {
+  for (long k = inner.count - 1, next; k >= 0; k = next) {
     if (inner.meets_back[k]) worker.sync();
-    step.hidden = lane.inner.depth[k];
-    step.finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, k).finish_back);
+    next = k - 1;
     if (!inner.is_product(k)) {
-      sum_back(worker, lane, step, k);
+      const bool alone = worker.count == 1;
+      while (next >= 0 && !inner.is_product(next) && (alone || !inner.meets_back[next])) --next;
+      sums_back(worker, lane, step, k, next);
       continue;
     }
+    step.hidden = lane.inner.depth[k];
+    step.finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, k).finish_back);
     packed -= Fma<T>::columns_size(inner_shape(lane, k));
     Fma<T>::columns(worker, by_inner_of(lane, gradient, k), step.line,
                     {0, alive(lane, step.place)}, step.hidden, packed, (step.place + k) % 2, sums,

@@ -148,6 +148,7 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.input_part = input_part;
   step.input_stride = lane.input_stride;
   step.own = lane.own.columns.data + row * lane.own.columns.stride;
+  if (lane.numbers) step.numbers = lane.numbers + lane.save * row * lane.cell.inner->numbers;
   step.gates = lane.save ? lane.gates + row * saved_width(lane) : lane.gates;
   step.c_next = lane.save ? lane.c + row * c_width(lane) : lane.c;
   step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
@@ -435,93 +436,76 @@ FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
 
 // --- sums of a row's units ---
 //
-// A phase adds what is summed to a vector of its worker's own for each row. Behind the meeting every
-// worker adds up all workers' vectors, and has the row's numbers itself.
+// A phase adds what is summed to a vector of its worker's own for each row. A phase behind a sum is divided by
+// rows: a worker adds up all workers' vectors of its rows, and has all units of these.
 
-// A worker's part of a phase that begins with a sum: blocks of units, or rows where those are few.
+// Returns sum k of a row, of all workers' vectors.
 template <class T>
-FL_INLINE Part part_of_sum(const Worker& worker, const Lane<T>& lane, long units) {
-  const long blocks = blocks_of<T>(units);
-  if (blocks >= worker.count) return {{0, lane.batch}, part(blocks, worker.id, worker.count)};
-  return {part(lane.batch, worker.id, worker.count), {0, blocks}};
-}
-
-// Makes the numbers of sum k, of the first `rows` rows; backwards a maximum has none.
-template <class T>
-FL_INLINE void add_up(const Worker& worker, const Lane<T>& lane, long k, long rows) {
+FL_INLINE Sum<T> total_of(const Worker& worker, const Lane<T>& lane, long k, long b) {
   const InnerProducts& inner = *lane.cell.inner;
-  const long j = inner.number[k], size = inner.totals_size(lane.batch, W<T>);
-  const bool is_sum = inner.kind[k] == InnerKind::sum;
-  Sum<T>* const own = totals_of(lane, worker.id);
-  for (long b = 0; b < rows; ++b) {
-    const Sum<T>* const from = total_of_units(lane, lane.totals, j, b);
-    Vec<T> total = load(from);
-    for (long other = 1; other < worker.count; ++other) {
-      const Vec<T> more = load(from + other * size);
-      total = is_sum ? total + more : maximum<Sum<T>>(total, more);
-    }
-    Sum<T> number = total[0];
-    if (is_sum) {
-      number = sum<Sum<T>>(total);
-    } else {
-      for (long lane = 1; lane < W<T>; ++lane) {
-        const Sum<T> other = total[lane];
-        number = other > number || other != other ? other : number;
-      }
-    }
-    numbers_of(lane, own, b)[j] = number;
+  const long size = inner.totals_size(lane.batch, W<T>);
+  const Sum<T>* const from = total_of_units(lane, lane.totals, inner.number[k], b);
+  Vec<T> total = load(from);
+  if (inner.kind[k] == InnerKind::sum) {
+    for (long other = 1; other < worker.count; ++other) total += load(from + other * size);
+    return sum<Sum<T>>(total);
   }
+  for (long other = 1; other < worker.count; ++other) {
+    total = maximum<Sum<T>>(total, load(from + other * size));
+  }
+  for (long n = 1; n < W<T>; ++n) total = maximum<Sum<T>>(total, broadcast(Sum<T>(total[n])));
+  return total[0];
 }
 
-// Calls body(block, row, rows, blocks) for a worker's part of the rows `rows`.
+// Calls body(block, blocks) for so many blocks of a row as a cell takes at once.
 template <class T, class Body>
-FL_INLINE void for_part_of_sum(const Worker& worker, const Lane<T>& lane, long units, Range rows,
-                               const Body& body) {
-  constexpr long most = 32, tallest = 8;  // vectors that a cell takes at once, rows
-  const Part mine = part_of_sum(worker, lane, units);
-  const long end = min(rows.end, mine.rows.end);
-  for (long row = max(rows.begin, mine.rows.begin); row < end; row += tallest) {
-    const long count = min(end - row, tallest), widest = most / count;
-    for (long block = mine.blocks.begin; block < mine.blocks.end; block += widest) {
-      body(block, row, count, min(mine.blocks.end - block, widest));
-    }
+FL_INLINE void for_blocks(Range blocks, const Body& body) {
+  constexpr long most = 32;
+  for (long block = blocks.begin; block < blocks.end; block += most) {
+    body(block, min(blocks.end - block, most));
   }
 }
 
-// A step from sum k to what the next product or sum is of, or to its end.
+// Runs a step from sum `first` to what product `end` multiplies, or to the step's end: a worker's rows, each
+// through all phases between.
 template <class T>
-void sum_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
-               const Sum<T>* input_part) {
+void sum_phases(const Worker& worker, const Lane<T>& lane, long place, long first, long end,
+                const Sum<T>* input_part) {
   const InnerProducts& inner = *lane.cell.inner;
-  const CellFunctions functions = functions_around(lane, k);
   CellStep<T> step = cell_step(lane, place, input_part);
   step.totals = totals_of(lane, worker.id);
-  step.finish = reinterpret_cast<Finish<T>>(functions.finish);
-  step.hidden = lane.inner.units[k];
-  const long rows = alive(lane, place);
-  add_up(worker, lane, k, rows);
-  reinterpret_cast<Derive<T>>(functions.derive)(step, 0, rows);
-  if (inner.number[k] == inner.sums - 1 && worker.id == 0 && lane.numbers) {  // now all are known
-    const Sum<T>* const from = numbers_of(lane, step.totals, 0);
-    std::copy_n(from, rows * inner.numbers, lane.numbers + row_of(lane, place) * inner.numbers);
-  }
-  if (!inner.works[k]) return;
+  const Range mine = part(alive(lane, place), worker.id, worker.count);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    for_part_of_sum(worker, lane, step.hidden, rows,
-                    [&](long block, long row, long rows, long blocks) {
-      step.finish(step, block * W<T>, row, rows, blocks, nullptr);
-    });
+    for (long row = max(rows.begin, mine.begin); row < min(rows.end, mine.end); ++row) {
+      for (long k = first; k < end; ++k) {
+        const CellFunctions functions = functions_around(lane, k);
+        const auto finish = reinterpret_cast<Finish<T>>(functions.finish);
+        step.numbers[row * inner.numbers + inner.number[k]] = total_of(worker, lane, k, row);
+        reinterpret_cast<Derive<T>>(functions.derive)(step, row, 1);
+        if (!inner.works[k]) continue;
+        step.hidden = lane.inner.units[k];
+        for_blocks<T>({0, blocks_of<T>(step.hidden)}, [&](long block, long blocks) {
+          finish(step, block * W<T>, row, 1, blocks, nullptr);
+        });
+      }
+    }
   });
 }
 
-// --- products inside a step ---
+// Returns the end of the sums from k on for which the workers do not meet.
+FL_INLINE long end_of_sums(const InnerProducts& inner, long k) {
+  long end = k + 1;
+  while (end < inner.count && !inner.is_product(end) && !inner.meets[end]) ++end;
+  return end;
+}
+
+// --- products ---
 
 // A step from product k to what the next one multiplies, or to its end.
 template <class Multiply, class T, class E>
 void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
                  const Sum<T>* input_part, const E* weight) {
-  if (!lane.cell.inner->is_product(k)) return sum_phase(worker, lane, place, k, input_part);
   CellStep<T> step = cell_step(lane, place, input_part);
   step.totals = totals_of(lane, worker.id);
   step.finish = reinterpret_cast<Finish<T>>(functions_around(lane, k).finish);
@@ -585,10 +569,17 @@ struct Steps {
       finish_part(worker, lane, place, x);
     }
     const T* weight = packed.input;
-    for (long k = 0; k < inner_products(lane); ++k) {
-      if (lane.cell.inner->meets[k]) worker.sync();
-      inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
-      if (lane.cell.inner->is_product(k)) weight += Fma<T>::gates_size(inner_shape(lane, k));
+    for (long k = 0, next; k < inner_products(lane); k = next) {
+      const InnerProducts& inner = *lane.cell.inner;
+      if (inner.meets[k]) worker.sync();
+      if (inner.is_product(k)) {
+        inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
+        weight += Fma<T>::gates_size(inner_shape(lane, k));
+        next = k + 1;
+      } else {
+        next = end_of_sums(inner, k);
+        sum_phases(worker, lane, place, k, next, x);
+      }
     }
   }
 };

@@ -62,7 +62,14 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   } else if (kind <= phases.inner) {
     for (long k = 0, met = 0; k < inner_products(lane); ++k) {
       met += lane.cell.inner->meets[k];
-      if (met == kind) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+      if (met != kind) continue;
+      if (lane.cell.inner->is_product(k)) {
+        inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+      } else {
+        const long end = end_of_sums(*lane.cell.inner, k);
+        sum_phases(worker, lane, place, k, end, x);
+        k = end - 1;
+      }
     }
   } else if (kind == 1 && lane.by_h) {
     finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);

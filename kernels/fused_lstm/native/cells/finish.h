@@ -93,10 +93,10 @@ struct CellRow {
 
   // A number of the row, which every unit has; where one is left that the others may read.
   FL_INLINE Vec<T> number(long k) const {
-    return broadcast(numbers_of(lane, step.totals, b)[k]);
+    return broadcast(step.numbers[b * Cell::numbers + k]);
   }
   FL_INLINE Vec<T> share(long k) const { return broadcast(S(lane.inner.share[k])); }
-  FL_INLINE void leave(long k, Vec<T> v) const { numbers_of(lane, step.totals, b)[k] = v[0]; }
+  FL_INLINE void leave(long k, Vec<T> v) const { step.numbers[b * Cell::numbers + k] = v[0]; }
   // Adds units to sum j of the row, or to a maximum of them: of what is saved.
   FL_INLINE void feed(long j, Vec<T> v) const {
     accumulate<S>(total_of_units(lane, step.totals, j, b), v, width);
@@ -175,7 +175,7 @@ struct CellRowBack {
   FL_INLINE Vec<T> number(long k) const { return broadcast(step.numbers[b * Cell::numbers + k]); }
   FL_INLINE Vec<T> share(long k) const { return broadcast(S(lane.inner.share[k])); }
   FL_INLINE Vec<T> total(long j) const {
-    return broadcast(numbers_of(lane, step.totals, b)[j]);
+    return broadcast(step.by_sums[b * lane.cell.inner->sums + j]);
   }
   FL_INLINE void feed(long j, Vec<T> v) const {
     accumulate<S>(total_of_units(lane, step.totals, j, b), v, width);

@@ -47,6 +47,7 @@ struct CellStep {
   T* h;                 // [B, H], a row every `stride`
   long stride;
   Sum<T>* totals;       // the worker's part of Lane::totals
+  Sum<T>* numbers;      // [B, numbers]
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
 };
@@ -73,7 +74,8 @@ struct CellStepBack {
   Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h
   long line;
   Sum<T>* totals;     // the worker's part of Lane::totals
-  const Sum<T>* numbers;  // Lane::numbers of row 0
+  const Sum<T>* numbers;  // [B, numbers]
+  Sum<T>* by_sums;    // the worker's part of Lane::by_sums
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
   FL_INLINE const Sum<T>* before(long b) const {
@@ -94,15 +96,10 @@ FL_INLINE Sum<T>* totals_of(const Lane<T>& lane, long worker) {
   return lane.totals + worker * lane.cell.inner->totals_size(lane.batch, W<T>);
 }
 
-// Where a worker adds up a row's units for sum j, and where it has the row's numbers, in its part.
+// Where a worker adds up a row's units for sum j, in its part.
 template <class T>
 FL_INLINE Sum<T>* total_of_units(const Lane<T>& lane, Sum<T>* totals, long j, long b) {
   return totals + (j * lane.batch + b) * W<T>;
-}
-template <class T>
-FL_INLINE Sum<T>* numbers_of(const Lane<T>& lane, Sum<T>* totals, long b) {
-  const InnerProducts& inner = *lane.cell.inner;
-  return totals + inner.sums * lane.batch * W<T> + b * inner.numbers;
 }
 
 // Gradients by what product k inside a step makes.

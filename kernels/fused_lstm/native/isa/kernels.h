@@ -69,9 +69,7 @@ struct InnerProducts {
   }
 
   // Elements of Lane::totals for each worker; lanes: of a vector.
-  constexpr long totals_size(long batch, long lanes) const {
-    return batch * (sums * lanes + numbers);
-  }
+  constexpr long totals_size(long batch, long lanes) const { return batch * sums * lanes; }
 };
 
 // The sizes of a call's products inside a step.
@@ -258,9 +256,11 @@ struct Lane {
                              // lane normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H] scratch, or null
   T* ready;                  // scratch: x and h as a matrix unit reads them (`ready_size`), or null
-  Sum<T>* totals;            // scratch of sums inside a step, each worker's `totals_size`: [sums, B, W] of
-                             // its own units, then [B, numbers]; or null
-  Sum<T>* numbers;           // [N, numbers] of rows, saved behind all c; or null
+  Sum<T>* totals;            // scratch of sums inside a step, each worker's own [sums, B, W]; or null
+  Sum<T>* numbers;           // [N, numbers] of rows, saved behind all c; [B, numbers] where nothing is
+                             // saved; or null
+  Sum<T>* by_sums;           // scratch: each worker's own [B, sums], the gradients by what sums add up; or
+                             // null
   long chunk;                // steps whose input product is made at once
   bool in_place;             // input_part is all rows', in `gates` or y, not a chunk's
   bool save;

@@ -17,7 +17,7 @@ struct Stack {
   const Dtype dtype, sums;
   const OptionsOfLanes<T> options;
   Backward out;
-  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own, totals;
+  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own, totals, by_sums;
 
   Stack(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
       : kernels(kernels),
@@ -61,6 +61,7 @@ struct Stack {
     by_inner = fresh(plan.by_inner, dtype);
     arrived = fresh(plan.arrived, dtype);
     totals = fresh(plan.totals, dtype);
+    by_sums = fresh(plan.by_sums, dtype);
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
     between = fresh(plan.between, dtype);
@@ -98,7 +99,8 @@ struct Stack {
     lane.save = true;
     if (s.norm) set_products(lane, call, saved.c, index);
     lane.totals = part_of<Sum<T>>(totals, index % s.abreast());
-    set_numbers(lane, call, saved.c, index);
+    lane.by_sums = part_of<Sum<T>>(by_sums, index % s.abreast());
+    lane.numbers = numbers_of<T>(call, saved.c, index);
     return lane;
   }
 

@@ -194,13 +194,13 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
   lane.by_h = lane.input_part + shape.x_gates() * size;
 }
 
-// Points a lane whose step has sums at the numbers of its rows, saved behind all c.
+// Returns where the numbers of a lane's rows are saved, behind all c; null where its step has no sums.
 template <class T>
-void set_numbers(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
+Sum<T>* numbers_of(const Call& call, const Tensor& c, long index) {
   const Sizes& s = call.sizes;
-  if (!s.cell.inner || s.cell.inner->numbers == 0) return;
+  if (!s.cell.inner || s.cell.inner->numbers == 0) return nullptr;
   const long behind = s.lanes() * s.state_columns() + index * s.cell.inner->numbers;
-  lane.numbers = part_of<Sum<T>>(c, 0) + behind * s.rows;
+  return part_of<Sum<T>>(c, 0) + behind * s.rows;
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.

@@ -40,7 +40,7 @@ struct Stack {
   const Dtype dtype;
   const OptionsOfLanes<T> options;
   Forward out;
-  Tensor input_part, product, by_h, unprojected, ready, totals, dropped;
+  Tensor input_part, product, by_h, unprojected, ready, totals, numbers, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
@@ -84,6 +84,7 @@ struct Stack {
     unprojected = fresh(plan.unprojected, dtype);
     ready = fresh(plan.ready, dtype);
     totals = fresh(plan.totals, dtype);
+    numbers = fresh(plan.numbers, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape& cell = s.cell;
     if (!narrow() || s.given || !cell.apart() || call.per_lane < 4) return;
@@ -135,7 +136,7 @@ struct Stack {
     lane.unprojected = part_of<T>(unprojected, slot);
     lane.ready = part_of<T>(ready, plan.wavefront ? index : slot);
     lane.totals = part_of<Sum<T>>(totals, slot);
-    if (save) set_numbers(lane, call, out.c, index);
+    lane.numbers = save ? numbers_of<T>(call, out.c, index) : part_of<Sum<T>>(numbers, slot);
     lane.chunk = plan.chunk;
     lane.save = save;
     return lane;
