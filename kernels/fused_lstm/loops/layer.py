@@ -426,14 +426,11 @@ class Fused(nn.Module):
         return plan
 
     def _tier(self, plan: Plan, c: Call) -> str:
-        """Return the tier that runs a call: the fastest of short calls, and of those with sums.
-
-        Sums over units are products with ones on the kernels, which costs where rows are many.
-        """
+        """Return the tier that runs a call: of short calls the fastest."""
         if plan.tier == STEPS and c.reset_to is not None:
             return HOISTED
         T, B = c.sizes
-        is_sure = plan.printed is not None and T >= SHORT and not plan.printed.low.has_sums
+        is_sure = plan.printed is not None and T >= SHORT
         is_forced = self.fuse is not None or B == 0 or is_transformed() or c.x[0].is_meta
         if plan.tier == NONE or is_forced or is_sure:
             return plan.tier

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..cells.engine_cell import MOST_COLUMNS, MOST_PRODUCTS, OPTIONS, EngineCell
 from ..cells.gates import Gates
 from ..cells.program import Product, Program, program
+from ..cells.sums import MAXIMUM
 from ..cells.trace import CannotExpress
 from ..cells.widths import Refused, Widths, units_of
 from ..spec import Spec
@@ -21,7 +22,6 @@ from .capture import FUNCTION, STOP, Node, call_function, name_of
 from .parts import STEP, ancestors
 from .places import NoCell, Places
 from .vectors import (
-    ONES,
     Block,
     Column,
     Const,
@@ -31,6 +31,7 @@ from .vectors import (
     Reader,
     State,
     Sum,
+    Total,
     operands_of,
     width_of,
 )
@@ -285,7 +286,7 @@ class Lowered:
     def _is_sum(self, e: Any) -> bool:
         """Return whether an expression is a sum that products, or values of x, are terms of."""
         return isinstance(e, Sum | Outer) or (
-            is_add(e) and any(not isinstance(t, Op | State) for t in self._terms(e, True))
+            is_add(e) and any(not isinstance(t, Op | State | Total) for t in self._terms(e, True))
         )
 
     def _terms(self, e: Any, is_root: bool) -> list[Any]:
@@ -358,7 +359,7 @@ class Lowered:
                 parts.append(("gate", len(self.gates)))
                 self.gates.append(gate)
             parts += self._columns(terms, width)
-            parts += [("value", t) for t in terms if isinstance(t, Op | State | Sum | Const)]
+            parts += [("value", t) for t in terms if isinstance(t, Op | State | Sum | Const | Total)]
             self.value[key] = parts
 
     def _outside(self, terms: list[Any], width: int) -> dict[str, tuple]:
@@ -520,6 +521,8 @@ class Lowered:
             seen.add(key)
             if isinstance(e, Op) and e.hi - e.lo in self.pads and name_of(e.node) not in TOTAL:
                 raise NoCell(f"{e.hi - e.lo} units beside {self.H}: {name_of(e.node)!r}")
+            if isinstance(e, Total) and (units := width_of(e.value)) in self.pads:
+                raise NoCell(f"{units} units beside {self.H}: a {e.kind}")
             columns = [p for p in self.value.get(key, ()) if p[0] == "column"]
             for o in (*operands_of(e), *(self.groups[p[1]][0] for p in columns)):
                 visit(o)
@@ -593,11 +596,6 @@ class Lowered:
                     raise NoCell(f"numbers of {dtype} in a step")
         return masks
 
-    @property
-    def has_sums(self) -> bool:
-        """Return whether sums over units are products with ones."""
-        return any(b.node is ONES for p in self.products for bs in p.columns for b in bs)
-
     def is_one_weight(self) -> bool:
         """Return whether the gates are rows of one weight, in their order."""
         return len({b.node for g in self.gates for b in g.h}) == 1 < len(self.gates)
@@ -628,6 +626,10 @@ class Evaluation:
                 terms = [self._term(*part) for part in self._recipe.value[key]]
                 total = sum(terms[1:], terms[0])
                 self._known[key] = total > 0.5 if key in self._recipe.masks else total
+            elif isinstance(e, Total):
+                units = full(self.value(e.value), self._like)
+                make = torch.amax if e.kind == MAXIMUM else torch.sum
+                self._known[key] = make(units, -1, keepdim=True)
             else:
                 self._known[key] = run_op(e.node, [self.value(a) for a in e.args], self._like)
         return self._known[key]
@@ -688,8 +690,8 @@ def full(value: Any, like: Tensor) -> Tensor:
 
 
 def key_of(e: Any) -> Any:
-    """Return what an expression is known by: a reader makes each Op and Sum once."""
-    return id(e) if isinstance(e, Op | Sum) else e
+    """Return what an expression is known by: a reader makes each Op, Sum and Total once."""
+    return id(e) if isinstance(e, Op | Sum | Total) else e
 
 
 def is_add(e: Any) -> bool:

@@ -15,7 +15,7 @@ from ..pullback import is_transformed
 from .capture import Node
 from .lower import ZERO, Gate, Lowered
 from .parts import Values
-from .vectors import ONES, Block, Linear, Outer, Stretch, units_in
+from .vectors import Block, Linear, Outer, Stretch, units_in
 
 
 class Part(NamedTuple):
@@ -136,8 +136,7 @@ class Weights(torch.autograd.Function):
             for r in matrix.rows if g is not None else ():
                 for part in r.parts:
                     for b in part.blocks:
-                        if b.node is not ONES:
-                            blocks.setdefault(b.node, []).append(b)
+                        blocks.setdefault(b.node, []).append(b)
         for n, (shape, stride, dtype, device), needs in zip(
             ctx.nodes, ctx.shapes, ctx.needs_input_grad[3:], strict=True
         ):
@@ -228,14 +227,14 @@ class Tensors:
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
-        return Matrix([Rows(width, [part_of(H, g.h)], self.M) for g in self.of_h], H)
+        return Matrix([Rows(width, [Part(H, g.h)], self.M) for g in self.of_h], H)
 
     def _inner(self, product: Any) -> Matrix:
         rows = []
         for blocks in product.columns:
             b = blocks[0]
             units, count = b.c1 - b.c0, b.r1 - b.r0
-            parts = [part_of(count, blocks)]
+            parts = [Part(count, blocks)]
             more = product.factor_width - count
             rows.append(Rows(units, parts + [Part(more)] * bool(more), product.width))
         return Matrix(rows, product.factor_width)
@@ -245,11 +244,10 @@ class Tensors:
     def weights(self, values: Values, like: Tensor) -> list[Tensor]:
         """Return the engine's weights; like: a tensor of their dtype and device."""
         of = values.of
-        inputs = [of[n] for n in self.nodes if n is not ONES]
+        inputs = [of[n] for n in self.nodes]
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
         if trains and not is_transformed() and not torch.compiler.is_compiling():
-            nodes = [n for n in self.nodes if n is not ONES]
-            matrices = list(Weights.apply(self.matrices, nodes, like, *inputs))
+            matrices = list(Weights.apply(self.matrices, self.nodes, like, *inputs))
         else:
             matrices = [m.value(of, like) for m in self.matrices]
         result = matrices[:2]
@@ -355,11 +353,6 @@ class Tensors:
             whole = Linear(first.source, first.node, first.rows, first.c0, ready[-1][0].c1)
             return F.linear(self._gathered(first.source, values), self._linear(whole, values))
         return None
-
-
-def part_of(columns: int, blocks: tuple[Block, ...]) -> Part:
-    """Return a part of a weight: of blocks, or of ones."""
-    return Part(columns, number=1.0) if blocks and blocks[0].node is ONES else Part(columns, blocks)
 
 
 def lie_in_a_row(stretches: list[Stretch], width: int) -> bool:
