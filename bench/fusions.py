@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_lstm import native
+from fused_lstm import native, record
 from fused_lstm.ladder import Products, climb
 from fused_lstm.spec import Spec
 
@@ -87,18 +87,8 @@ def rung_call(rung: Rung, problem: Problem, limits: Limits | None = None) -> Cal
     if rung.products is not None:
         spec = Spec(layers=problem.case.shape.L, level=fuse)
         own = None if fuse == "none" else native.OPS
-        given: list[Any] = [
-            spec,
-            x,
-            problem.h0,
-            problem.c0,
-            list(weights.values()),
-            None,
-            None,
-            None,
-            False,
-        ]
-        run = lambda: climb(own, *given, products=rung.products)  # noqa: E731
+        given = record.Call(spec, x, problem.h0, problem.c0, list(weights.values()))
+        run = lambda: climb(own, given, None, products=rung.products)  # noqa: E731
     call = differentiable(run, {"x": x} | weights, dy, problem.x.device)
     step, answer = call.modes["step"], call.answer
 

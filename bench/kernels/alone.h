@@ -63,7 +63,7 @@ void steps_alone(const Worker& worker, const Factors<T>& f) {
   Lane<T> lane{};
   lane.batch = f.batch;
   lane.outputs = hidden;
-  lane.ready = f.ready;
+  lane.scratch.ready = f.ready;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     Sum<T>* const out = f.out + t * 4 * size;
     const Rows<T> left = Fma<T>::ready(worker, lane, {f.left + t * size, hidden}, hidden, {0, f.batch});
@@ -125,10 +125,10 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   lane.cell.sums = 4;
   lane.inputs = f.columns;
   lane.hidden = f.units;
-  lane.x = f.left;
-  lane.w_ih = f.right;
-  lane.input_stride = 4 * f.units;
-  lane.ready = f.ready;
+  lane.arguments.x = f.left;
+  lane.weights.w_ih = f.right;
+  lane.scratch.input_stride = 4 * f.units;
+  lane.scratch.ready = f.ready;
   input_product(worker, lane, input_shape(lane), {0, f.rows}, f.out, panel);
 }
 

@@ -6,7 +6,6 @@ Shapes are those of fused_lstm.ops; `ops` is an engine's operators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -18,55 +17,47 @@ from . import ladder, recurrence, reference, transforms
 from .choose import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
+from .record import Call
 from .spec import CELLS, Spec
 
 # --- a stack of layers ---
 
 
-def run(
-    ops: SimpleNamespace,
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    seed: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    not_reset: Tensor | None = None,
-    states: bool = False,
-) -> tuple[Tensor, ...]:
+def run(ops: SimpleNamespace, call: Call) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose, on an engine's operators.
 
     Levels "steps" and "layers" are one operator; the others are in fused_lstm.ladder.
     """
-    if spec.in_heads or spec.level in STEP_BY_STEP:
-        drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
-        run = recurrence.run if spec.in_heads else ladder.climb
-        return run(ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states)
-    if in_a_graph():
-        save = states or is_differentiated(x, h0, c0, *weights)
-        save = save or torch.jit.is_tracing()  # a trace may be trained later
-        return ops.lstm(
-            x, h0, c0, weights, spec.dropout, seed, spec.level, save,
-            directions=spec.schema_directions,
-            batch_sizes=batch_sizes, not_reset=not_reset, cell=spec.schema_cell,
-            rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
-            precision=spec.precision,
-        )  # fmt: skip
-    if is_transformed():
-        if states or not transforms.have_kernels():
-            return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
-        constants = seed, batch_sizes, not_reset
-        return transforms.run(LSTM, ops, spec, constants, x, h0, c0, *weights)
-    return operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
+    spec, inputs = call.spec, (call.x, call.h0, call.c0, *call.weights)
+    if not call.is_whole:
+        if spec.in_heads or spec.level in STEP_BY_STEP:
+            drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, call.seed)
+            return (recurrence.run if spec.in_heads else ladder.climb)(ops, call, drop)
+        if in_a_graph():
+            return _in_a_graph(ops, call)
+        if is_transformed():
+            if call.states or not transforms.have_kernels():
+                return reference.run(call)
+            return transforms.run(LSTM, ops, spec, call.constants, *inputs)
+    if is_differentiated(*inputs):
+        return Forward.apply(LSTM, ops, spec, call.constants, *inputs)
+    return lstm_forward(
+        ops, spec, call.states, call.seed, call.batch_sizes, call.not_reset, *inputs
+    )
 
 
-def operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states):
-    """Run a call of levels "steps" and "layers", as `run`, neither traced nor transformed."""
-    if is_differentiated(x, h0, c0, *weights):
-        constants = seed, batch_sizes, not_reset
-        return Forward.apply(LSTM, ops, spec, constants, x, h0, c0, *weights)
-    return lstm_forward(ops, spec, states, seed, batch_sizes, not_reset, x, h0, c0, *weights)
+def _in_a_graph(ops: SimpleNamespace, call: Call) -> tuple[Tensor, ...]:
+    """Run a call that torch.compile or torch.jit.trace records."""
+    spec = call.spec
+    save = call.states or is_differentiated(*call.inputs)
+    save = save or torch.jit.is_tracing()  # a trace may be trained later
+    return ops.lstm(
+        call.x, call.h0, call.c0, call.weights, spec.dropout, call.seed, spec.level, save,
+        directions=spec.schema_directions, batch_sizes=call.batch_sizes, not_reset=call.not_reset,
+        cell=spec.schema_cell,
+        rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
+        precision=spec.precision,
+    )  # fmt: skip
 
 
 def lstm_forward(
@@ -127,7 +118,8 @@ def lstm_backward(
 
 def plain_lstm(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
     """Return y, h_n, c_n, h and c, computed by the reference, which autograd can differentiate."""
-    return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    call = Call(spec, x, h0, c0, weights, seed=seed, batch_sizes=batch_sizes, not_reset=not_reset)
+    return reference.run(call)
 
 
 def keeps_samples(ops: SimpleNamespace, spec: Spec) -> bool:

@@ -1,10 +1,10 @@
 """A call: which engine runs it, with which Spec, and why it is refused.
 
-Every layer and function comes here with time-major, batched tensors (fused_lstm.layout). `call`
-packs rows of unequal length, casts under autocast, and runs the engine that fused_lstm.choose
-names. Shapes are checked once: by the C++ operator where it is given all tensors, and only when it
-refuses them does `check_tensors` look for the one to name; before the call where no operator would
-see them all.
+Every layer and function comes here with a `Call` of time-major, batched tensors (see layout.py).
+`run` packs rows of unequal length, casts under autocast, and runs the engine that `choose` names.
+Shapes are checked once: by the C++ operator where it is given all tensors, and only when it refuses
+them does `check_tensors` look for the one to name; before the call where no operator would see them
+all.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: the cell's gates.
@@ -37,7 +37,8 @@ from .choose import (
 from .layout import State, check_dense, check_resets, padded
 from .pullback import is_differentiated, is_transformed
 from .recompute import in_chunks
-from .rows import Rows, enter, leave
+from .record import Call, Run
+from .rows import enter, leave
 from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
 
 
@@ -101,104 +102,93 @@ def lstm(
     directions = -1 - bidirectional if reverse else 1 + bidirectional  # both at once are refused
     base = completed(cell, lanes, len(weights), directions, float(dropout))
     H = c0.shape[-1] // base.c_parts if base.projection else P
-    y, h_n, c_n, *states = call(
-        base, x, h0, c0, weights, H, P, engine, fuse, training, recompute, rows, resets,
-        return_states,
-    )  # fmt: skip
+    called = Call(
+        base, x, h0, c0, weights, states=return_states, rows=rows, hidden_size=H, output_size=P
+    )
+    y, h_n, c_n, *states = run(called, engine, fuse, training, recompute, resets)
     if not return_states:
         return y, (h_n, c_n)
     h, c = states
     return y, (h_n, c_n), (h, c)
 
 
-def call(
-    base: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    H: int,
-    P: int,
+def run(
+    call: Call,
     engine: str,
     fuse: str | None,
     training: bool,
     recompute: int | None,
-    rows: Rows | None = None,
     resets: Tensor | None = None,
-    states: bool = False,
-    override: Callable | None = None,
+    override: Override | None = None,
 ) -> tuple[Tensor, ...]:
-    """Check and cast a call's arguments, pack its rows, and run its engine.
+    """Check and cast a call's tensors, pack its rows, and run its engine.
 
     Args:
-        base: the cell, its options, layers, directions, dropout and which weights a lane has.
-        rows: how rows are packed; None where all have T steps.
-        states: whether to return the state after every step too.
-        override: (an engine's name, its function, rows) -> the function that runs in its place; see
-            fused_lstm.opacus.
+        call: with the layer's Spec, tensors, rows and `states`; it is changed.
+        engine, fuse, training, recompute, resets: as of `lstm`.
+        override: runs the call in the engine's place; see fused_lstm.opacus.
 
     Returns:
         y, h_n, c_n in the order of x's rows; with `states` also h and c of every lane after every
         step [L * D, ..., P or H].
     """
+    base, x, rows = call.spec, call.x, call.rows
     if resets is not None:
         check_resets(resets, x)
     compiling, tracing = torch.compiler.is_compiling(), torch._C._is_tracing()
-    sizes, facts = None if rows is None else rows.batch_sizes, USUAL
-    if resets is not None or states or compiling or tracing:
+    facts = USUAL
+    if resets is not None or call.states or compiling or tracing:
         facts = Facts(
-            resets is not None, states, sizes is not None and (compiling or tracing),
-            compiling and not torch.compiler.is_exporting()
-            and is_differentiated(x, h0, c0, *weights),
+            resets is not None, call.states, rows is not None and (compiling or tracing),
+            compiling and not torch.compiler.is_exporting() and is_differentiated(*call.inputs),
         )  # fmt: skip
     elif (
         not base.is_plain_lstm and rows is None and recompute is None and override is None
-        and is_slow_step(base, engine, fuse, x, h0, weights)
+        and is_slow_step(base, engine, fuse, call)
     ):  # fmt: skip
         facts = SLOW_STEP
-    if base.layer_norm and is_too_wide(engine, fuse, x.device, base, max(H, P)):
-        facts = facts._replace(too_wide=True)
+    if base.layer_norm:
+        wide = max(call.hidden_size, call.output_size)
+        if is_too_wide(engine, fuse, x.device, base, wide):
+            facts = facts._replace(too_wide=True)
     if compiling:
-        name, spec = _plan_in_a_graph(
+        name, spec, one_operator = _plan_in_a_graph(
             base, training, recompute, engine, fuse, x.device, x.dtype, *facts
         )
-        run, operator, autocasts = engine_module(name).run, None, is_autocast_on(x.device)
+        runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
         key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
-        name, spec, run, operator = base.plans.get(key) or _plan(base, *key)
+        name, spec, runs, one_operator = base.plans.get(key) or _plan(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
-    whole = rows is None and override is None and not (autocasts or tracing)
-    if not whole or x.numel() == 0 or is_transformed():
-        operator = None  # which would not see all tensors as they were given
-    if operator is not None:
-        run = operator
+    call.spec = spec
+    if one_operator and not (
+        rows is not None or override is not None or autocasts or compiling or tracing
+        or is_transformed() or x.numel() == 0
+    ):  # fmt: skip
+        call.is_whole = True  # the operator checks it
     elif not tracing:
-        check_tensors(spec, x, h0, c0, weights, H, P, rows, autocasts)
+        check_tensors(call, autocasts)
         # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
         # arrive packed.
-        if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
-            name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
-            run = engine_module(name).run
+        if (rows is None or not rows.arrives_packed) and call.h0.shape[1] == 0:
+            name, runs = EMPTY.engine, engine_module(EMPTY.engine).run
+            call.spec = spec = replace(spec, level=EMPTY.level)
     if autocasts:
-        x, h0, c0, *weights = autocast(x, h0, c0, *weights)
-    not_reset = None
+        call.x, call.h0, call.c0, *call.weights = autocast(*call.inputs)
     if rows is not None or resets is not None:
-        x, h0, c0, not_reset = enter(rows, resets, spec.schema_directions, x, h0, c0)
-    if override is not None:
-        run = override(name, run, rows)
-    if spec.recompute is not None:
-        run = partial(in_chunks, run)
-    seed = None
+        enter(call, resets)
     if spec.draws and is_drawn_by_counter(name, spec):
-        seed = draw_seed(x.device)
+        call.seed = draw_seed(x.device)
+    if spec.recompute is not None:
+        runs = partial(in_chunks, runs)
     try:
-        outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
+        outputs = runs(call) if override is None else override(name, runs, call)
     except (RuntimeError, ValueError, IndexError):
-        if operator is not None:  # this says better what it refuses
-            check_tensors(spec, x, h0, c0, weights, H, P)
+        if call.is_whole:  # this says better what it refuses
+            check_tensors(call)
         raise
-    if states:
+    if call.states:
         y, h_n, c_n, h, c = outputs[:5]
         h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1)
         h = h.flatten(0, 1)
@@ -208,17 +198,19 @@ def call(
     return outputs if rows is None else leave(rows, *outputs)
 
 
+# An engine's name, its function and the call -> the call's results.
+Override = Callable[[str, Run, Call], tuple[Tensor, ...]]
+
 SLOW_STEP = Facts(slow_step=True)
 
 
-def is_slow_step(
-    base: Spec, engine: str, fuse: str | None, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
-) -> bool:
+def is_slow_step(base: Spec, engine: str, fuse: str | None, call: Call) -> bool:
     """Return whether a call is one step for which torch's own code is as fast."""
+    x = call.x
     if x.dim() != 3 or len(x) != 1 or not base.is_torchs:
         return False
-    trains = is_differentiated(x, h0, *weights)
-    pays = step_pays(base.cell, x.shape[1], h0.shape[-1], trains)
+    trains = is_differentiated(x, call.h0, *call.weights)
+    pays = step_pays(base.cell, x.shape[1], call.h0.shape[-1], trains)
     return not pays and may_be_slow(engine, fuse, x.device)
 
 
@@ -230,10 +222,8 @@ class Plan(NamedTuple):
 
     engine: str
     spec: Spec  # the call's
-    run: Callable[..., tuple[Tensor, ...]]  # as in fused_lstm.choose
-    # Runs the same where one operator is given all tensors and checks them, and the call is neither
-    # traced nor transformed.
-    operator: Callable[..., tuple[Tensor, ...]] | None
+    run: Run  # as in fused_lstm.choose
+    one_operator: bool  # whether one operator is given all tensors, and checks them
 
 
 def _plan(
@@ -258,8 +248,7 @@ def _plan(
     )  # fmt: skip
     module = engine_module(name)
     whole = name == "native" and level in ("steps", "layers") and not spec.in_heads
-    operator = module.operator if whole and recompute is None else None
-    plan = Plan(name, spec, module.run, operator)
+    plan = Plan(name, spec, module.run, whole and recompute is None)
     base.plans[training, recompute, engine, fuse, device, dtype, facts, word] = plan
     return plan
 
@@ -269,7 +258,7 @@ def _plan_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *fa
     """Return `_plan`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
     plan = _plan(base, training, recompute, engine, fuse, device, dtype, Facts(*facts), word)
-    return plan.engine, plan.spec
+    return plan.engine, plan.spec, False
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -328,21 +317,15 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 # --- checks: each raises a ValueError that names the wrong argument ---
 
 
-def check_tensors(
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    H: int,
-    P: int,
-    rows: Rows | None = None,
-    autocasts: bool = False,
-) -> None:
-    """Check a call's tensors: shapes, dtypes and devices.
+def check_tensors(call: Call, autocasts: bool = False) -> None:
+    """Check the shapes, dtypes and devices of a call's tensors, as a layer gives them.
 
-    x: [T, B, I], or [N, I] where it arrives packed. h0, c0, weights: as in fused_lstm.ops.
+    x is [T, B, I], or [N, I] where it arrives packed. autocasts: whether they are cast afterwards.
     """
+    spec, x, h0, c0, weights, rows = (
+        call.spec, call.x, call.h0, call.c0, call.weights, call.rows
+    )  # fmt: skip
+    H, P = call.hidden_size, call.output_size
     I = x.shape[-1] if x.dim() else 0
     if (count := CELLS[spec.cell].inputs) and weights[0].dim() == 2:  # behind what it multiplies
         own, I = I - weights[0].shape[1], weights[0].shape[1]

@@ -6,8 +6,10 @@ import shutil
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from . import ladder
+from .record import Call
 
 
 def missing(device: torch.device) -> str | None:
@@ -26,11 +28,10 @@ def _compiled():
     return torch.compile(ladder.run, dynamic=False, fullgraph=True)
 
 
-def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
+def run(call: Call) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose."""
-    arguments = spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states
     if torch.compiler.is_compiling():  # the loop becomes part of that graph
-        return ladder.run(*arguments)
+        return ladder.run(call)
     # Every shape is compiled anew; torch.compile would give up after 8 of them.
     with torch._dynamo.config.patch(recompile_limit=256):
-        return _compiled()(*arguments)
+        return _compiled()(call)

@@ -7,11 +7,14 @@ a loop in PyTorch.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import pointwise
+from .record import Call
 
 
 def missing(device: torch.device) -> str | None:
@@ -29,8 +32,9 @@ def describe(device: torch.device) -> str:
 RUN = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
 
 
-def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
+def run(call: Call) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose, without resets or the states of every step."""
+    spec, x, h0, weights, batch_sizes = call.spec, call.x, call.h0, call.weights, call.batch_sizes
     if batch_sizes is not None and torch.compiler.is_compiling():
         raise ValueError(
             "input: got packed rows, or lengths, in a graph with engine='cudnn', which PyTorch"
@@ -41,7 +45,8 @@ def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, s
         pairs = zip(names, weights, strict=True)
         weights = [w if name == "weight_hr" else pointwise.four_gates(w) for name, w in pairs]
         spec = replace(spec, coupled=False)
-    torchs, state = (torch.lstm, (h0, c0)) if spec.has_c else (RUN[spec.cell], h0)
+    torchs: Any = torch.lstm if spec.has_c else RUN[spec.cell]
+    state = (h0, call.c0) if spec.has_c else h0
     # torch.jit.trace sees a call once, which may be trained later.
     train = spec.dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()
     options = spec.bias, spec.layers, spec.dropout, train, spec.directions == 2

@@ -32,30 +32,20 @@ from . import pointwise, reference, stack
 from .choose import in_a_graph
 from .denormals import flush_denormals
 from .pullback import Backward, is_differentiated, is_transformed, kernel, pulled_back
+from .record import Call
 from .reference import by_layer, state_dtype
 from .rows import Order, Padding
-from .spec import Spec, is_reversed
+from .spec import is_reversed
 
 # --- engine `loop` ---
 
 
-def run(
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    seed: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    not_reset: Tensor | None = None,
-    states: bool = False,
-) -> tuple[Tensor, ...]:
+def run(call: Call) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose; cells other than nn.LSTM's run in the reference."""
-    p = spec.dropout
-    if spec.level != "hoisted" and not spec.is_plain_lstm:
-        return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
-    drop = (lambda y, _: F.dropout(y, p)) if p > 0 else None
-    return climb(None, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states)
+    p = call.spec.dropout
+    if call.spec.level != "hoisted" and not call.spec.is_plain_lstm:
+        return reference.run(call)
+    return climb(None, call, (lambda y, _: F.dropout(y, p)) if p > 0 else None)
 
 
 def missing(device: torch.device) -> str | None:
@@ -88,15 +78,8 @@ TORCH = Products(
 
 def climb(
     ops: SimpleNamespace | None,
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
+    call: Call,
     drop: stack.Drop | None,
-    batch_sizes: Tensor | None,
-    not_reset: Tensor | None,
-    states: bool,
     products: Products = TORCH,
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose, at a level of the ladder.
@@ -110,10 +93,10 @@ def climb(
         drop: the dropout between layers.
         products: the products; a benchmark may replace PyTorch's.
     """
-    layers, hoisted = by_layer(weights, len(h0), spec), spec.level == "hoisted"
-    rows, cell = Padding(x, h0.shape[1], batch_sizes, not_reset), UNFUSED
-    if ops is not None:
-        cell = fused(ops)
+    spec, h0, c0 = call.spec, call.h0, call.c0
+    layers, hoisted = by_layer(call.weights, len(h0), spec), spec.level == "hoisted"
+    rows = Padding(call.x, h0.shape[1], call.batch_sizes, call.not_reset)
+    cell = UNFUSED if ops is None else fused(ops)
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
         layer, order = layers[lane], rows.order(is_reversed(spec, lane))
@@ -124,7 +107,7 @@ def climb(
         x, h, c = rows.pad(x), h0[lane], c0[lane].to(state_dtype(x.dtype))
         if hoisted:
             inputs = products.linear(x, w_ih, bias), h, c, w_hh, layer.w_hr
-            if states or in_a_graph() or is_transformed():
+            if call.states or in_a_graph() or is_transformed():
                 made = unrolled(cell, order, *inputs)
             elif is_differentiated(*inputs):
                 h_all, c_n = Hoisted.apply(cell, products, order, *inputs)
@@ -134,10 +117,10 @@ def climb(
         else:
             made = multiplied(cell, products, order, x, h, c, w_ih, w_hh, bias, layer.w_hr)
         h_n, c_n, *_ = made[order.steps[-1]]
-        c_all = rows.pack(reference.in_time(made, 1)) if states else None
+        c_all = rows.pack(reference.in_time(made, 1)) if call.states else None
         return stack.Swept(rows.pack(reference.in_time(made, 0)), c_all, h_n, c_n)
 
-    return stack.run_lanes(spec, x, c0.dtype, sweep, drop)
+    return stack.run_lanes(spec, call.x, c0.dtype, sweep, drop)
 
 
 # --- nn.LSTM's cell ---

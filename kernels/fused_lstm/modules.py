@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import onnx
-from .call import call, check_torchs
+from .call import check_torchs, run
 from .choose import (
     Facts,
     cell_pays,
@@ -36,6 +36,7 @@ from .layout import (
     zeros,
 )
 from .pullback import is_differentiated
+from .record import Call
 from .spec import Spec, check_size, directions_of
 
 # A module's attributes that torch.nn's does not have.
@@ -50,7 +51,7 @@ class RecurrentBase(nn.RNNBase):
     fuse: str | None
     spec: Spec  # the cell, its options, layers, directions and which weights a lane has
     recompute: int | None = None  # for a module that `convert` made
-    _override: Any = None  # (engine's name, its function) -> what runs: see fused_lstm.opacus
+    _override: Any = None  # runs a call in the engine's place: see fused_lstm.opacus
 
     def __init__(
         self,
@@ -191,11 +192,11 @@ class RecurrentBase(nn.RNNBase):
         else:
             h0, c0 = self._state(hx, layout.batched)
         H = self.hidden_size
-        y, h_n, c_n, *states = call(
-            self.spec, x, h0, c0, self.weights(), H,
-            self.proj_size or H, self.engine, self.fuse, self.training, self.recompute, rows,
-            resets, return_states, self._override,
-        )  # fmt: skip
+        P = self.proj_size or H
+        call = Call(self.spec, x, h0, c0, self.weights(), return_states, rows, H, P)
+        y, h_n, c_n, *states = run(
+            call, self.engine, self.fuse, self.training, self.recompute, resets, self._override
+        )
         if layout is not TIME_FIRST:
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
         last = self._joined(h_n, c_n)
@@ -604,9 +605,8 @@ class RecurrentCell(nn.RNNCellBase):
         else:
             lifted = [as_step(part, batched) for part in parts]
             h0, c0 = lifted[0], lifted[-1]
-        _, h, c = call(
-            self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, self.training, None
-        )
+        call = Call(self.spec, x, h0, c0, weights, hidden_size=H, output_size=H)
+        _, h, c = run(call, self.engine, self.fuse, self.training, None)
         h, c = of_step(h, batched), of_step(c, batched)
         return (h, c) if has_c else h
 

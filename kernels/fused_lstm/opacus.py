@@ -32,7 +32,7 @@ from . import autograd, modules
 from .choose import STEP_BY_STEP
 from .layout import State, batch_of, data_of, with_data
 from .ops import NATIVE, TRITON
-from .rows import Rows
+from .record import Call, Run
 from .spec import Spec
 
 __all__ = ["LSTM", "GRU", "RNN"]
@@ -96,17 +96,14 @@ class Sampled(modules.RecurrentBase):
         shapes += [t.shape for t in outputs]
         return torch.cat([t.flatten() for t in outputs])[None]
 
-    def _override(self, engine: str, run, rows: Rows | None):
-        return run if listener(self) is None else partial(self._sampled, engine, run, rows)
-
-    def _sampled(
-        self, engine, run, rows, spec, x, h0, c0, weights, seed=None, batch_sizes=None,
-        not_reset=None, states=False,
-    ):  # fmt: skip
-        """Call `run`, an engine's function, with a backward that keeps samples apart."""
-        if h0.shape[1] == 0:  # an empty batch launches no kernel
-            self._keep([w.new_zeros(0, *w.shape) for w in weights])
-            return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    def _override(self, engine: str, run: Run, call: Call) -> tuple[Tensor, ...]:
+        """Run a call with a backward that keeps samples apart. run: the engine's function."""
+        spec = call.spec
+        if listener(self) is None:
+            return run(call)
+        if call.h0.shape[1] == 0:  # an empty batch launches no kernel
+            self._keep([w.new_zeros(0, *w.shape) for w in call.weights])
+            return run(call)
         if spec.in_heads:
             raise ValueError(
                 f"num_heads: got {spec.num_heads} under Opacus; expected 1: the operator of heads "
@@ -119,13 +116,9 @@ class Sampled(modules.RecurrentBase):
                 " recompute, which have per-sample gradients"
             )
         mean = listener(self).loss_reduction == "mean"
-        call = (
-            OPERATORS[engine],
-            spec,
-            (seed, batch_sizes, not_reset),
-            None if rows is None else rows.back,
-        )
-        return Gradients.apply(self, mean, call, x, h0, c0, *weights)
+        back = None if call.rows is None else call.rows.back
+        told = OPERATORS[engine], spec, call.constants, back
+        return Gradients.apply(self, mean, told, *call.inputs)
 
     def _keep(self, grads: list[Tensor], back: Tensor | None = None) -> None:
         """Keep each weight's gradients [B, ...], in the order of `weights`.

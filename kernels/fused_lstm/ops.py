@@ -97,6 +97,7 @@ from torch.utils import _pytree as pytree
 from . import autograd, ladder, library, recurrence, reference
 from .layout import check_dense
 from .pullback import Forward, is_differentiated, is_transformed, kernel
+from .record import Call
 from .spec import CELLS, Spec, Units, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
@@ -127,7 +128,8 @@ def _plain_lstm(
     directions=1, batch_sizes=None, not_reset=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
     spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
-    states = reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    call = Call(spec, x, h0, c0, weights, seed=seed, batch_sizes=batch_sizes, not_reset=not_reset)
+    states = reference.run(call)
     return *states, x.new_empty(0)
 
 

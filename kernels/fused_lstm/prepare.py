@@ -36,6 +36,7 @@ from .layout import (
 )
 from .loops import Fused
 from .modules import SLSTM, RecurrentBase
+from .record import Call
 from .rows import enter, leave
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -436,32 +437,31 @@ class Prepared(nn.Module):
             h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
         else:
             h0, c0 = states_of(self.spec, hx, layout.batched)
-        sizes, not_reset = None if rows is None else rows.batch_sizes, None
+        call = Call(self.spec, x, h0, c0, self.weights, rows=rows)
         if rows is not None or resets is not None:
             self._check_state(h0, c0, B)
-            x, h0, c0, not_reset = enter(rows, resets, self.spec.schema_directions, x, h0, c0)
-        y, h_n, c_n = self._kernel(x, h0, c0, sizes, not_reset)
+            enter(call, resets)
+        y, h_n, c_n = self._kernel(call)
         if rows is not None:
             y, h_n, c_n = leave(rows, y, h_n, c_n)
         if layout is not TIME_FIRST:
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
         return y, (h_n, c_n) if self.spec.has_c else h_n
 
-    def _kernel(
-        self, x: Tensor, h0: Tensor, c0: Tensor, sizes: Tensor | None, not_reset: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the operator for x [T, B, I], or packed [N, I], and say what it refuses."""
+    def _kernel(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the operator, and say what it refuses."""
         ops: Any = torch.ops.fused_lstm_native
+        x, h0, c0 = call.x, call.h0, call.c0
         try:
             if self._takes_layers_kernels(x):
                 outputs = ops.lstm(
                     x, h0, c0, self._unpack(), 0.0, None, "layers", False, **self.spec.schema,
-                    batch_sizes=sizes, not_reset=not_reset,
+                    batch_sizes=call.batch_sizes, not_reset=call.not_reset,
                 )  # fmt: skip
                 return outputs[:3]
             return ops.prepared_lstm(
-                x, h0, c0, self.arguments(), self.spec.schema_directions, sizes, not_reset,
-                self.spec.schema_cell, self.weight_only,
+                x, h0, c0, self.arguments(), self.spec.schema_directions, call.batch_sizes,
+                call.not_reset, self.spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:
             if x.dim() == 3:  # which enters unchecked

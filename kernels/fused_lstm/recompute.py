@@ -20,21 +20,11 @@ from . import stack
 from .autograd import draw_seed
 from .choose import in_a_graph
 from .pullback import is_differentiated, is_transformed, version_of
-from .spec import Spec, is_reversed
+from .record import Call, Run
+from .spec import is_reversed
 
 
-def in_chunks(
-    run: Callable,
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    seed: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    not_reset: Tensor | None = None,
-    states: bool = False,
-) -> tuple[Tensor, ...]:
+def in_chunks(run: Run, call: Call) -> tuple[Tensor, ...]:
     """Call `run`, an engine's function as in fused_lstm.choose, `spec.recompute` steps at a time.
 
     Lanes that are reversed run on reversed rows, so that two directions run lane by lane. In a
@@ -42,21 +32,22 @@ def in_chunks(
     unless masks are drawn: a chunk draws its own, and a call under no_grad has to draw what one
     with gradients draws.
     """
-    recorded = is_differentiated(x, h0, c0, *weights)
+    spec, x = call.spec, call.x
+    recorded = is_differentiated(*call.inputs)
     if in_a_graph() or is_transformed() or not (recorded or spec.draws):
-        return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
+        return run(call)
     in_time = spec.directions == 1 and not spec.reverse
-    chunked = _in_time if in_time else _lane_by_lane
-    y, h_n, c_n = chunked(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    y, h_n, c_n = (_in_time if in_time else _lane_by_lane)(run, call)
     if len(y) < len(x):  # the rows after the live ones have ended: y is zero
         y = F.pad(y, (0, 0, 0, len(x) - len(y)))
     return y, h_n, c_n
 
 
-def _lane_by_lane(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
+def _lane_by_lane(run: Run, call: Call) -> tuple[Tensor, ...]:
     """Run a call lane by lane, those that are reversed on reversed rows."""
+    spec, batch_sizes, not_reset = call.spec, call.batch_sizes, call.not_reset
     per_lane, last, D = len(spec.weight_names), [], spec.directions
-    turn = _turn(batch_sizes, x.device)
+    turn = _turn(batch_sizes, call.x.device)
     of_lane = replace(spec, layers=1, directions=1, dropout=0.0, reverse=False)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
@@ -64,31 +55,40 @@ def _lane_by_lane(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
         kept = None if not_reset is None else not_reset[lane % D, None]
         if backwards:
             x, kept = turn(x, 0), None if kept is None else turn(kept, 1)
-        y, *state = _in_time(
-            run, of_lane, x, h0[lane, None], c0[lane, None],
-            weights[lane * per_lane : (lane + 1) * per_lane],
-            draw_seed(x.device) if of_lane.draws else None, batch_sizes, kept,
+        own = Call(
+            of_lane, x, call.h0[lane, None], call.c0[lane, None],
+            call.weights[lane * per_lane : (lane + 1) * per_lane],
+            seed=draw_seed(x.device) if of_lane.draws else None, batch_sizes=batch_sizes,
+            not_reset=kept,
         )  # fmt: skip
+        y, *state = _in_time(run, own)
         last.append(state)
         return turn(y, 0) if backwards else y
 
     p = spec.dropout
-    y = stack.run(x, spec.layers, sweep, (lambda y, _: F.dropout(y, p)) if p > 0 else None, D)
+    y = stack.run(call.x, spec.layers, sweep, (lambda y, _: F.dropout(y, p)) if p > 0 else None, D)
     h_n, c_n = map(torch.cat, zip(*last, strict=True))
     return y, h_n, c_n
 
 
-def _in_time(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
+def _in_time(run: Run, call: Call) -> tuple[Tensor, ...]:
     """Run a call whose lanes all run forward in time, in chunks."""
+    spec, x, h, c, seed, not_reset = (
+        call.spec, call.x, call.h0, call.c0, call.seed, call.not_reset
+    )  # fmt: skip
+    assert spec.recompute is not None
     outputs, part = [], None
-    for rows, alive, sizes in _chunks(x, h.shape[1], batch_sizes, spec.recompute):
+    for rows, alive, sizes in _chunks(x, h.shape[1], call.batch_sizes, spec.recompute):
         if seed is not None:
             part = draw_seed(x.device)
             if spec.options:  # with the call's seed, for masks that are the same at every step
                 part = torch.cat([part, seed])
+        chunk = Call(
+            spec, x[rows], h[:, :alive], c[:, :alive], call.weights, seed=part, batch_sizes=sizes,
+            not_reset=None if not_reset is None else not_reset[:, rows],
+        )  # fmt: skip
         y, h_n, c_n = checkpoint(
-            unchanged(run, x, h, c, weights), spec, x[rows], h[:, :alive], c[:, :alive], weights,
-            part, sizes, None if not_reset is None else not_reset[:, rows],
+            unchanged(run, x, h, c, call.weights), chunk,
             use_reentrant=False, preserve_rng_state=spec.dropout > 0,
         )[:3]  # fmt: skip
         outputs.append(y)
@@ -96,21 +96,19 @@ def _in_time(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
     return torch.cat(outputs), h, c
 
 
-def unchanged(
-    run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]
-) -> Callable:
+def unchanged(run: Run, x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> Run:
     """Return `run`, made to raise RuntimeError if one of these tensors was changed in place."""
     tensors = {"x": x, "h": h, "c": c} | {f"weights[{n}]": w for n, w in enumerate(weights)}
     before = {name: version_of(t) for name, t in tensors.items()}
 
-    def checked(*arguments):
+    def checked(chunk: Call) -> tuple[Tensor, ...]:
         for name, tensor in tensors.items():
             if version_of(tensor) != before[name]:
                 raise RuntimeError(
                     f"{name}: got version {version_of(tensor)}, changed in place after the forward"
                     f" pass; expected version {before[name]}, as recompute= runs that pass again"
                 )
-        return run(*arguments)
+        return run(chunk)
 
     return checked
 

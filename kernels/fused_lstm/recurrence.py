@@ -11,7 +11,6 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from torch import Tensor
 from . import reference, stack, transforms
 from .choose import in_a_graph
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
+from .record import Call
 from .reference import Layer, by_layer, input_product
 from .rows import Padding
 from .spec import CELLS, Spec, is_reversed
@@ -56,20 +56,10 @@ def cell_of(spec: Spec, lane: int = 0) -> Cell:
 # --- a stack of layers ---
 
 
-def run(
-    ops: SimpleNamespace,
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    drop: stack.Drop | None,
-    batch_sizes: Tensor | None,
-    not_reset: Tensor | None,
-    states: bool,
-) -> tuple[Tensor, ...]:
+def run(ops: SimpleNamespace, call: Call, drop: stack.Drop | None) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose, with `drop` between layers."""
-    layers, D = by_layer(weights, len(h0), spec), spec.directions
+    spec, h0, c0, states = call.spec, call.h0, call.c0, call.states
+    layers, D, not_reset = by_layer(call.weights, len(h0), spec), spec.directions, call.not_reset
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
         layer = layers[lane]
@@ -77,13 +67,13 @@ def run(
         w_hh = layer.w_hh if layer.w_hh.dim() == 3 else layer.w_hh[None]
         y, h_n, c_n, c = recur(
             ops, cell_of(spec, lane), input_product(x, layer, spec, bias), h0[lane], c0[lane], w_hh,
-            bias_m, batch_sizes, None if not_reset is None else not_reset[lane % D], states,
+            bias_m, call.batch_sizes, None if not_reset is None else not_reset[lane % D], states,
         )  # fmt: skip
         if not spec.has_c:
             return stack.Swept(y, y if states else None, h_n, h_n)
         return stack.Swept(y, by_state(c, spec.c_parts) if states else None, h_n, c_n)
 
-    return stack.run_lanes(spec, x, c0.dtype, sweep, drop)
+    return stack.run_lanes(spec, call.x, c0.dtype, sweep, drop)
 
 
 def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:

@@ -34,6 +34,7 @@ from .pointwise import (
     zoned,
     zoned_backward,
 )
+from .record import Call
 from .rows import Order, Padding
 from .spec import (
     CANDIDATE,
@@ -497,32 +498,16 @@ def _of_peepholes(dgates: Tensor, c_prev: Tensor, c: Tensor, coupled: bool) -> T
 # --- a stack of lanes ---
 
 
-def run(
-    spec: Spec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    seed: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    not_reset: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+def run(call: Call) -> tuple[Tensor, ...]:
     """Run a call in plain PyTorch, which autograd can differentiate.
-
-    Args:
-        spec: the call's Spec.
-        x: [T, B, I], or packed [N, I] with batch_sizes.
-        h0, c0: [L * D, B, P] and [L * D, B, H].
-        weights: lane by lane, each in the order of `Spec.weights`.
-        seed: the seed of all masks, as `draw` takes it.
-        batch_sizes, not_reset: as in fused_lstm.rows.
 
     Returns:
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H], and the state after
         every step: h of the layers below the last [L - 1, ..., D * P], c of all [L * D, ..., H].
     """
-    layers, (lanes, B, P) = by_layer(weights, len(h0), spec), h0.shape
-    rows = Padding(x, B, batch_sizes, not_reset)
+    spec, h0, c0, seed = call.spec, call.h0, call.c0, call.seed
+    layers, (lanes, B, P) = by_layer(call.weights, len(h0), spec), h0.shape
+    rows = Padding(call.x, B, call.batch_sizes, call.not_reset)
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
         order, layer = rows.order(is_reversed(spec, lane)), layers[lane]
@@ -537,7 +522,7 @@ def run(
         assert seed is not None
         return y * dropout_mask(seed[:1], y.shape, spec.dropout, layer * y.numel()).to(y.dtype)
 
-    return stack.run_lanes(spec, x, c0.dtype, sweep, drop if spec.dropout > 0 else None)
+    return stack.run_lanes(spec, call.x, c0.dtype, sweep, drop if spec.dropout > 0 else None)
 
 
 def lstm(
@@ -557,5 +542,6 @@ def lstm(
     Returns y, h_n and c_n.
     """
     spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
-    y, h_n, c_n, *_ = run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    call = Call(spec, x, h0, c0, weights, seed=seed, batch_sizes=batch_sizes, not_reset=not_reset)
+    y, h_n, c_n, *_ = run(call)
     return y, h_n, c_n

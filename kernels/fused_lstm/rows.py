@@ -26,6 +26,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from .choose import can_run, in_a_graph
+from .record import Call
 
 # --- from a user's rows to packed rows ---
 
@@ -82,23 +83,18 @@ class Rows(NamedTuple):
         return torch.where(live[..., None], padded.movedim(-2, 0), 0.0)
 
 
-def enter(
-    rows: Rows | None, resets: Tensor | None, directions: int, x: Tensor, h0: Tensor, c0: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return x, h0 and c0 with rows packed and sorted by length, and `not_reset` [D, T, B], [D, N].
+def enter(call: Call, resets: Tensor | None) -> None:
+    """Pack a call's rows, sorted by length, and its states; fill in batch_sizes and not_reset.
 
-    Args:
-        rows: how rows are packed; None where all have T steps.
-        resets: bool, as x lies; None for no resets.
+    resets: bool, as x lies; None for no resets.
     """
+    rows, B, D = call.rows, call.h0.shape[1], call.spec.schema_directions
     if rows is not None:
-        x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
-    if resets is None:
-        return x, h0, c0, None
-    if rows is None:
-        return x, h0, c0, reset_mask(resets, directions, h0.shape[1])
-    mask = reset_mask(rows.pack(resets), directions, h0.shape[1], rows.batch_sizes)
-    return x, h0, c0, mask
+        call.x, call.batch_sizes = rows.pack(call.x), rows.batch_sizes
+        call.h0, call.c0 = rows.sort(call.h0), rows.sort(call.c0)
+        resets = None if resets is None else rows.pack(resets)
+    if resets is not None:
+        call.not_reset = reset_mask(resets, D, B, call.batch_sizes)
 
 
 def leave(rows: Rows, y: Tensor, h_n: Tensor, c_n: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

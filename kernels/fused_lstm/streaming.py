@@ -20,6 +20,7 @@ from .custom import Recurrent, with_inputs
 from .layout import State, as_step, check_is_tensor, check_kind, of_step, zeros
 from .modules import RecurrentBase
 from .prepare import Prepared
+from .record import Call
 from .reference import by_layer, input_product
 from .spec import Spec
 
@@ -80,7 +81,9 @@ class Streaming:
         P = module.proj_size
         x = like.new_empty(1, B, module.input_size + inputs)
         self._first = module._initial(x, B)
-        check_tensors(module.spec, x, *self._first, weights, H, P or H)
+        check_tensors(
+            Call(module.spec, x, *self._first, weights, hidden_size=H, output_size=P or H)
+        )
         engine, level, _ = choose(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(
@@ -188,7 +191,7 @@ def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
 
     @torch.no_grad()
     def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return module.run(spec, x, h, c, weights)[:3]
+        return module.run(Call(spec, x, h, c, weights))[:3]
 
     return step
 

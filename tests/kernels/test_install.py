@@ -47,13 +47,13 @@ def _restored():
 def ran(monkeypatch) -> list[str]:
     """The cells of the calls that were ours."""
     module, cells = sys.modules["fused_lstm.adopt.install"], []
-    call = module.call
+    run = module.run
 
-    def spy(spec, *args):
-        cells.append(spec.cell)
-        return call(spec, *args)
+    def spy(call, *args):
+        cells.append(call.spec.cell)
+        return run(call, *args)
 
-    monkeypatch.setattr(module, "call", spy)
+    monkeypatch.setattr(module, "run", spy)
     return cells
 
 

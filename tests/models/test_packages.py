@@ -116,7 +116,7 @@ def test_attentive_fps_relu_in_place_after_its_cells(monkeypatch):
     models = pytest.importorskip("torch_geometric.nn.models", reason="it is not installed")
     module, ran = sys.modules["fused_lstm.adopt.install"], []
     monkeypatch.setattr(module, "cell_pays", lambda *_: True)  # torch's are faster in training
-    monkeypatch.setattr(module, "call", lambda *a, call=module.call: ran.append(1) or call(*a))
+    monkeypatch.setattr(module, "run", lambda *a, run=module.run: ran.append(1) or run(*a))
     torch.manual_seed(0)
     model = models.AttentiveFP(8, 16, 2, edge_dim=4, num_layers=2, num_timesteps=2)
     graph = torch.randn(6, 8), torch.randint(6, (2, 12)), torch.randn(12, 4)
@@ -256,7 +256,7 @@ def test_tacotron_2s_cells_are_torchs_in_training(monkeypatch):
     """They are faster there; in inference native is, from one row on, since the cells are large."""
     model, ran = case_of("torchaudio").model.decoder.attention_rnn, []
     module = sys.modules["fused_lstm.adopt.install"]
-    monkeypatch.setattr(module, "call", lambda *a, call=module.call: ran.append(1) or call(*a))
+    monkeypatch.setattr(module, "run", lambda *a, run=module.run: ran.append(1) or run(*a))
     with fused_lstm.install():
         model(torch.randn(64, model.input_size))
         assert ran == []

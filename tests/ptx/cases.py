@@ -21,6 +21,7 @@ import fused_lstm
 from bench import zoo
 from bench.gpu import gsan
 from fused_lstm import reference
+from fused_lstm.record import Call
 from fused_lstm.spec import CELLS, PLAIN, Spec
 from fused_lstm.triton import devices, launch, op, pointwise, rounding
 from plans import make_plan
@@ -334,7 +335,15 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     if case.states:
         D = lanes["directions"]
         more = replace(case.cell, layers=case.L, directions=abs(D), dropout=case.p, reverse=D < 0)
-        outputs = reference.run(more, *of_call, seed, lanes["batch_sizes"], lanes["not_reset"])
+        outputs = reference.run(
+            Call(
+                more,
+                *of_call,
+                seed=seed,
+                batch_sizes=lanes["batch_sizes"],
+                not_reset=lanes["not_reset"],
+            )
+        )
         outputs = [out for out in outputs if out.numel()]  # one layer has none below the last
     by = [_pattern(out).to(DTYPES[case.dtype]).to(out.dtype) for out in outputs]
     unused = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c

@@ -22,10 +22,11 @@ from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
-from ..call import call, without_autocast
+from ..call import run, without_autocast
 from ..choose import cell_pays, in_a_graph, step_pays, why_torchs
 from ..layout import as_step, of_step, time_first
 from ..pullback import is_differentiated
+from ..record import Call
 from ..rows import Rows
 from ..spec import CELLS, Spec
 
@@ -79,7 +80,8 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     x = time_first(x, batch_first)
     try:
         with _as_torch_casts(x, cell in STEP_LOOPS):
-            y, *states = call(spec, x, h0, c0, weights, H, P, "auto", None, training, None, rows)
+            call = Call(spec, x, h0, c0, weights, rows=rows, hidden_size=H, output_size=P)
+            y, *states = run(call, "auto", None, training, None)
     except ValueError:
         if rows is not None:  # torch 2.15 reads past the end of a state that is too small
             raise
@@ -112,7 +114,8 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
     try:
         with _as_torch_casts(x, cell in STEP_LOOPS_OF_CELLS):
             x, h0, c0 = as_step(x), as_step(h0), as_step(c0)
-            _, *last = call(spec, x, h0, c0, used, H, H, "auto", None, True, None)
+            call = Call(spec, x, h0, c0, used, hidden_size=H, output_size=H)
+            _, *last = run(call, "auto", None, True, None)
     except ValueError:
         return torchs(x, hx, *weights)
     h, c = map(of_step, last)

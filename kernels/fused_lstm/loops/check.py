@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .capture import draw
 from .guards import Guards, Untouched
-from .tiers import TIERS, Call, Plan, run_own
+from .tiers import TIERS, Loop, Plan, run_own
 
 CHECKED_STEPS, CHECKED_ROWS = 3, 2
 # Relative to 1 + the largest number. A check of half precision sees gross faults only.
@@ -24,7 +24,7 @@ SLOW = 0.1  # seconds of a short call
 MUCH = 1.05  # how many times as fast a lower tier has to be
 
 
-def differs(plan: Plan, tier: str, c: Call, parameters: list[Tensor]) -> str | None:
+def differs(plan: Plan, tier: str, c: Loop, parameters: list[Tensor]) -> str | None:
     """Return how results or gradients of a few steps differ from the person's own loop, or None.
 
     Gradients tell what a trace has lost: a hook, or a gradient that stops. Random numbers of the
@@ -79,7 +79,7 @@ def cotangent(t: Tensor) -> Tensor:
     return torch.linspace(-1.0, 1.0, t.numel(), dtype=t.dtype, device=t.device).reshape(t.shape)
 
 
-def replayed(c: Call) -> tuple:
+def replayed(c: Loop) -> tuple:
     """Run the person's own loop with the call's random numbers in place of its own."""
     with Replay(c.draws or []):
         return run_own(c)
@@ -106,7 +106,7 @@ def untouched(guards: Guards) -> Iterator[None]:
         yield
 
 
-def race(plan: Plan, c: Call, trains: bool) -> dict[str, float]:
+def race(plan: Plan, c: Loop, trains: bool) -> dict[str, float]:
     """Return the seconds of a plan's tiers for a call's sizes: its own, and those below it.
 
     trains: with the backward. The tiers take turns; of a slow step fewer steps and turns are run.
@@ -114,11 +114,11 @@ def race(plan: Plan, c: Call, trains: bool) -> dict[str, float]:
     assert plan.graph is not None
     state = [t.detach().requires_grad_(t.requires_grad) for t in c.state]
 
-    def some(steps: int) -> Call:
+    def some(steps: int) -> Loop:
         x = [t[:steps].detach().requires_grad_(t.requires_grad) for t in c.x]
         return replace(c, x=x, state=state, resets=None, lengths=None, draws=None)
 
-    def seconds(tier: str, short: Call) -> float:
+    def seconds(tier: str, short: Loop) -> float:
         start = time.perf_counter()
         y, state, _ = plan.run(tier, short)
         ends = [t for t in (*y, *state) if t.requires_grad]

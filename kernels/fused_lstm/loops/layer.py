@@ -38,9 +38,9 @@ from .tiers import (
     HOISTED,
     NONE,
     STEPS,
-    Call,
     Hoisted,
     Layout,
+    Loop,
     Plan,
     Printed,
     along_rows,
@@ -155,7 +155,7 @@ class Fused(nn.Module):
         y_leaves, y_spec = flattened(y)
         return unflattened([t[None] for t in y_leaves], y_spec), unflattened(after, spec)
 
-    def _add_one_step(self, c: Call, spec: Any) -> None:
+    def _add_one_step(self, c: Loop, spec: Any) -> None:
         """Let calls like one of one step go to the step without a plan."""
         masked = c.lengths is not None or c.resets is not None
         if not (self.batch_first or self._hidden or c.fixed or masked):
@@ -170,7 +170,7 @@ class Fused(nn.Module):
         fixed: dict[str, Any] | None,
         lengths: Any,
         resets: Any,
-    ) -> Call:
+    ) -> Loop:
         """Return a call without its state: leaves, checked."""
         x, spec = flattened((input, inputs)) if inputs else ([input], None)
         if spec is None and not isinstance(input, Tensor):
@@ -203,7 +203,7 @@ class Fused(nn.Module):
         if lengths is not None:
             lengths = checked_lengths(lengths, T, B)
         layout = Layout(self._step, spec, fixed_spec, None, (), [])
-        return Call(layout, x, fixed_leaves, [], resets, lengths)
+        return Loop(layout, x, fixed_leaves, [], resets, lengths)
 
     def _refuse_inputs(self, input: Any, inputs: dict[str, Any]) -> None:
         """Raise a ValueError for the first argument that is not as expected."""
@@ -220,7 +220,7 @@ class Fused(nn.Module):
                         f" at each step is an argument of fixed={{{name!r}: ...}}"
                     )
 
-    def _run(self, c: Call, state: Any, is_first: bool = True) -> tuple[list[Tensor], Any, Any]:
+    def _run(self, c: Loop, state: Any, is_first: bool = True) -> tuple[list[Tensor], Any, Any]:
         """Run a call; return y's leaves, y's structure and the last state.
 
         is_first: whether a step may be called to make a state that is not there, or has no batch.
@@ -260,7 +260,7 @@ class Fused(nn.Module):
         raw = c.layout.raw(after[: len(leaves)])
         return y, y_spec, None if spec is None else unflattened(raw, spec)
 
-    def _run_first(self, c: Call, state: Any) -> tuple[list[Tensor], Any, Any]:
+    def _run_first(self, c: Loop, state: Any) -> tuple[list[Tensor], Any, Any]:
         """Call the step once for the first step, which makes the state, then run the others."""
         if c.resets is not None:
             raise ValueError("state: got none [B, ...] with resets; expected a state, or no resets")
@@ -325,7 +325,7 @@ class Fused(nn.Module):
 
     # --- plans ---
 
-    def _plan(self, c: Call) -> Plan:
+    def _plan(self, c: Loop) -> Plan:
         """Return the plan for tensors of these shapes and dtypes, and this mode."""
         B = c.sizes[1]
         key = (
@@ -358,7 +358,7 @@ class Fused(nn.Module):
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
 
-    def _new_plan(self, c: Call) -> Plan:
+    def _new_plan(self, c: Loop) -> Plan:
         """Trace the step, and return the highest tier that is right."""
         if self.fuse == NONE:
             return Plan(NONE, "fuse='none'")
@@ -389,7 +389,7 @@ class Fused(nn.Module):
             )
         return plan
 
-    def _traced(self, c: Call, guards: Guards) -> Plan:
+    def _traced(self, c: Loop, guards: Guards) -> Plan:
         for name, module in guards.modules:
             for kind in ("backward", "backward_pre", "forward", "forward_pre"):
                 if getattr(module, f"_{kind}_hooks"):
@@ -425,7 +425,7 @@ class Fused(nn.Module):
         plan.tier, plan.why = STEPS, ""
         return plan
 
-    def _tier(self, plan: Plan, c: Call) -> str:
+    def _tier(self, plan: Plan, c: Loop) -> str:
         """Return the tier that runs a call: of short calls the fastest."""
         if plan.tier == STEPS and c.reset_to is not None:
             return HOISTED
@@ -611,7 +611,7 @@ def checked_lengths(lengths: Any, T: int, B: int) -> Tensor:
     return t
 
 
-def reverse(c: Call) -> None:
+def reverse(c: Loop) -> None:
     """Turn a call's steps round, each row's own."""
     c.x = [reversed_steps(t, c.lengths) for t in c.x]
     c.resets = None if c.resets is None else reversed_steps(c.resets, c.lengths)

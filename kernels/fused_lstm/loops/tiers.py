@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..call import call, without_autocast
+from ..call import run, without_autocast
 from ..layout import padded
+from ..record import Call
 from ..spec import Spec
 from .capture import Graph, Node
 from .lower import Lowered
@@ -69,8 +70,8 @@ class Layout:
 
 
 @dataclass
-class Call:
-    """The tensors of a call.
+class Loop:
+    """The tensors of a call of a person's step over time.
 
     x: leaves, [T, B, ...]. fixed: leaves, [B, ...] or without a batch. state: leaves, [B, ...].
     resets [T, B] bool; lengths [B]. reset_to: leaves of the state that a reset row begins with;
@@ -115,7 +116,7 @@ class Plan:
         """Return the tensors that the step reads from outside."""
         return [] if self.graph is None else self.graph.values_outside()
 
-    def run(self, tier: str, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+    def run(self, tier: str, c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
         """Run a call; return y's leaves [T, B, ...], the last state's [B, ...], y's structure."""
         runs = {STEPS: self.printed, HOISTED: self.hoisted}.get(tier)
         if runs is None:
@@ -157,7 +158,7 @@ class Printed:
         leaves = [low.same_as.get(k, k) for k in range(len(low.graph.state))]
         self.leaves = [[s for s in low.states if s.leaf == k] for k in leaves]
 
-    def run(self, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+    def run(self, c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
         """Run a call, as `Plan.run`."""
         low, B, H = self.low, c.sizes[1], self.low.H
         values = Values(low.parts, c.x, c.fixed, self.functions, c.draws)
@@ -174,10 +175,11 @@ class Printed:
             parts += [h0.new_zeros(B, H)] * len(low.extra)
             c0 = (parts[0] if len(parts) == 1 else torch.cat(parts, -1))[None].contiguous()
         rows = None if c.lengths is None else padded(x, c.lengths)
-        y, h_n, c_n, *states = call(
-            self.spec, x, h0, c0, weights, H, H, self.engine, None, True, None, rows,
-            c.resets, self.wants_states,
+        call = Call(
+            self.spec, x, h0, c0, weights, states=self.wants_states, rows=rows, hidden_size=H,
+            output_size=H,
         )  # fmt: skip
+        y, h_n, c_n, *states = run(call, self.engine, None, True, None, c.resets)
         last, after = {low.h: h_n[0]}, {low.h: y}
         for s, lo, hi in self.in_c:
             last[s] = c_n[0] if hi - lo == c_n.shape[-1] else c_n[0, :, lo:hi]
@@ -196,7 +198,7 @@ class Printed:
         more = self.low.H - (s.hi - s.lo)
         return F.pad(value, (0, more)) if more else value
 
-    def _kept(self, n: Node, several: list, before: Any, after: Any, c: Call) -> Tensor:
+    def _kept(self, n: Node, several: list, before: Any, after: Any, c: Loop) -> Tensor:
         """Return a value of the loop, of all steps."""
         parts = []
         for kind, s in several:
@@ -241,7 +243,7 @@ class Hoisted:
         step = parts.function(parts.part(STEP), inputs, [*g.after, *self.read])
         self.step = torch.compile(step) if is_compiled else step
 
-    def run(self, c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+    def run(self, c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
         """Run a call, as `Plan.run`."""
         g, (T, B) = self.graph, c.sizes
         values = Values(self.parts, c.x, c.fixed, self.functions, c.draws)
@@ -266,7 +268,7 @@ class Hoisted:
         return [as_steps(values, n) for n in g.y], state, g.y_spec
 
 
-def run_own(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+def run_own(c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
     """Run the person's own loop, as `Plan.run`."""
     if len(c.x[0]) == 1 and c.resets is None and c.lengths is None:
         y, state, y_spec = c.layout.call([t[0] for t in c.x], c.fixed, c.state)
@@ -281,7 +283,7 @@ def run_own(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
     return [torch.stack(leaf) for leaf in zip(*steps, strict=True)], state, y_spec
 
 
-def run_plain(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
+def run_plain(c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
     """Run the person's own loop without masks, on a state as the step has it."""
     layout, step = c.layout, c.layout.step
     fixed = unflattened(c.fixed, layout.fixed) if c.fixed else {}
@@ -298,7 +300,7 @@ def run_plain(c: Call) -> tuple[list[Tensor], list[Tensor], Any]:
 class Masks:
     """Resets and lengths of a loop over steps."""
 
-    def __init__(self, c: Call) -> None:
+    def __init__(self, c: Loop) -> None:
         self._resets, self._live = c.resets, None
         self._first = c.reset_to or [torch.zeros_like(t) for t in c.state if c.resets is not None]
         if c.lengths is not None:

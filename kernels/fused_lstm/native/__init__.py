@@ -112,5 +112,5 @@ def release_memory() -> int:
     return OPS.release_memory() if hasattr(OPS, "release_memory") else 0
 
 
-run, operator = partial(autograd.run, OPS), partial(autograd.operator, OPS)
+run = partial(autograd.run, OPS)
 load()  # now, since the first call may be traced, and these would be in the graph

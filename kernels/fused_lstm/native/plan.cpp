@@ -135,7 +135,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
     long inner = 0;
-    for (long k = 0; cell.inner && k < cell.inner->count; ++k) {
+    for (long k = 0; k < cell.phases_inside(); ++k) {
       if (!cell.inner->is_product(k)) continue;
       inner += cell.inner->columns[k] * s.inner.units[k] * s.inner.depth[k];
     }
@@ -195,7 +195,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
     plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
     long size = m.recurrent_size(s.recurrent(), s.projected);
-    for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
+    for (long k = 0; k < s.cell.phases_inside(); ++k) {
       if (!s.cell.inner->is_product(k)) continue;
       size += m.recurrent_size({s.cell.inner->columns[k], s.inner.units[k], s.inner.depth[k]}, false);
     }

@@ -16,7 +16,8 @@ struct Sizes {
   bool given;                // x is that part, of one layer in one direction
   CellShape cell;
   InnerSizes inner;
-  bool projected, even;      // even: every row is alive at every step, and none is kept back
+  bool bias, projected;      // of every lane
+  bool even;                 // every row is alive at every step, and none is kept back
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
@@ -101,8 +102,8 @@ struct Plan {
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first;
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;
-  Buffer by_inner, arrived;  // of products inside a step: see LaneGradient
-  Buffer totals, numbers, by_sums;  // of sums inside a step: see Lane
+  Buffer by_inner, arrived;  // of products inside a step: see GradientScratch
+  Buffer totals, numbers, by_sums;  // of sums inside a step: see LaneScratch and LaneResults
   Buffer sampled;            // a sample's part of them, for each worker
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers

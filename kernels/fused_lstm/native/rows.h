@@ -16,20 +16,20 @@ template <class T>
 FL_INLINE long alive(const Lane<T>& lane, long place) {
   if (place < 0 || place >= lane.steps) return 0;
   const long t = time_of(lane, place);
-  return lane.first[t + 1] - lane.first[t];
+  return lane.arguments.first[t + 1] - lane.arguments.first[t];
 }
 
 // The first row of a place's step, of all N.
 template <class T>
 FL_INLINE long row_of(const Lane<T>& lane, long place) {
-  return lane.first[time_of(lane, place)];
+  return lane.arguments.first[time_of(lane, place)];
 }
 
 // All rows of the places from `begin` to `end`.
 template <class T>
 FL_INLINE Range rows_of(const Lane<T>& lane, long begin, long end) {
-  if (lane.reverse) return {lane.first[lane.steps - end], lane.first[lane.steps - begin]};
-  return {lane.first[begin], lane.first[end]};
+  if (lane.reverse) return {lane.arguments.first[lane.steps - end], lane.arguments.first[lane.steps - begin]};
+  return {lane.arguments.first[begin], lane.arguments.first[end]};
 }
 
 // h of a row after a place, as w_hh is multiplied by it: two places take turns.
@@ -55,9 +55,11 @@ FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& bo
     const Range range = begins ? Range{continued, rows} : Range{0, continued};
     if (range.begin == range.end) continue;
     const long before = begins ? 0 : row_of(lane, place - 1);
-    const Sum<T>* c = begins ? lane.c0 : lane.save ? lane.c + before * c_width(lane) : lane.c;
-    const Rows<T> h = begins ? Rows<T>{lane.h0, lane.outputs}
-                             : Rows<T>{lane.y + before * lane.y_stride, lane.y_stride};
+    const Sum<T>* c = lane.results.c;
+    if (begins) c = lane.arguments.c0;
+    else if (lane.save) c += before * c_width(lane);
+    const Rows<T> h = begins ? Rows<T>{lane.arguments.h0, lane.outputs}
+                             : Rows<T>{lane.results.y + before * lane.results.y_stride, lane.results.y_stride};
     Rows<T> fed = h;
     if (lane.options && lane.options->fed) {
       fed = {begins ? lane.options->fed_first : fed_at(lane, place - 1, 0), lane.outputs};

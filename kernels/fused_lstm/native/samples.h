@@ -41,7 +41,7 @@ template <class T>
 void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sample, long count,
                   T* panel) {
   const auto from = [&](const Blocks<T>& all) {
-    return gathered(lane, all, sample, count, gradient.sampled);
+    return gathered(lane, all, sample, count, gradient.scratch.sampled);
   };
   // out = left' times the rows that pack(place, rows, column, panel, at) packs of each place.
   const auto make = [&](const Blocks<T>& left, long columns, T* out, const auto& pack,
@@ -56,25 +56,25 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
         each);
   };
   const Blocks<T> by_x = from(by_input_of(lane, gradient));
-  make(by_x, lane.inputs, gradient.dw_ih,
+  make(by_x, lane.inputs, gradient.weights.w_ih,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
-         const T* const x = lane.x + row_of(lane, place) * lane.inputs;
+         const T* const x = lane.arguments.x + row_of(lane, place) * lane.inputs;
          pack_rows(x, lane.inputs, rows, column, lane.inputs - column, right, at);
        },
        [&](long block, Range n) {
-         if (gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
+         if (gradient.weights.b_ih) bias_gradient(by_x, block, n, gradient.weights.b_ih);
        });
   const Blocks<T> by_h =
       lane.cell.apart() ? from(by_recurrent_of(lane, gradient)) : by_x;
-  make(by_h, lane.outputs, gradient.dw_hh,
+  make(by_h, lane.outputs, gradient.weights.w_hh,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          pack_before(lane, place, rows, column, right, at);
        },
        [&](long block, Range n) {
-         if (gradient.db_hh) bias_gradient(by_h, block, n, gradient.db_hh);
+         if (gradient.weights.b_hh) bias_gradient(by_h, block, n, gradient.weights.b_hh);
        });
-  if (!lane.w_hr) return;
-  make(from(dh_of(lane, gradient)), lane.hidden, gradient.dw_hr,
+  if (!lane.weights.w_hr) return;
+  make(from(dh_of(lane, gradient)), lane.hidden, gradient.weights.w_hr,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          const long row = row_of(lane, place);
          pack_unprojected(lane, {row + rows.begin, row + rows.end}, column, right, at);
@@ -91,12 +91,13 @@ void sample_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   const Range mine = part(gradient.samples, worker.id, worker.count);
   for (long index = mine.begin; index < mine.end; ++index) {
     LaneGradient<T> own = gradient;
-    own.dw_ih += index * of_x * lane.inputs;
-    own.dw_hh += index * of_h * lane.outputs;
-    if (own.db_ih) own.db_ih += index * of_x;
-    if (own.db_hh) own.db_hh += index * of_h;
-    if (own.dw_hr) own.dw_hr += index * lane.outputs * lane.hidden;
-    own.sampled += worker.id * gradient.sampled_size;
+    GradientOfWeights<T>& weights = own.weights;
+    weights.w_ih += index * of_x * lane.inputs;
+    weights.w_hh += index * of_h * lane.outputs;
+    if (weights.b_ih) weights.b_ih += index * of_x;
+    if (weights.b_hh) weights.b_hh += index * of_h;
+    if (weights.w_hr) weights.w_hr += index * lane.outputs * lane.hidden;
+    own.scratch.sampled += worker.id * gradient.scratch.sampled_size;
     const Range sample{index * share, (index + 1) * share};
     const long count = for_rows_of(lane, sample, {0, 0}, [](long, Range, long) {});
     gradients_of(lane, own, sample, count, panel);

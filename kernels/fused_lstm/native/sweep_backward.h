@@ -18,13 +18,13 @@ namespace fused_lstm::FL_ISA {
 
 template <class T>
 FL_INLINE long rows_in(const Lane<T>& lane) {  // N
-  return lane.first[lane.steps];
+  return lane.arguments.first[lane.steps];
 }
 
 // By all gates before activation.
 template <class T>
 FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.dgates, lane.cell.gradients(), lane.hidden, rows_in(lane)};
+  return {gradient.scratch.dgates, lane.cell.gradients(), lane.hidden, rows_in(lane)};
 }
 
 // Returns the columns of dgates that belong to W x, or to R h. A GRU's are m, r, z, n: x makes r, z, n,
@@ -32,7 +32,7 @@ FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradie
 template <class T>
 FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   Blocks<T> all = dgates_of(lane, gradient);
-  if (gradient.by_x) all.data = gradient.by_x;
+  if (gradient.scratch.by_x) all.data = gradient.scratch.by_x;
   const CellShape& shape = lane.cell;
   return shape.apart() ? groups_of(all, shape.of_h, shape.x_gates(), 0) : all;
 }
@@ -46,7 +46,7 @@ FL_INLINE Blocks<T> by_recurrent_of(const Lane<T>& lane, const LaneGradient<T>& 
 
 template <class T>
 FL_INLINE Blocks<T> dh_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.dh, 1, lane.outputs, rows_in(lane)};
+  return {gradient.scratch.dh, 1, lane.outputs, rows_in(lane)};
 }
 
 // --- products inside the step ---
@@ -54,7 +54,7 @@ FL_INLINE Blocks<T> dh_of(const Lane<T>& lane, const LaneGradient<T>& gradient) 
 // Gradients by what product k made.
 template <class T>
 FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& gradient, long k) {
-  return made_by(lane, k, gradient.by_inner[k]);
+  return made_by(lane, k, gradient.scratch.by_inner[k]);
 }
 
 // Packs the products' weights.
@@ -65,7 +65,7 @@ void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
     if (!lane.cell.inner->is_product(k)) continue;
     const Blocks<T> made = by_inner_of(lane, gradient, k);
     clear_rest(worker, made);
-    Fma<T>::pack_columns_of(worker, lane.w_inner[k], made, lane.inner.depth[k], packed);
+    Fma<T>::pack_columns_of(worker, lane.weights.w_inner[k], made, lane.inner.depth[k], packed);
     packed += Fma<T>::columns_size(inner_shape(lane, k));
   }
 }
@@ -98,7 +98,7 @@ void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
                 CellStepBack<T> step, const T* packed, Sum<T>* sums) {
   const InnerProducts& inner = *lane.cell.inner;
   step.totals = totals_of(lane, worker.id);
-  if (lane.by_sums) step.by_sums = lane.by_sums + worker.id * lane.batch * inner.sums;
+  if (lane.scratch.by_sums) step.by_sums = lane.scratch.by_sums + worker.id * lane.batch * inner.sums;
   for (long k = 0; k < inner.count; ++k) {
     if (inner.is_product(k)) packed += Fma<T>::columns_size(inner_shape(lane, k));
   }
@@ -126,7 +126,7 @@ void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
 template <class T>
 FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long before) {
   if constexpr (deep<T> == 1) return out;
-  return gradient.partial ? gradient.partial + before : nullptr;
+  return gradient.scratch.partial ? gradient.scratch.partial + before : nullptr;
 }
 
 // The gradients of the products' weights; behind: the elements of other gradients before them.
@@ -135,9 +135,9 @@ void inner_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradie
                      long behind, T* panel) {
   for (long k = 0; k < lane.cell.inner->count; ++k) {
     if (!lane.cell.inner->is_product(k)) continue;
-    const Rows<T> fed = fed_of(lane, k, lane.gates);
+    const Rows<T> fed = fed_of(lane, k, lane.results.gates);
     const WeightShape shape = inner_shape(lane, k);
-    T* const out = gradient.dw_inner[k];
+    T* const out = gradient.weights.w_inner[k];
     transposed_product(worker, by_inner_of(lane, gradient, k), shape.depth, out,
                        partial_of(gradient, out, behind), panel,
                        [&](Range n, long column, const Panel<T>& right) {
@@ -158,24 +158,24 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.finish = finish_back_of(lane);
   step.place = place;
   step.hidden = state_units(lane);
-  step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
-  step.gates = lane.gates + row * saved_width(lane);
+  step.not_reset = lane.arguments.not_reset ? lane.arguments.not_reset + row : nullptr;
+  step.gates = lane.results.gates + row * saved_width(lane);
   step.continued = alive(lane, place - 1);
-  step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * c_width(lane) : nullptr;
-  step.c0 = lane.c0;
-  step.c_next = lane.c + row * c_width(lane);
-  step.h = lane.y + row * lane.y_stride;
-  step.stride = lane.y_stride;
-  step.dc = gradient.dc0;
-  step.dc_given = gradient.dc ? gradient.dc + row * c_width(lane) : nullptr;
-  step.by_own = gradient.by_own;
+  step.c = step.continued > 0 ? lane.results.c + row_of(lane, place - 1) * c_width(lane) : nullptr;
+  step.c0 = lane.arguments.c0;
+  step.c_next = lane.results.c + row * c_width(lane);
+  step.h = lane.results.y + row * lane.results.y_stride;
+  step.stride = lane.results.y_stride;
+  step.dc = gradient.arguments.dc0;
+  step.dc_given = gradient.results.dc ? gradient.results.dc + row * c_width(lane) : nullptr;
+  step.by_own = gradient.arguments.dcell_inputs;
   if (step.by_own.data) step.by_own.data += row * step.by_own.stride;
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
-  if (lane.numbers) step.numbers = lane.numbers + row * lane.cell.inner->numbers;
+  if (lane.results.numbers) step.numbers = lane.results.numbers + row * lane.cell.inner->numbers;
   if (lane.cell.inner) {
-    step.by_inner = gradient.by_inner;
-    step.arrived = gradient.arrived;
+    step.by_inner = gradient.scratch.by_inner;
+    step.arrived = gradient.scratch.arrived;
   }
   return step;
 }
@@ -214,22 +214,24 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
     }
   }
   if (lane.options && row < next) carry_gradients(lane, column, row, dh);
-  if (lane.not_reset && row < next) {
-    const bool* const not_reset = lane.not_reset + row_of(lane, place + 1) + row;
+  if (lane.arguments.not_reset && row < next) {
+    const bool* const not_reset = lane.arguments.not_reset + row_of(lane, place + 1) + row;
     for (long r = 0; r < dh.rows; ++r) {
       for (long n = 0; n < dh.vectors; ++n) dh[r][n] = not_reset[r] ? dh[r][n] : Vec<T>{};
     }
   }
   if (row >= alive(lane, place)) return;  // what goes to h0
-  if (gradient.dy) {
-    const Sum<T>* const dy = gradient.dy + (row_of(lane, place) + row) * lane.y_stride;
-    add(dh, dy + column, lane.y_stride, width);
+  if (gradient.results.dy) {
+    const Sum<T>* const dy = gradient.results.dy + (row_of(lane, place) + row) * lane.results.y_stride;
+    add(dh, dy + column, lane.results.y_stride, width);
   }
-  if (gradient.dh_each) {
-    const Sum<T>* const each = gradient.dh_each + (row_of(lane, place) + row) * lane.y_stride;
-    add(dh, each + column, lane.y_stride, width);
+  if (gradient.results.dh_each) {
+    const Sum<T>* const each = gradient.results.dh_each + (row_of(lane, place) + row) * lane.results.y_stride;
+    add(dh, each + column, lane.results.y_stride, width);
   }
-  if (row >= next && gradient.dh_n) add(dh, gradient.dh_n + row * outputs + column, outputs, width);
+  if (row >= next && gradient.results.dh_n) {
+    add(dh, gradient.results.dh_n + row * outputs + column, outputs, width);
+  }
   if (lane.options) keep_gradients(lane, place, column, row, dh);
 }
 
@@ -262,8 +264,8 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
       const long column = first * W<T>;
       add_gradients(lane, gradient, place, column, row, tile);
       if (row >= rows) {
-        store(tile, gradient.dh0 + row * outputs + column, outputs, outputs - column);
-      } else if (lane.w_hr) {
+        store(tile, gradient.arguments.dh0 + row * outputs + column, outputs, outputs - column);
+      } else if (lane.weights.w_hr) {
         store(tile, dh, first, step.line + row);
       } else {
         finish_cell_back(step, first, row, tile);
@@ -290,33 +292,33 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   T* const projection = scratch.recurrent + Fma<T>::columns_size(recurrent_shape(lane));
   Sum<T>* const sums = sums_of(panel_of(worker, scratch.panels));
   const Blocks<T> by_h = by_recurrent_of(lane, gradient), by_x = by_input_of(lane, gradient);
-  Fma<T>::pack_columns_of(worker, lane.w_hh, by_h, lane.outputs, scratch.recurrent);
+  Fma<T>::pack_columns_of(worker, lane.weights.w_hh, by_h, lane.outputs, scratch.recurrent);
   clear_rest(worker, dgates_of(lane, gradient));
-  if (gradient.by_x) clear_rest(worker, by_x);
-  if (lane.w_hr) {
+  if (gradient.scratch.by_x) clear_rest(worker, by_x);
+  if (lane.weights.w_hr) {
     const Blocks<T> dh = dh_of(lane, gradient);
     clear_rest(worker, dh);
-    Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
+    Fma<T>::pack_columns_of(worker, lane.weights.w_hr, dh, lane.hidden, projection);
   }
-  T* const inner = projection + (lane.w_hr ? Fma<T>::columns_size({1, lane.outputs, lane.hidden}) : 0);
+  T* const inner = projection + (lane.weights.w_hr ? Fma<T>::columns_size({1, lane.outputs, lane.hidden}) : 0);
   if (lane.cell.inner) pack_inner(worker, lane, gradient, inner);
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
-  const bool meets = by_h.groups > 0 || lane.options || lane.w_hr || !even || lane.totals;
+  const bool meets = by_h.groups > 0 || lane.options || lane.weights.w_hr || !even || lane.scratch.totals;
   for (long place = lane.steps - 1; place >= -1; --place) {
     if (meets || place < 0 || place == lane.steps - 1) worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
     draw_masks(worker, lane, place - 1);
     if (place < 0) break;
-    if (lane.w_hr) {
+    if (lane.weights.w_hr) {
       worker.sync();
       project_back(worker, lane, gradient, place, projection, sums);
     }
     if (lane.cell.inner) {
       inner_back(worker, lane, gradient, cell_step_back(lane, gradient, place), inner, sums);
     }
-    if (!gradient.by_x) continue;
+    if (!gradient.scratch.by_x) continue;
     worker.sync();
     finish_rows_back(worker, lane, by_x, by_h, cell_step_back(lane, gradient, place));
   }
@@ -346,14 +348,14 @@ void bias_gradient(const Worker& worker, const Blocks<T>& dgates, T* db) {
 // db, and then pairs of the rows that it is the sum of: for bfloat16, between syncs.
 template <class T>
 void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  bias_gradient(worker, by_input_of(lane, gradient), gradient.db_ih);
-  if (gradient.db_hh) {
-    bias_gradient(worker, by_recurrent_of(lane, gradient), gradient.db_hh);
+  bias_gradient(worker, by_input_of(lane, gradient), gradient.weights.b_ih);
+  if (gradient.weights.b_hh) {
+    bias_gradient(worker, by_recurrent_of(lane, gradient), gradient.weights.b_hh);
     worker.sync();  // a worker's shares of the two are not the same
   }
   pair_rows(worker, dgates_of(lane, gradient));
-  if (gradient.by_x) pair_rows(worker, by_input_of(lane, gradient));
-  if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
+  if (gradient.scratch.by_x) pair_rows(worker, by_input_of(lane, gradient));
+  if (lane.weights.w_hr) pair_rows(worker, dh_of(lane, gradient));
   for (long k = 0; lane.cell.inner && k < lane.cell.inner->count; ++k) {
     if (lane.cell.inner->is_product(k)) pair_rows(worker, by_inner_of(lane, gradient, k));
   }
@@ -373,7 +375,8 @@ void pack_before(const Lane<T>& lane, long place, Range n, long column, const Pa
       pack_rows(before.h.data, before.h.stride, own, column, width, panel, first);
     }
   });
-  const bool* const not_reset = lane.not_reset ? lane.not_reset + row_of(lane, place) : nullptr;
+  const bool* not_reset = lane.arguments.not_reset;
+  if (not_reset) not_reset += row_of(lane, place);
   for (long i = n.begin; not_reset && i < n.end; ++i) {
     if (!not_reset[i]) panel.clear(at + i - n.begin);
   }
@@ -398,7 +401,7 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   if (lane.cell.saves_h) {
     const long saved = lane.cell.saved;
     const long width = saved_width(lane);
-    const T* const h = lane.gates + width / saved * (saved - 1);
+    const T* const h = lane.results.gates + width / saved * (saved - 1);
     return pack_rows(h, width, rows, column, hidden - column, panel, at);
   }
   if (lane.options) {
@@ -408,8 +411,8 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   for (long row = rows.begin; row < rows.end; ++row) {
     for (long n = 0; n < panel.vectors; ++n) {
       const long unit = column + n * W<T>, width = hidden - unit;
-      const Vec<T> o = load(lane.gates + (gates * row + gates - 1) * hidden + unit, width);
-      const Vec<T> c = load(lane.c + row * hidden + unit, width);
+      const Vec<T> o = load(lane.results.gates + (gates * row + gates - 1) * hidden + unit, width);
+      const Vec<T> c = load(lane.results.c + row * hidden + unit, width);
       panel.put(at + row - rows.begin, n, o * tanh<Sum<T>>(c));
     }
   }
@@ -430,27 +433,27 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   const long of_both = of_ih + shape.h_gates() * lane.hidden * lane.outputs;
   const Blocks<T> by_x = by_input_of(lane, gradient), by_h = by_recurrent_of(lane, gradient);
   transposed_product(
-      worker, by_x, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
+      worker, by_x, lane.inputs, gradient.weights.w_ih, partial_of(gradient, gradient.weights.w_ih, 0), panel,
       [&](Range n, long column, const Panel<T>& right) {
-        pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
+        pack_rows(lane.arguments.x, lane.inputs, n, column, lane.inputs - column, right);
       },
       [&](long block, Range n) {
-        if (deep<T> == 1 && gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
+        if (deep<T> == 1 && gradient.weights.b_ih) bias_gradient(by_x, block, n, gradient.weights.b_ih);
       });
   transposed_product(
-      worker, by_h, lane.outputs, gradient.dw_hh,
-      partial_of(gradient, gradient.dw_hh, of_ih), panel,
+      worker, by_h, lane.outputs, gradient.weights.w_hh,
+      partial_of(gradient, gradient.weights.w_hh, of_ih), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_before(lane, n, column, right);
       },
       [&](long block, Range n) {
-        if (deep<T> == 1 && gradient.db_hh) bias_gradient(by_h, block, n, gradient.db_hh);
+        if (deep<T> == 1 && gradient.weights.b_hh) bias_gradient(by_h, block, n, gradient.weights.b_hh);
       });
   if (lane.cell.inner) inner_gradients(worker, lane, gradient, of_both, panel);
-  if (!lane.w_hr) return;
+  if (!lane.weights.w_hr) return;
   transposed_product(
-      worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr,
-      partial_of(gradient, gradient.dw_hr, of_both), panel,
+      worker, dh_of(lane, gradient), lane.hidden, gradient.weights.w_hr,
+      partial_of(gradient, gradient.weights.w_hr, of_both), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_unprojected(lane, n, column, right);
       });
@@ -473,9 +476,10 @@ template <class T>
 void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                T* panels) {
   T* const panel = panel_of(worker, panels);
-  if (gradient.by_given.data) leave_input(worker, by_input_of(lane, gradient), gradient.by_given);
-  if (gradient.dx) {
-    product(worker, by_input_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
+  const GradientOfArguments<T>& out = gradient.arguments;
+  if (out.dx_part.data) leave_input(worker, by_input_of(lane, gradient), out.dx_part);
+  if (out.dx) {
+    product(worker, by_input_of(lane, gradient), lane.weights.w_ih, lane.inputs, out.add, out.dx,
             panel);
   }
   if constexpr (deep<T> > 1) {

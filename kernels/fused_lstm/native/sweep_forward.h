@@ -35,10 +35,10 @@ long recurrent_size(const WeightShape& recurrent, bool projected) {
 // that is apart, as a GRU's m.
 template <class T>
 FL_INLINE Vec<T> bias_of(const Lane<T>& lane, long at, long width) {
-  if (!lane.b_ih) return Vec<T>{};
-  const Vec<T> bias = load(lane.b_ih + at, width);
+  if (!lane.weights.b_ih) return Vec<T>{};
+  const Vec<T> bias = load(lane.weights.b_ih + at, width);
   const long both = min(lane.cell.sums * lane.hidden - at, width);
-  return both > 0 ? bias + load(lane.b_hh + at, both) : bias;
+  return both > 0 ? bias + load(lane.weights.b_hh + at, both) : bias;
 }
 
 // units: of a gate. Every row's sums begin with the first row of the tile's memory.
@@ -61,9 +61,9 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
     const long stride = ready_stride<T>(lane.inputs);
     const Range mine = part(count, worker.id, worker.count);
     make_ready(x.data + mine.begin * x.stride, x.stride, mine.end - mine.begin, lane.inputs,
-               lane.ready + mine.begin * stride);
+               lane.scratch.ready + mine.begin * stride);
     worker.sync();
-    return {lane.ready, stride};
+    return {lane.scratch.ready, stride};
   } else {
     return x;
   }
@@ -73,8 +73,8 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
 template <class T>
 void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape, Range rows,
                    Sum<T>* gates, T* panel) {
-  const long count = rows.end - rows.begin, stride = lane.input_stride;
-  const Rows<T> given{lane.x + rows.begin * lane.inputs, lane.inputs};
+  const long count = rows.end - rows.begin, stride = lane.scratch.input_stride;
+  const Rows<T> given{lane.arguments.x + rows.begin * lane.inputs, lane.inputs};
   const Rows<T> x = ready_inputs(worker, lane, given, count);
   const long tallest = gates_tile(shape.gates).rows;
   UnitScope scope;
@@ -84,7 +84,7 @@ void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape&
     const long unit = share.first * W<T>, width = shape.units - unit;
     for (long first = 0; first < lane.inputs; first += panel_depth<T>) {
       const long depth = min(lane.inputs - first, panel_depth<T>);
-      pack_gates(lane.w_ih, shape, unit, share.vectors, first, depth, panel);
+      pack_gates(lane.weights.w_ih, shape, unit, share.vectors, first, depth, panel);
       for_heights(tallest, share, {0, count}, [&](long height, long row) {
         const Sums<T> tile = memory.of(height, share.vectors * shape.gates);
         Sum<T>* const target = gates + row * stride + unit;
@@ -112,12 +112,12 @@ void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape&
 // reads it, the first row to `out`: a worker's rows.
 template <class T>
 void bring_input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out) {
-  const HeadColumns<const T>& given = lane.given;
+  const HeadColumns<const T>& given = lane.arguments.x_part;
   const long units = lane.hidden, gates = lane.cell.x_gates();
   const Range mine = part(rows.end - rows.begin, worker.id, worker.count);
   for (long n = mine.begin; n < mine.end; ++n) {
     const T* const from = given.data + (rows.begin + n) * given.stride;
-    Sum<T>* const to = out + n * lane.input_stride;
+    Sum<T>* const to = out + n * lane.scratch.input_stride;
     for (long gate = 0; gate < gates; ++gate) {
       for (long unit = 0; unit < units; unit += W<T>) {
         const long width = min(units - unit, W<T>);
@@ -130,7 +130,7 @@ void bring_input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* 
 // Returns where x's part of the gates of a chunk's rows goes.
 template <class T>
 FL_INLINE Sum<T>* input_of(const Lane<T>& lane, Range rows) {
-  return lane.input_part + (lane.in_place ? rows.begin * lane.input_stride : 0);
+  return lane.scratch.input_part + (lane.in_place ? rows.begin * lane.scratch.input_stride : 0);
 }
 
 // --- a step ---
@@ -144,15 +144,17 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.finish = finish_of(lane);
   step.place = place;
   step.hidden = hidden;
-  step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
+  step.not_reset = lane.arguments.not_reset ? lane.arguments.not_reset + row : nullptr;
   step.input_part = input_part;
-  step.input_stride = lane.input_stride;
-  step.own = lane.own.columns.data + row * lane.own.columns.stride;
-  if (lane.numbers) step.numbers = lane.numbers + lane.save * row * lane.cell.inner->numbers;
-  step.gates = lane.save ? lane.gates + row * saved_width(lane) : lane.gates;
-  step.c_next = lane.save ? lane.c + row * c_width(lane) : lane.c;
-  step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
-  step.stride = lane.unprojected ? hidden : lane.y_stride;
+  step.input_stride = lane.scratch.input_stride;
+  step.own = lane.arguments.cell_inputs.columns.data + row * lane.arguments.cell_inputs.columns.stride;
+  if (lane.results.numbers) {
+    step.numbers = lane.results.numbers + lane.save * row * lane.cell.inner->numbers;
+  }
+  step.gates = lane.save ? lane.results.gates + row * saved_width(lane) : lane.results.gates;
+  step.c_next = lane.save ? lane.results.c + row * c_width(lane) : lane.results.c;
+  step.h = lane.scratch.unprojected ? lane.scratch.unprojected : lane.results.y + row * lane.results.y_stride;
+  step.stride = lane.scratch.unprojected ? hidden : lane.results.y_stride;
   return step;
 }
 
@@ -168,11 +170,11 @@ template <class T>
 FL_INLINE Place<T> load_first(const Sums<T>& tile, const Lane<T>& lane, long gates,
                           const Sum<T>* input_part, long unit, long row) {
   const long hidden = lane.hidden, width = min(hidden - unit, tile.blocks(gates) * W<T>);
-  const long stride = lane.by_h ? gates * hidden : lane.input_stride;
+  const long stride = lane.scratch.by_h ? gates * hidden : lane.scratch.input_stride;
   Place<T> from =
       load_gates(tile, gates, input_part + row * stride + unit, stride, hidden, width);
-  if (gates == 1 || !lane.cell.apart() || lane.by_h) return from;
-  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+  if (gates == 1 || !lane.cell.apart() || lane.scratch.by_h) return from;
+  const Vec<T> m = lane.weights.b_m ? load(lane.weights.b_m + unit, width) : Vec<T>{};
   if (from.data == place_of(tile).data) {
     for (long r = 0; r < tile.rows; ++r) tile[r][gates - 1] = m;
   } else {
@@ -189,14 +191,14 @@ FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long ga
   const long hidden = lane.hidden, sums = lane.cell.sums;
   Vec<T>* sum = tile.data;
   for (long r = 0; r < tile.rows; ++r) {
-    const Sum<T>* const x = input_part + (row + r) * lane.input_stride;
+    const Sum<T>* const x = input_part + (row + r) * lane.scratch.input_stride;
     for (long first = unit; first < unit + tile.blocks(gates) * W<T>; first += W<T>) {
       for (long gate = 0; gate < gates; ++gate) {
         const long at = gate * hidden + first, width = hidden - first;
         if (gate < sums) {
           *sum++ = load(x + at, width);
         } else {
-          *sum++ = lane.b_m ? load(lane.b_m + at - sums * hidden, width) : Vec<T>{};
+          *sum++ = lane.weights.b_m ? load(lane.weights.b_m + at - sums * hidden, width) : Vec<T>{};
         }
       }
     }
@@ -207,7 +209,7 @@ FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long ga
 // Lets a worker's sums of a step begin: no other reads those of the step before any more.
 template <class T>
 FL_INLINE void begin_sums(const Worker& worker, const Lane<T>& lane, bool is_back) {
-  if (!lane.totals) return;
+  if (!lane.scratch.totals) return;
   const InnerProducts& inner = *lane.cell.inner;
   for (long k = 0; k < inner.count; ++k) {
     if (inner.is_product(k)) continue;
@@ -236,7 +238,7 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
         worker, left, rows, shape, weight, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
           if (!plain) return load_begins(tile, lane, gates, input_part, unit, row);
-          const long stride = lane.input_stride, next = tile.blocks(gates) * W<T>;
+          const long stride = lane.scratch.input_stride, next = tile.blocks(gates) * W<T>;
           const Sum<T>* const begins = input_part + row * stride + unit;
           prefetch_gates(tile, gates, begins + (place % 2 ? -next : next), stride, lane.hidden);
           return load_first(tile, lane, gates, input_part, unit, row);
@@ -259,10 +261,10 @@ FL_INLINE void leave_n(const Sums<T>& tile, const Lane<T>& lane, Sum<T>* input_p
                        long row) {
   const long last = tile.vectors - 1;
   const long width = min(lane.hidden - unit, W<T>);
-  Sum<T>* const n = input_part + row * lane.input_stride + last * lane.hidden + unit;
-  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+  Sum<T>* const n = input_part + row * lane.scratch.input_stride + last * lane.hidden + unit;
+  const Vec<T> m = lane.weights.b_m ? load(lane.weights.b_m + unit, width) : Vec<T>{};
   for (long r = 0; r < tile.rows; ++r) {
-    store(n + r * lane.input_stride, tile[r][last], width);
+    store(n + r * lane.scratch.input_stride, tile[r][last], width);
     tile[r][last] = m;
   }
 }
@@ -275,7 +277,7 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
   const WeightShape shape = recurrent_shape(lane);
   const long inputs = lane.inputs, gates = shape.gates;
   const long size = Fma<T>::gates_size({gates, W<T>, inputs});
-  const T* const x = lane.x + row_of(lane, place) * inputs;
+  const T* const x = lane.arguments.x + row_of(lane, place) * inputs;
   CellStep<T> step = cell_step<T>(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
@@ -300,20 +302,20 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
 // y = unprojected w_hr', of a step.
 template <class Multiply, class T, class E>
 void project(const Worker& worker, const Lane<T>& lane, long place, const E* weight) {
-  T* const y = lane.y + row_of(lane, place) * lane.y_stride;
-  Multiply::columns(worker, Rows<T>{lane.unprojected, lane.hidden}, {0, alive(lane, place)},
+  T* const y = lane.results.y + row_of(lane, place) * lane.results.y_stride;
+  Multiply::columns(worker, Rows<T>{lane.scratch.unprojected, lane.hidden}, {0, alive(lane, place)},
                     lane.hidden, lane.outputs, weight,
                     [&](const Sums<T>& tile, long first, long row) {
     const long column = first * W<T>;
     if (lane.options) return leave_tile(lane, place, column, row, tile);
-    store(tile, y + row * lane.y_stride + column, lane.y_stride, lane.outputs - column);
+    store(tile, y + row * lane.results.y_stride + column, lane.results.y_stride, lane.outputs - column);
   });
 }
 
 // Returns what a step's sums begin with, given the input's part of the gates of its rows.
 template <class T>
 FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part) {
-  return lane.by_h ? lane.options->zeros : input_part;
+  return lane.scratch.by_h ? lane.options->zeros : input_part;
 }
 
 // --- a step whose gates of h do not all lie in a tile ---
@@ -335,7 +337,7 @@ FL_INLINE Part part_of_steps(const Worker& worker, const Lane<T>& lane) {
   return {part(lane.batch, worker.id, worker.count), {0, blocks}};
 }
 
-// From x's part of a step's gates, and h's in lane.product, to the cell's results.
+// From x's part of a step's gates, and h's in lane.scratch.product, to the cell's results.
 template <class T>
 void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
   constexpr long tallest = 8;  // rows at once, whose sums lie in the L1 cache
@@ -354,15 +356,15 @@ void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Su
         const long count = min(end - first, tallest);
         Vec<T> sums[tallest * most_gates];
         for (long r = 0; r < count; ++r) {
-          const Sum<T>* const x = input_part + (first + r) * lane.input_stride + unit;
-          const Sum<T>* const h = lane.product + (first + r) * gates * hidden + unit;
+          const Sum<T>* const x = input_part + (first + r) * lane.scratch.input_stride + unit;
+          const Sum<T>* const h = lane.scratch.product + (first + r) * gates * hidden + unit;
           for (long gate = 0; gate < gates; ++gate) {
             const long m = gate - shape.sums;
             Vec<T> other = {};
             if (m < 0) {
               other = load(x + gate * hidden, width);
-            } else if (lane.b_m) {
-              other = load(lane.b_m + m * hidden + unit, width);
+            } else if (lane.weights.b_m) {
+              other = load(lane.weights.b_m + m * hidden + unit, width);
             }
             sums[r * gates + gate] = load(h + gate * hidden, width) + other;
           }
@@ -379,13 +381,13 @@ template <class T>
 FL_APART void keep_product(const Lane<T>& lane, long place, long columns, long column, long row,
                            long rows, long vectors, const Vec<T>* sums) {
   for (long b = row; b < row + rows; ++b) {
-    Sum<T>* const of_row = lane.by_h ? by_h_of(lane, place, b) : lane.product + b * columns;
+    Sum<T>* const of_row = lane.scratch.by_h ? by_h_of(lane, place, b) : lane.scratch.product + b * columns;
     Sum<T>* const to = of_row + column;
     for (long n = 0; n < vectors; ++n) store(to + n * W<T>, *sums++, columns - column - n * W<T>);
   }
 }
 
-// h w_hh' of a step, to lane.product, or where the lane normalizes it to lane.by_h.
+// h w_hh' of a step, to lane.scratch.product, or where the lane normalizes it to lane.scratch.by_h.
 template <class T>
 void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape,
                        long place, const T* packed) {
@@ -423,11 +425,6 @@ FL_INLINE WeightShape inner_shape(const Lane<T>& lane, long k) {
   return {lane.cell.inner->columns[k], lane.inner.units[k], lane.inner.depth[k]};
 }
 
-template <class T>
-FL_INLINE long inner_products(const Lane<T>& lane) {
-  return lane.cell.inner ? lane.cell.inner->count : 0;
-}
-
 // Returns what product k multiplies, given row 0 of what is saved.
 template <class T>
 FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
@@ -444,7 +441,7 @@ template <class T>
 FL_INLINE Sum<T> total_of(const Worker& worker, const Lane<T>& lane, long k, long b) {
   const InnerProducts& inner = *lane.cell.inner;
   const long size = inner.totals_size(lane.batch, W<T>);
-  const Sum<T>* const from = total_of_units(lane, lane.totals, inner.number[k], b);
+  const Sum<T>* const from = total_of_units(lane, lane.scratch.totals, inner.number[k], b);
   Vec<T> total = load(from);
   if (inner.kind[k] == InnerKind::sum) {
     for (long other = 1; other < worker.count; ++other) total += load(from + other * size);
@@ -537,18 +534,19 @@ struct Steps {
   T* behind;  // w_hh and what else a step multiplies with
 
   Steps(const Worker& worker, const Lane<T>& lane, T* memory)
-      : few(lane.cell.in_tiles() && !lane.given.data && lane.inputs <= few_inputs &&
-            !lane.not_reset && !lane.by_h && !lane.w_hr),
-        tiles(lane.cell.in_tiles() || (lane.cell.h_gates() > 0 && lane.cell.h_gates() <= 4 && !lane.by_h)),
+      : few(lane.cell.in_tiles() && !lane.arguments.x_part.data && lane.inputs <= few_inputs &&
+            !lane.arguments.not_reset && !lane.scratch.by_h && !lane.weights.w_hr),
+        tiles(lane.cell.in_tiles() ||
+              (lane.cell.h_gates() > 0 && lane.cell.h_gates() <= 4 && !lane.scratch.by_h)),
         recurrent(tiles ? recurrent_shape(lane) : flat_recurrent(lane)),
         meets(recurrent.units > 0 || lane.options || lane.cell.inner),
         packed{memory, memory + Fma<T>::gates_size(recurrent)},
         behind(packed.input) {
-    if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);
-    if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), packed.input);
-    for (long k = 0; k < inner_products(lane); ++k) {
+    if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.weights.w_hh, recurrent, memory);
+    if (few) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
+    for (long k = 0; k < lane.cell.phases_inside(); ++k) {
       if (!lane.cell.inner->is_product(k)) continue;
-      Fma<T>::pack_gates_of(worker, lane.w_inner[k], inner_shape(lane, k), behind);
+      Fma<T>::pack_gates_of(worker, lane.weights.w_inner[k], inner_shape(lane, k), behind);
       behind += Fma<T>::gates_size(inner_shape(lane, k));
     }
   }
@@ -564,12 +562,12 @@ struct Steps {
       step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
     } else {
       if (recurrent.units > 0) recurrent_product(worker, lane, recurrent, place, packed.recurrent);
-      if (lane.by_h) return;
+      if (lane.scratch.by_h) return;
       if (recurrent.units > 0) worker.sync();
       finish_part(worker, lane, place, x);
     }
     const T* weight = packed.input;
-    for (long k = 0, next; k < inner_products(lane); k = next) {
+    for (long k = 0, next; k < lane.cell.phases_inside(); k = next) {
       const InnerProducts& inner = *lane.cell.inner;
       if (inner.meets[k]) worker.sync();
       if (inner.is_product(k)) {
@@ -588,30 +586,30 @@ struct Steps {
 template <class T>
 void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
   const Steps<T> steps(worker, lane, scratch.recurrent);
-  if (lane.w_hr) {
-    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, steps.behind);
+  if (lane.weights.w_hr) {
+    Fma<T>::pack_transposed_of(worker, lane.weights.w_hr, lane.hidden, lane.outputs, steps.behind);
   }
   draw_masks(worker, lane, 0);
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
     Sum<T>* const input = input_of(lane, rows);
-    if (lane.given.data) {
+    if (lane.arguments.x_part.data) {
       bring_input(worker, lane, rows, input);
     } else {
       steps.input(worker, lane, rows, input, panel_of(worker, scratch.panels));
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.input_stride;
+      Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.scratch.input_stride;
       steps.run(worker, lane, place, x);
       draw_masks(worker, lane, place + 1);
       if (steps.meets) worker.sync();
-      if (lane.by_h) {  // whose products are normalized, row by row
+      if (lane.scratch.by_h) {  // whose products are normalized, row by row
         finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
         worker.sync();
       }
-      if (!lane.w_hr) continue;
+      if (!lane.weights.w_hr) continue;
       project<Fma<T>>(worker, lane, place, steps.behind);
       worker.sync();
     }

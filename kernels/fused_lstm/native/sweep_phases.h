@@ -19,7 +19,7 @@ struct LanePhases {
   LanePhases(const Lane<T>& lane, bool projected, bool apart)
       : apart(apart),
         inner(lane.cell.inner ? lane.cell.inner->meetings() : 0),
-        of_step(1 + (lane.by_h != nullptr) + inner + projected),
+        of_step(1 + (lane.scratch.by_h != nullptr) + inner + projected),
         of_chunk(apart + lane.chunk * of_step) {}
 
   template <class T>
@@ -38,29 +38,29 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   const long at = phase % phases.of_chunk - phases.apart;
   const Range rows = rows_of(lane, begin, min(begin + lane.chunk, lane.steps));
   if (at == (phases.apart ? -1 : 0)) {
-    if (lane.given.data) {
-      bring_input(worker, lane, rows, lane.input_part);
+    if (lane.arguments.x_part.data) {
+      bring_input(worker, lane, rows, lane.scratch.input_part);
     } else {
       const WeightShape shape = input_shape(lane);
       Multiply::gates(
-          worker, Rows<T>{lane.x + rows.begin * lane.inputs, lane.inputs},
+          worker, Rows<T>{lane.arguments.x + rows.begin * lane.inputs, lane.inputs},
           {0, rows.end - rows.begin}, shape, w_ih, false,
           [&](const Sums<T>& tile, long unit, long) { return load_bias(tile, unit); },
           [&](const Sums<T>& tile, long unit, long row) {
-            store_gates(tile, shape.gates, lane.input_part + row * lane.input_stride + unit,
-                        lane.input_stride, lane.hidden, lane.hidden - unit);
+            store_gates(tile, shape.gates, lane.scratch.input_part + row * lane.scratch.input_stride + unit,
+                        lane.scratch.input_stride, lane.hidden, lane.hidden - unit);
           });
     }
     draw_masks(worker, lane, begin);
     if (phases.apart) return;
   }
   const long place = begin + at / phases.of_step, kind = at % phases.of_step;
-  Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+  Sum<T>* const x = lane.scratch.input_part + (row_of(lane, place) - rows.begin) * lane.scratch.input_stride;
   if (kind == 0) {
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
   } else if (kind <= phases.inner) {
-    for (long k = 0, met = 0; k < inner_products(lane); ++k) {
+    for (long k = 0, met = 0; k < lane.cell.phases_inside(); ++k) {
       met += lane.cell.inner->meets[k];
       if (met != kind) continue;
       if (lane.cell.inner->is_product(k)) {
@@ -71,7 +71,7 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
         k = end - 1;
       }
     }
-  } else if (kind == 1 && lane.by_h) {
+  } else if (kind == 1 && lane.scratch.by_h) {
     finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
   } else {
     project<Multiply>(worker, lane, place, w_hr);
@@ -88,7 +88,7 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
 // same units in it and in the first step.
 template <class T, class E>
 LanePhases phases_of(const Lane<T>& lane, const Weights<E>& weights) {
-  return {lane, weights.w_hr != nullptr, lane.options || lane.given.data};
+  return {lane, weights.w_hr != nullptr, lane.options || lane.arguments.x_part.data};
 }
 
 template <class T, class E>

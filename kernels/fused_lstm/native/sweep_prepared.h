@@ -10,7 +10,7 @@ namespace fused_lstm::FL_ISA {
 // it and in the first step.
 template <class F>
 LanePhases phases_of(const Lane<float>& lane, const PreparedWeights& weights) {
-  const long rows = min(lane.chunk * lane.batch, lane.first[lane.steps]);
+  const long rows = min(lane.chunk * lane.batch, lane.arguments.first[lane.steps]);
   return {lane, weights.w_hr.panels != nullptr, rows > F::tallest};
 }
 

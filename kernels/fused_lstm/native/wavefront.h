@@ -30,15 +30,15 @@ FL_INLINE Packed<T> packed_of(const Wavefront<T>& wave, long index) {
 
 template <class T>
 void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
-  Fma<T>::pack_gates_of(alone, lane.w_ih, input_shape(lane), packed.input);
-  Fma<T>::pack_gates_of(alone, lane.w_hh, recurrent_shape(lane), packed.recurrent);
+  Fma<T>::pack_gates_of(alone, lane.weights.w_ih, input_shape(lane), packed.input);
+  Fma<T>::pack_gates_of(alone, lane.weights.w_hh, recurrent_shape(lane), packed.recurrent);
 }
 
 // Returns where the input's part of a step's gates goes, for a GRU, whose n has it apart.
 template <class T>
 FL_INLINE Sum<T>* input_part_of(const Lane<T>& lane, long t) {
-  if (!lane.input_part || lane.chunk < lane.steps) return lane.input_part;
-  return lane.input_part + row_of(lane, t) * lane.input_stride;
+  if (!lane.scratch.input_part || lane.chunk < lane.steps) return lane.scratch.input_part;
+  return lane.scratch.input_part + row_of(lane, t) * lane.scratch.input_stride;
 }
 
 template <class T>
@@ -57,7 +57,7 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
       if (index == top || !wave.dropped) continue;
       const long at = row_of(lane, t) * lane.hidden;
       const long first = index * rows_in(lane) * lane.hidden + at;
-      dropout(alone, lane.batch * lane.hidden, first, wave.dropout, lane.y + at,
+      dropout(alone, lane.batch * lane.hidden, first, wave.dropout, lane.results.y + at,
               wave.dropped + first);
     }
     worker.sync();
@@ -68,9 +68,9 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
 
 template <class T>
 void pack_backward(const Lane<T>& lane, const LaneGradient<T>& gradient, const Packed<T>& packed) {
-  Fma<T>::pack_columns_of(alone, lane.w_hh, by_recurrent_of(lane, gradient), lane.outputs,
+  Fma<T>::pack_columns_of(alone, lane.weights.w_hh, by_recurrent_of(lane, gradient), lane.outputs,
                           packed.recurrent);
-  Fma<T>::pack_columns_of(alone, lane.w_ih, by_input_of(lane, gradient), lane.inputs,
+  Fma<T>::pack_columns_of(alone, lane.weights.w_ih, by_input_of(lane, gradient), lane.inputs,
                           packed.input);
 }
 
@@ -94,9 +94,9 @@ void whole_step_back(const Wavefront<T>& wave, long index, long t, Sum<T>* sums)
   const Packed<T> packed = packed_of(wave, index);
   draw_masks(alone, lane, t);
   step_backward(alone, lane, gradient, t, packed.recurrent, sums);
-  if (t < 0 || !gradient.dx) return;
+  if (t < 0 || !gradient.arguments.dx) return;
   const long at = row_of(lane, t) * lane.inputs;
-  Sum<T>* const dx = gradient.dx + at;
+  Sum<T>* const dx = gradient.arguments.dx + at;
   input_gradient(lane, gradient, t, packed.input, dx, sums);
   if (index == 0 || !wave.dropped) return;
   const long first = (index - 1) * rows_in(lane) * lane.inputs + at;
@@ -113,7 +113,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
     clear_rest(alone, dgates_of(lane, wave.gradients[index]));
     if (index == top || !wave.dropped) continue;  // what the layer above had read
     const long size = steps * lane.batch * lane.hidden;
-    dropout(alone, size, index * size, wave.dropout, lane.y, wave.dropped + index * size);
+    dropout(alone, size, index * size, wave.dropout, lane.results.y, wave.dropped + index * size);
   }
   for (long tick = 0; tick <= steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {

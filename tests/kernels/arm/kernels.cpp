@@ -111,17 +111,17 @@ struct Layer {
     lane = {of.steps, B, I, H, P, kernels.own_cell(0).shape, kernels.own_cell(0).functions,
             first.data(), of.reverse,
             of.not_reset ? not_reset.data() : nullptr};
-    lane.input_stride = 4 * H;
-    lane.x = data.random(N * I);
-    lane.h0 = data.random(B * P);
-    lane.c0 = data.random(B * H);
-    lane.w_ih = data.random(4 * H * I, 0.3);
-    lane.w_hh = data.random(4 * H * P, 0.3);
-    lane.b_ih = of.bias ? data.random(4 * H) : nullptr;
-    lane.b_hh = of.bias ? data.random(4 * H) : nullptr;
-    lane.w_hr = P < H ? data.random(P * H, 0.3) : nullptr;
-    lane.y_stride = P;
-    lane.unprojected = lane.w_hr ? data.fresh(B * H) : nullptr;
+    lane.scratch.input_stride = 4 * H;
+    lane.arguments.x = data.random(N * I);
+    lane.arguments.h0 = data.random(B * P);
+    lane.arguments.c0 = data.random(B * H);
+    lane.weights.w_ih = data.random(4 * H * I, 0.3);
+    lane.weights.w_hh = data.random(4 * H * P, 0.3);
+    lane.weights.b_ih = of.bias ? data.random(4 * H) : nullptr;
+    lane.weights.b_hh = of.bias ? data.random(4 * H) : nullptr;
+    lane.weights.w_hr = P < H ? data.random(P * H, 0.3) : nullptr;
+    lane.results.y_stride = P;
+    lane.scratch.unprojected = lane.weights.w_hr ? data.fresh(B * H) : nullptr;
     lane.chunk = of.steps;
     lane.save = true;
     allocate();
@@ -133,27 +133,27 @@ struct Layer {
     d.dw_ih = data.fresh(4 * H * I);
     d.dw_hh = data.fresh(4 * H * P);
     d.db_ih = of.bias ? data.fresh(4 * H) : nullptr;
-    d.dw_hr = lane.w_hr ? data.fresh(P * H) : nullptr;
+    d.dw_hr = lane.weights.w_hr ? data.fresh(P * H) : nullptr;
     d.dgates = data.fresh(kernels.blocks_size(4, H, N));
     d.dh = data.fresh(kernels.blocks_size(1, P, N));
   }
 
   void allocate() {
-    lane.y = data.fresh(N * P);
-    lane.c = data.fresh(lane.save ? N * H : B * H);
-    lane.gates = lane.save ? data.fresh(N * 4 * H) : nullptr;
-    lane.input_part = lane.save ? lane.gates : data.fresh(lane.chunk * B * 4 * H);
+    lane.results.y = data.fresh(N * P);
+    lane.results.c = data.fresh(lane.save ? N * H : B * H);
+    lane.results.gates = lane.save ? data.fresh(N * 4 * H) : nullptr;
+    lane.scratch.input_part = lane.save ? lane.results.gates : data.fresh(lane.chunk * B * 4 * H);
   }
 
   Scratch<T> scratch(long workers) {
-    return {data.fresh(kernels.recurrent_size({4, H, P}, lane.w_hr)),
+    return {data.fresh(kernels.recurrent_size({4, H, P}, lane.weights.w_hr)),
             data.fresh(workers * kernels.shapes.panel_size)};
   }
 
   void print(const std::string& suffix = "") const {
-    data.print("y" + suffix, lane.y, N * P);
-    data.print("c" + suffix, lane.c, N * H);
-    data.print("gates" + suffix, lane.gates, N * 4 * H);
+    data.print("y" + suffix, lane.results.y, N * P);
+    data.print("c" + suffix, lane.results.c, N * H);
+    data.print("gates" + suffix, lane.results.gates, N * 4 * H);
     data.print("dx" + suffix, d.dx, N * I);
     data.print("dh0" + suffix, d.dh0, B * P);
     data.print("dc0" + suffix, d.dc0, B * H);
@@ -174,7 +174,7 @@ void run_sweeps(const Kernels<T>& kernels, const Case& of, long workers) {
   layer.allocate();
   const Scratch<T> scratch = layer.scratch(workers);
   run_team(workers, [&](const Worker& w) { kernels.sweep_forward(w, layer.lane, scratch); });
-  data.print("inference", layer.lane.y, layer.N * layer.P);
+  data.print("inference", layer.lane.results.y, layer.N * layer.P);
   layer.lane = saving;
   run_team(workers, [&](const Worker& w) { kernels.sweep_forward(w, layer.lane, scratch); });
   run_team(workers, [&](const Worker& w) {
@@ -194,7 +194,7 @@ void run_wavefront(const Kernels<T>& kernels) {
   Data<T> data(of.name);
   Layer<T> below(kernels, data, of), above(kernels, data, of);
   T* const dropped = data.fresh(below.N * below.H);
-  above.lane.x = dropped;
+  above.lane.arguments.x = dropped;
   T* const between = data.fresh(below.N * below.H);
   below.d.dy = above.d.dx = between;
   const Lane<T> lanes[] = {below.lane, above.lane};

@@ -74,9 +74,9 @@ struct CellRow {
     return load(row + k * lane.hidden, width);
   }
   FL_INLINE Vec<T> input(long k) const {
-    const HeadColumns<const T>& columns = lane.own.columns;
+    const HeadColumns<const T>& columns = lane.arguments.cell_inputs.columns;
     const T* const of_row = step.own + b * columns.stride + k * columns.gate;
-    return lane.own.single ? broadcast(S(load(of_row, 1)[0])) : load(of_row + unit, width);
+    return lane.arguments.cell_inputs.single ? broadcast(S(load(of_row, 1)[0])) : load(of_row + unit, width);
   }
   FL_INLINE Vec<T> state(long k) const {
     return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
@@ -130,7 +130,7 @@ struct CellRow {
   FL_INLINE void reset() const {
     for (long k = 0; k < shape.sums; ++k) sums[k] = x(k);
     for (long k = 0; k < shape.of_h; ++k) {
-      const T* const bias = lane.b_m;
+      const T* const bias = lane.weights.b_m;
       sums[shape.sums + k] = bias ? load(bias + k * lane.hidden + unit, width) : Vec<T>{};
     }
   }

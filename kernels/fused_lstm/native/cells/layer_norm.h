@@ -326,7 +326,7 @@ void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
   const long width = lane.cell.x_gates() * lane.hidden;
   Sum<T>* const own = lane.options->own + worker.id * lane.options->own_size;
-  const Sum<T>* const x = lane.input_part + step.line * width;  // of the place's row 0
+  const Sum<T>* const x = lane.scratch.input_part + step.line * width;  // of the place's row 0
   if (!lane.cell.is_lstm) {
     for (long b = mine.begin; b < mine.end; b += rows_abreast) {
       const Range rows{b, min(b + rows_abreast, mine.end)};

@@ -24,12 +24,12 @@ FL_INLINE FinishBack<T> cell_finish_back_of(const Lane<T>& lane) {
 // A tile's functions: where the lane normalizes, the cell's own wait for the whole row.
 template <class T>
 FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
-  return lane.by_h ? keep_by_h<T> : cell_finish_of(lane);
+  return lane.scratch.by_h ? keep_by_h<T> : cell_finish_of(lane);
 }
 
 template <class T>
 FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
-  return lane.by_h ? keep_dh<T> : cell_finish_back_of(lane);
+  return lane.scratch.by_h ? keep_dh<T> : cell_finish_back_of(lane);
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -46,10 +46,10 @@ FL_INLINE Vec<T> load_recurrent(const Lane<T>& lane, long row, long column) {
 // h of a row before a place, from `column` on: 0 where it was zeroed.
 template <class T>
 FL_INLINE Vec<T> load_before(const Lane<T>& lane, long place, long b, long column) {
-  if (lane.not_reset && !lane.not_reset[row_of(lane, place) + b]) return Vec<T>{};
+  if (lane.arguments.not_reset && !lane.arguments.not_reset[row_of(lane, place) + b]) return Vec<T>{};
   const T* const h = b < alive(lane, place - 1)
-                         ? lane.y + (row_of(lane, place - 1) + b) * lane.y_stride
-                         : lane.h0 + b * lane.outputs;
+                         ? lane.results.y + (row_of(lane, place - 1) + b) * lane.results.y_stride
+                         : lane.arguments.h0 + b * lane.outputs;
   return load(h + column, lane.outputs - column);
 }
 
@@ -62,7 +62,7 @@ FL_INLINE void leave(const Lane<T>& lane, long place, long b, long column, Vec<T
     const Vec<T> before = load_before(lane, place, b, column);
     h += load_mask(options.zoneout_h, lane, place, b, column) * (before - h);
   }
-  store(lane.y + (row_of(lane, place) + b) * lane.y_stride + column, h, width);
+  store(lane.results.y + (row_of(lane, place) + b) * lane.results.y_stride + column, h, width);
   if (options.fed) store(fed_at(lane, place, b) + column, h * load_recurrent(lane, b, column), width);
 }
 
@@ -85,7 +85,7 @@ FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row
 template <class T>
 FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
   const long width = lane.cell.h_gates() * lane.hidden;
-  return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * width;
+  return lane.scratch.by_h + (lane.save ? row_of(lane, place) + b : b) * width;
 }
 
 template <class T>
@@ -121,7 +121,7 @@ FL_INLINE Vec<T> step_cell(const CellStep<T>& step, long b, long unit, Gates<Sum
 
 template <class T>
 FL_INLINE void leave_made(const CellStep<T>& step, long b, long unit, Vec<T> h) {
-  if (step.lane->unprojected) {
+  if (step.lane->scratch.unprojected) {
     store(step.h + b * step.stride + unit, h, min(step.hidden - unit, W<T>));
   } else {
     leave<T>(*step.lane, step.place, b, unit, h);

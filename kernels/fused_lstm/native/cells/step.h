@@ -41,12 +41,12 @@ struct CellStep {
   const Sum<T>* c;      // [B, H] before
   const Sum<T>* input_part;  // [B, G*H] of the gates, a row every `input_stride`
   long input_stride;
-  const T* own;              // Lane::own of row 0
+  const T* own;              // LaneArguments::cell_inputs of row 0
   T* gates;             // [B, K*H] activated, or null
   Sum<T>* c_next;       // [B, H]
   T* h;                 // [B, H], a row every `stride`
   long stride;
-  Sum<T>* totals;       // the worker's part of Lane::totals
+  Sum<T>* totals;       // the worker's part of LaneScratch::totals
   Sum<T>* numbers;      // [B, numbers]
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
@@ -70,12 +70,12 @@ struct CellStepBack {
   const Sum<T>* dc_given;  // [B, H], by c_next too, from outside; or null
   HeadColumns<T> by_own;  // of the place's rows
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
-  T* const* by_inner; // by what each product inside the step made, as LaneGradient::by_inner
+  T* const* by_inner; // by what each product inside the step made, as GradientScratch::by_inner
   Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h
   long line;
-  Sum<T>* totals;     // the worker's part of Lane::totals
+  Sum<T>* totals;     // the worker's part of LaneScratch::totals
   const Sum<T>* numbers;  // [B, numbers]
-  Sum<T>* by_sums;    // the worker's part of Lane::by_sums
+  Sum<T>* by_sums;    // the worker's part of LaneScratch::by_sums
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
   FL_INLINE const Sum<T>* before(long b) const {
@@ -92,8 +92,8 @@ FL_INLINE void store_block(const Blocks<T>& blocks, long gate, long block, long 
 // Returns a worker's part of a lane's totals.
 template <class T>
 FL_INLINE Sum<T>* totals_of(const Lane<T>& lane, long worker) {
-  if (!lane.totals) return nullptr;
-  return lane.totals + worker * lane.cell.inner->totals_size(lane.batch, W<T>);
+  if (!lane.scratch.totals) return nullptr;
+  return lane.scratch.totals + worker * lane.cell.inner->totals_size(lane.batch, W<T>);
 }
 
 // Where a worker adds up a row's units for sum j, in its part.
@@ -105,7 +105,7 @@ FL_INLINE Sum<T>* total_of_units(const Lane<T>& lane, Sum<T>* totals, long j, lo
 // Gradients by what product k inside a step makes.
 template <class T>
 FL_INLINE Blocks<T> made_by(const Lane<T>& lane, long k, T* data) {
-  return {data, lane.cell.inner->columns[k], lane.inner.units[k], lane.first[lane.steps]};
+  return {data, lane.cell.inner->columns[k], lane.inner.units[k], lane.arguments.first[lane.steps]};
 }
 
 }  // namespace fused_lstm::FL_ISA

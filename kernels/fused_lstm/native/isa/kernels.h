@@ -83,15 +83,15 @@ struct InnerSizes {
   long widest = 0;
 };
 
-// Tells sweeps what they must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's, or its parts
-// are apart, and it may have one of them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates
+// Tells sweeps what they must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's,
+// or its parts are apart, and it may have one of them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates
 // are coupled; of a GRU r and z are, and n is of x alone beside m, which is of h alone. Rows of w_ih are
 // the sums', then those of x alone; rows of w_hh the sums', then those of h alone. The gradients by all
 // gates, dgates, are those of h alone, of sums, of x alone: m, r, z, n.
 struct CellShape {
   long sums, of_h, of_x;
   long saved;              // K: columns that the backward reads; 0 where y is enough, as of an RNN
-  long inputs = 0;         // numbers of a step, or of a unit, that nothing multiplies: Lane::own
+  long inputs = 0;         // numbers of a step, or of a unit, that nothing multiplies: cell_inputs
   long states = 1;         // columns of c, where anything is saved
   long weights = 0;        // [H] each, that the pointwise part reads
   bool saves_h = false;    // the last saved column is h, of a cell whose h is projected
@@ -100,6 +100,7 @@ struct CellShape {
   bool is_lstm = false;    // nn.LSTM's cell or its coupled form, which have options of their own
   const InnerProducts* inner = nullptr;  // or none: R h is a step's only product
 
+  constexpr long phases_inside() const { return inner ? inner->count : 0; }
   constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
   constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh
   constexpr long gradients() const { return of_h + sums + of_x; }  // columns of dgates
@@ -218,8 +219,56 @@ struct OwnInputs {
   bool single;
 };
 
-// One layer in one direction, or a head of one: a lane. Step t's rows are the rows
-// first[t] .. first[t + 1] of every tensor of N rows; there are never more of them than at the step before, and row b of a step is
+// A lane's weights as they were given, of type E. With products inside the step gates have other units
+// than H: see InnerSizes.
+template <class E>
+struct Weights {
+  const E *w_ih, *w_hh;      // [G*H, I], [G*H, P]
+  const E *b_ih, *b_hh;      // [G*H] or null
+  const E* b_m;              // [M*H], b_hh of M gates of h alone, as of a GRU's n; or null
+  const E* w_hr;             // [P, H], or null where h is not projected
+  const E* w_inner[InnerProducts::most];  // [columns * units, depth] of products inside the step
+};
+
+// What the caller hands to a lane. x, h0 and the weights are factors of products.
+template <class T>
+struct LaneArguments {
+  const T* x;                // [N, I], after dropout; or
+  HeadColumns<const T> x_part;  // W x, which was made before the call
+  OwnInputs<const T> cell_inputs;
+  const T* h0;               // [B, P]
+  const Sum<T>* c0;          // [B, H]
+  const long* first;         // [T + 1]: the row that a step begins with
+  const bool* not_reset;     // [N], false where a row's state is 0 before that step, or null
+};
+
+// What a lane writes and its backward reads: the caller's tensors.
+template <class T>
+struct LaneResults {
+  T* y;                      // [N, P], a row every y_stride
+  long y_stride;
+  Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved; null for an RNN
+  T* gates;                  // [N, K*H] activated; where nothing is saved [B, K*H] or null
+  Sum<T>* numbers;           // [N, numbers] of rows, behind all c; where nothing is saved [B, numbers]; or
+                             // null
+};
+
+// Memory of the call's, which no backward reads, except for products that are normalized.
+template <class T>
+struct LaneScratch {
+  Sum<T>* input_part;        // [rows of `chunk` steps, G*H], or in `gates` or y
+  long input_stride;         // of its rows
+  Sum<T>* product;           // [B, h_gates * H]: h w_hh' of a cell that is not `in_tiles`
+  Sum<T>* by_h;              // [N, h_gates * H], or [B, ..] where nothing is saved: h w_hh' where the
+                             // lane normalizes it, and input_part then is [N, G*H] and saved; or null
+  T* unprojected;            // [B, H], or null
+  T* ready;                  // x and h as a matrix unit reads them (`ready_size`), or null
+  Sum<T>* totals;            // of sums inside a step: each worker's own [sums, B, W]; or null
+  Sum<T>* by_sums;           // each worker's own [B, sums], the gradients by what sums add up; or null
+};
+
+// One layer in one direction, or a head of one: a lane. Step t's rows are the rows first[t] .. first[t + 1]
+// of every tensor of N rows; there are never more of them than at the step before, and row b of a step is
 // row b of the states. A lane's own order is that of time, or where `reverse` the opposite, so that
 // a row begins, at h0 and c0, where it is alive for the first time in that order.
 template <class T>
@@ -230,41 +279,15 @@ struct Lane {
   InnerSizes inner;          // of these products
   CellShape cell;
   CellFunctions functions;   // the cell's
-  const long* first;         // [T + 1]
+  const LaneOptions<T>* options;  // or null: the cell as it is in torch.nn
   bool reverse;
-  const bool* not_reset;          // [N], false where a row's state is 0 before that step, or null
-  const T* x;                // [N, I], after dropout; or
-  HeadColumns<const T> given;  // W x, which was made before the call
-  OwnInputs<const T> own;    // the cell's inputs
-  const T* h0;               // [B, P]
-  const Sum<T>* c0;          // [B, H]
-  const T* w_ih;             // [G*H, I]
-  const T* w_hh;             // [G*H, P]
-  const T* b_ih;             // [G*H] or null
-  const T* b_hh;             // [G*H] or null
-  const T* b_m;              // [M*H], b_hh of M gates of h alone, as of a GRU's n; or null
-  const T* w_hr;             // [P, H], or null where h is not projected
-  const T* w_inner[InnerProducts::most];  // [columns * units, depth] of products inside the step
-  T* y;                      // [N, P], a row every y_stride
-  long y_stride;
-  Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved; null for an RNN
-  T* gates;                  // [N, K*H] activated; where nothing is saved [B, K*H] or null
-  Sum<T>* input_part;        // [rows of `chunk` steps, G*H] scratch, or in `gates` or y
-  long input_stride;         // of its rows
-  Sum<T>* product;           // [B, h_gates * H] scratch: h w_hh' of a cell that is not `in_tiles`
-  Sum<T>* by_h;              // [N, h_gates * H], or [B, ..] where nothing is saved: h w_hh' where the
-                             // lane normalizes it, and input_part then is [N, G*H] and saved; or null
-  T* unprojected;            // [B, H] scratch, or null
-  T* ready;                  // scratch: x and h as a matrix unit reads them (`ready_size`), or null
-  Sum<T>* totals;            // scratch of sums inside a step, each worker's own [sums, B, W]; or null
-  Sum<T>* numbers;           // [N, numbers] of rows, saved behind all c; [B, numbers] where nothing is
-                             // saved; or null
-  Sum<T>* by_sums;           // scratch: each worker's own [B, sums], the gradients by what sums add up; or
-                             // null
+  bool save;                 // what a backward needs
   long chunk;                // steps whose input product is made at once
   bool in_place;             // input_part is all rows', in `gates` or y, not a chunk's
-  bool save;
-  const LaneOptions<T>* options;     // or null: the cell as it is in torch.nn
+  LaneArguments<T> arguments;
+  Weights<T> weights;
+  LaneResults<T> results;
+  LaneScratch<T> scratch;
 };
 
 // Units of a state.
@@ -295,46 +318,58 @@ constexpr WeightShape recurrent_shape(const Lane<T>& lane) {
   return {lane.cell.h_gates(), lane.hidden, lane.outputs};
 }
 
-// A lane's weights as they were given, of type E: shapes as in Lane.
-template <class E>
-struct Weights {
-  const E *w_ih, *w_hh;
-  const E *b_ih, *b_hh;      // or null
-  const E* w_hr;             // or null
-  const E* w_inner[InnerProducts::most];  // as Lane::w_inner
-};
-
+// Gradients that arrive at a lane, by what it made.
 template <class T>
-struct LaneGradient {
+struct GradientOfResults {
   const Sum<T>* dy;          // [N, P], a row every y_stride, or null
   const Sum<T>* dh_n;        // [B, P] or null
   const Sum<T>* dh_each;     // as dy, by h itself, of which a layer above reads a part dropped; or null
   const Sum<T>* dc;          // [N, H], by c after each step, or null
+};
+
+// Gradients that a lane makes, by what it was handed.
+template <class T>
+struct GradientOfArguments {
   Sum<T>* dx;                // [N, I] or null
   bool add;                  // to dx, which another lane began
-  HeadColumns<T> by_given;   // gradients by Lane::given
-  HeadColumns<T> by_own;     // by Lane::own, of each unit
+  HeadColumns<T> dx_part;    // by LaneArguments::x_part
+  HeadColumns<T> dcell_inputs;  // by LaneArguments::cell_inputs, of each unit
   Sum<T>* dh0;               // [B, P]
   Sum<T>* dc0;               // [B, H], dc_n (or 0) at first: the running dc
-  T* dw_ih;                  // [G*H, I]
-  T* dw_hh;                  // [G*H, P]
-  T* db_ih;                  // [G*H] or null
-  T* db_hh;                  // [G*H] of a GRU, or null: the same as db_ih
-  T* dw_hr;                  // [P, H] or null
-  T* dw_inner[InnerProducts::most];  // as Lane::w_inner
-  T* by_inner[InnerProducts::most];  // scratch: blocks_size(columns, units, N), by what each made
-  Sum<T>* arrived;           // scratch: [B, count * widest], see CellStepBack
-  Sum<T>* partial;           // scratch for these, or null where N is one part (see Shapes)
-  T* dgates;                 // scratch: blocks_size(CellShape::gradients, H, N); where the lane
-                             // normalizes, by h w_hh'
+};
+
+// Gradients by a lane's weights: shapes as in Weights. b_ih is null without biases, b_hh where its
+// gradient is that of b_ih.
+template <class T>
+struct GradientOfWeights {
+  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+  T* w_inner[InnerProducts::most];
+};
+
+// Memory of the call's.
+template <class T>
+struct GradientScratch {
+  T* by_inner[InnerProducts::most];  // blocks_size(columns, units, N), by what each product made
+  Sum<T>* arrived;           // [B, count * widest], see CellStepBack
+  Sum<T>* partial;           // sums of the weights' gradients, or null where N is one part (see Shapes)
+  T* dgates;                 // blocks_size(CellShape::gradients, H, N); where the lane normalizes, by
+                             // h w_hh'
   T* by_x;                   // the same by x w_ih', where the lane normalizes; or null
-  T* dh;                     // scratch: blocks_size(1, P, N), or null
-  Sum<T> clip;               // what comes through w_hh is cut to [-clip, clip]; or 0
-  // Gradients of the weights sample by sample, [samples, ...]: how many samples a step's rows are
-  // of, with as many rows each. Not with bfloat16, nor with layer normalization.
-  long samples;              // or 0
-  T* sampled;                // scratch: for each worker,
+  T* dh;                     // blocks_size(1, P, N), or null
+  T* sampled;                // for each worker,
   long sampled_size;         // this many elements, blocks of a sample's rows
+};
+
+template <class T>
+struct LaneGradient {
+  Sum<T> clip;               // what comes through w_hh is cut to [-clip, clip]; or 0
+  // Gradients of the weights sample by sample, [samples, ...]: how many samples a step's rows are of, with
+  // as many rows each; or 0. Not with bfloat16, nor with layer normalization.
+  long samples;
+  GradientOfResults<T> results;
+  GradientOfArguments<T> arguments;
+  GradientOfWeights<T> weights;
+  GradientScratch<T> scratch;
 };
 
 // A lane's forward pass in phases (see phases.h): how many there are, and one of them. W: its weights.
@@ -410,7 +445,7 @@ struct Kernels {
   long (*recurrent_size)(const WeightShape& recurrent, bool projected);  // of Scratch::recurrent
   long (*wavefront_size)(const WeightShape& input);  // of Wavefront::packed_size
   long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h
-  long (*ready_size)(long rows, long depth);  // of Lane::ready, or 0: rows are read as they lie
+  long (*ready_size)(long rows, long depth);  // of LaneScratch::ready, or 0: rows are read as they lie
 
   void (*cell)(const Worker&, long batch, long hidden, const T* gates, const T* c, T* h, T* c_next);
   void (*cell_backward)(const Worker&, long batch, long hidden, const T* gates, const T* c,

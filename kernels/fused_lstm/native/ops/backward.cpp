@@ -52,9 +52,6 @@ struct Stack {
     if (call.b_m.defined()) {
       out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
-    for (const Tensor& weight : call.inner) {
-      out.dinner.push_back(fresh(weight.sizes(), weight.dtype()));
-    }
     if (needs_dx && call.own.defined()) {
       by_own = fresh(Dimensions({s.directions, s.rows, s.cell.inputs * s.state_units()}), dtype);
     }
@@ -94,13 +91,13 @@ struct Stack {
     const long layer = index / s.abreast();
     const auto own = weights_of<T>(call, index);
     Lane<T> lane = lane_of(kernels, call, own, options, index, input(layer), output(layer));
-    lane.c = part_of<Sum<T>>(saved.c, index);
-    lane.gates = part_of<T>(saved.gates, index);
+    lane.results.c = part_of<Sum<T>>(saved.c, index);
+    lane.results.gates = part_of<T>(saved.gates, index);
     lane.save = true;
     if (s.norm) set_products(lane, call, saved.c, index);
-    lane.totals = part_of<Sum<T>>(totals, index % s.abreast());
-    lane.by_sums = part_of<Sum<T>>(by_sums, index % s.abreast());
-    lane.numbers = numbers_of<T>(call, saved.c, index);
+    lane.scratch.totals = part_of<Sum<T>>(totals, index % s.abreast());
+    lane.scratch.by_sums = part_of<Sum<T>>(by_sums, index % s.abreast());
+    lane.results.numbers = numbers_of<T>(call, saved.c, index);
     return lane;
   }
 
@@ -109,29 +106,29 @@ struct Stack {
     const long layer = index / s.abreast(), slots = plan.dgates.count / (s.norm ? 2 : 1);
     Sum<T>* const dy = by_output(layer);
     LaneGradient<T> gradient{};
-    gradient.dy = dy ? dy + index % s.abreast() * s.outputs : nullptr;
-    gradient.dh_n = part_of<Sum<T>>(by.h_n, index);
-    gradient.dc = part_of<Sum<T>>(by.c, index);
+    gradient.results.dy = dy ? dy + index % s.abreast() * s.outputs : nullptr;
+    gradient.results.dh_n = part_of<Sum<T>>(by.h_n, index);
+    gradient.results.dc = part_of<Sum<T>>(by.c, index);
     if (layer + 1 < s.layers && by.h.defined()) {
-      gradient.dh_each = part_of<Sum<T>>(by.h, layer) + index % s.abreast() * s.outputs;
+      gradient.results.dh_each = part_of<Sum<T>>(by.h, layer) + index % s.abreast() * s.outputs;
     }
-    gradient.dh0 = part_of<Sum<T>>(out.dh0, index);
-    gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
-    gradient.partial = part_of<Sum<T>>(partial, index % slots);
-    gradient.dgates = part_of<T>(dgates, index % slots);
-    if (s.norm) gradient.by_x = part_of<T>(dgates, slots + index % slots);
+    gradient.arguments.dh0 = part_of<Sum<T>>(out.dh0, index);
+    gradient.arguments.dc0 = part_of<Sum<T>>(out.dc0, index);
+    gradient.scratch.partial = part_of<Sum<T>>(partial, index % slots);
+    gradient.scratch.dgates = part_of<T>(dgates, index % slots);
+    if (s.norm) gradient.scratch.by_x = part_of<T>(dgates, slots + index % slots);
     return gradient;
   }
 
   LaneGradient<T> gradient_of_head(long index) const {
     LaneGradient<T> gradient = gradient_of(index);
     T* const dx = data_of<T>(out.dx);
-    gradient.by_given = columns_of(call, dx, index);
+    gradient.arguments.dx_part = columns_of(call, dx, index);
     if (s.cell.inputs > 0) {
-      gradient.by_own = columns_of(call, dx + s.heads * s.cell.x_gates() * s.hidden, index);
+      gradient.arguments.dcell_inputs = columns_of(call, dx + s.heads * s.cell.x_gates() * s.hidden, index);
     }
-    gradient.dw_hh = part_of<T>(out.dweights[0], index);
-    gradient.db_hh = part_of<T>(out.db, index);
+    gradient.weights.w_hh = part_of<T>(out.dweights[0], index);
+    gradient.weights.b_hh = part_of<T>(out.db, index);
     gradient.clip = static_cast<Sum<T>>(call.clip);
     return gradient;
   }
@@ -139,35 +136,36 @@ struct Stack {
   LaneGradient<T> gradient(long index) const {
     if (s.given) return gradient_of_head(index);
     const long layer = index / s.directions, direction = index % s.directions;
-    const Tensor* own = &out.dweights[index * call.per_lane];
     LaneGradient<T> gradient = gradient_of(index);
-    gradient.dx = by_input(layer);
-    gradient.add = direction > 0;
-    gradient.dw_ih = data_of<T>(own[0]);
-    gradient.dw_hh = data_of<T>(own[1]);
-    const bool bias = call.per_lane >= 4 && !s.norm;
-    gradient.db_ih = bias ? data_of<T>(own[2]) : nullptr;
-    gradient.db_hh = bias && s.cell.apart() ? data_of<T>(own[3]) : nullptr;
-    gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
-    gradient.dh = part_of<T>(dh, direction);
+    gradient.arguments.dx = by_input(layer);
+    gradient.arguments.add = direction > 0;
+    const auto by_weight = [&](Weight kind, long k = 0) {
+      return call.data_of_lane<T>(out.dweights, index, kind, k);
+    };
+    gradient.weights.w_ih = by_weight(Weight::w_ih);
+    gradient.weights.w_hh = by_weight(Weight::w_hh);
+    if (!s.norm) gradient.weights.b_ih = by_weight(Weight::b_ih);
+    if (!s.norm && s.cell.apart()) gradient.weights.b_hh = by_weight(Weight::b_hh);
+    gradient.weights.w_hr = by_weight(Weight::w_hr);
+    gradient.scratch.dh = part_of<T>(dh, direction);
     if (by_own.defined()) {
       const long units = s.state_units();
-      gradient.by_own = {part_of<T>(by_own, direction), s.cell.inputs * units, units};
+      gradient.arguments.dcell_inputs = {part_of<T>(by_own, direction), s.cell.inputs * units, units};
     }
     if (s.cell.inner) {
       T* blocks = part_of<T>(by_inner, direction);
       const InnerProducts& inner = *s.cell.inner;
       for (long k = 0; k < inner.count; ++k) {
         if (!inner.is_product(k)) continue;
-        gradient.dw_inner[k] = data_of<T>(out.dinner[index * inner.matrices + inner.number[k]]);
-        gradient.by_inner[k] = blocks;
+        gradient.weights.w_inner[k] = by_weight(Weight::inner, inner.number[k]);
+        gradient.scratch.by_inner[k] = blocks;
         blocks += kernels.blocks_size(inner.columns[k], s.inner.units[k], s.rows);
       }
-      gradient.arrived = part_of<Sum<T>>(arrived, direction);
+      gradient.scratch.arrived = part_of<Sum<T>>(arrived, direction);
     }
     gradient.samples = s.samples;
-    gradient.sampled = part_of<T>(sampled, 0);
-    gradient.sampled_size = plan.sampled.columns;
+    gradient.scratch.sampled = part_of<T>(sampled, 0);
+    gradient.scratch.sampled_size = plan.sampled.columns;
     return gradient;
   }
 
@@ -221,17 +219,16 @@ struct Stack {
 
   void finish() {
     if (s.given) return clear_rest(call, data_of<T>(out.dx), s.given_columns());
-    const bool bias = call.per_lane >= 4, one = !s.cell.apart();
-    for (long index = 0; bias && index < s.lanes(); ++index) {
-      const Tensor* own = &out.dweights[index * call.per_lane];
-      T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);
-      if (s.norm) {
-        options.bias_gradients(index, ih, hh);
-      } else if (one) {  // the two biases have one gradient
-        std::copy_n(ih, own[2].numel(), hh);
+    for (long index = 0; index < s.lanes(); ++index) {
+      const Tensor* const by_ih = call.of_lane(out.dweights, index, Weight::b_ih);
+      T* const hh = call.data_of_lane<T>(out.dweights, index, Weight::b_hh);
+      if (by_ih && s.norm) {
+        options.bias_gradients(index, data_of<T>(*by_ih), hh);
+      } else if (by_ih && !s.cell.apart()) {  // the two biases have one gradient
+        std::copy_n(data_of<T>(*by_ih), by_ih->numel(), hh);
       }
+      options.gradients(call, out.dweights, index);
     }
-    out.dvectors = options.gradients();
     if (by_own.defined()) join_inputs();
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
     if (dx) clear_rest(call, dx, s.inputs + (by_own.defined() ? call.own.size(1) : 0));

@@ -1,5 +1,5 @@
-// A call of the operators lstm or recurrence, or of their backwards, and its lanes: layers and
-// directions, or heads. What forward.cpp and backward.cpp have in common.
+// A call of the operators lstm, prepared_lstm or recurrence, or of a backward: what it is told, checked by
+// call.cpp, and its lanes, layers and directions, or heads, as forward.cpp and backward.cpp run them.
 #pragma once
 
 #include <algorithm>
@@ -39,6 +39,67 @@ NamedCell cell_of(const Isa& isa, const std::string& cell, const std::vector<dou
 // The cell of the operator recurrence's `cell`, likewise.
 const Cell& lane_cell_of(const Isa& isa, const std::string& cell);
 
+// What a weight of a lane is. w_ch: the vectors of a unit that its cell reads. gain_c and bias_c are of an
+// LSTM that normalizes. inner: of a product inside the step.
+enum class Weight { w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, gain_ih, gain_hh, gain_c, bias_c, inner };
+
+constexpr long weight_kinds = static_cast<long>(Weight::inner) + 1;
+
+struct Slot {
+  Weight kind;
+  WeightShape shape;  // of a vector depth is 0: it has gates * units numbers
+
+  bool is_inner() const { return kind == Weight::inner; }
+  bool is_of_cell() const { return kind >= Weight::w_ch && !is_inner(); }  // which is kept as sums
+  SmallShape dimensions() const;
+};
+
+// A lane's weights in the order in which the operators take them and return their gradients.
+struct Slots {
+  static constexpr long none = -1;
+
+  std::array<Slot, weight_kinds - 1 + InnerProducts::most> list;
+  long count = 0;
+  std::array<long, weight_kinds> first;  // of each kind, or none
+
+  Slots() { first.fill(none); }
+
+  long of(Weight kind) const { return first[static_cast<long>(kind)]; }
+};
+
+// Tells the weights of a lane of layer `layer`. Sizes say whether it has biases and a projection.
+Slots slots_of(const Sizes& sizes, const CellOptions& cell, long layer);
+
+inline const OptionalTensor nothing_told;
+inline const std::vector<double> no_rates;
+inline const PrecisionOverride no_precision;
+
+// What an operator is told.
+struct Arguments {
+  enum Kind { layers, prepared, heads };
+
+  Kind kind;
+  Pass pass;
+  Tensor x, h0, c0;  // x: of heads x_part or, backwards, y
+  Tensors weights;
+  const OptionalTensor &batch_sizes, &not_reset;
+  const std::string& cell;
+  int64_t directions = 1;  // negative: they run from the last step to the first
+  std::string_view fuse = "layers";
+  double dropout = 0;
+  const OptionalTensor& seed = nothing_told;
+  const std::vector<double>& rates = no_rates;
+  const PrecisionOverride& precision = no_precision;
+  int64_t samples = 0;
+  bool weight_only = false;                     // of prepared weights
+  const OptionalTensor& bias_m = nothing_told;  // of heads, as is
+  double clip = 0;
+
+  const char* name_of_x() const {
+    return kind != heads ? "x" : pass == Pass::backward ? "y" : "x_part";
+  }
+};
+
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
 // in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.
 struct Call {
@@ -50,17 +111,16 @@ struct Call {
   int terms;            // of float32 factors: see with_factors
   Prepared prepared;    // what prepared weights are of, where sizes.prepared
   bool together;                // lanes may run at once: fuse="layers"
-  long per_lane;                // weights, nn.LSTM's
+  Slots slots;                  // of a lane of the first layer; none of heads
   Tensor x, h0, c0;         // x: x's part of the gates where sizes.given
+  long own_columns;         // of x as it is given: those of `own`, behind the others
   Tensor own;               // [N, inputs] or [N, inputs * H] of a cell with inputs, behind x as it is given
   Tensor not_reset;              // [D, T, B] or [D, N], or undefined
-  Tensors weights;          // lane by lane, or one [N, G*K, K] of all heads
+  Tensors weights;          // lane by lane as `slots` says, or one [N, G*K, K] of all heads
   Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
   bool reverse;             // every lane runs from the last step to the first
   double clip;              // of heads' gradients through their weights, or 0
   CellOptions options;
-  Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
-  Tensors inner;    // lane by lane, those of products inside the step; or none
   OptionalTensor seed;   // [1] or [2]: see fused_lstm.reference.draw
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane
@@ -69,6 +129,17 @@ struct Call {
   // A tensor [T, B, columns] or [N, columns], and `count` of them.
   SmallShape shape(long columns) const;
   SmallShape shape(long count, long columns) const;
+
+  // Of a list like `weights` that of lane `index`, k: of the products inside the step; null: there is none.
+  const Tensor* of_lane(const Tensors& list, long index, Weight kind, long k = 0) const {
+    const long at = slots.of(kind);
+    return at == Slots::none ? nullptr : &list[index * slots.count + at + k];
+  }
+  template <class E>
+  E* data_of_lane(const Tensors& list, long index, Weight kind, long k = 0) const {
+    const Tensor* const tensor = of_lane(list, index, kind, k);
+    return tensor ? static_cast<E*>(tensor->data()) : nullptr;
+  }
 };
 
 struct Forward {
@@ -77,21 +148,12 @@ struct Forward {
 
 struct Backward {
   Tensor dx, dh0, dc0;
-  Tensors dweights, dvectors;
-  Tensors dinner;  // as Call::inner
+  Tensors dweights;  // as Call::weights
   Tensor db;  // of heads [N, h_gates * K], where they have b_m
 };
 
-// Fills in the rows of each step, the sizes that are of steps and rows, and `not_reset`; checks
-// batch_sizes and not_reset. x: [T, B, ..] or [N, ..], and sizes.batch is known. The `not_reset` of lanes
-// that are given has one direction, and no dimension of it.
-void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
-              const OptionalTensor& not_reset);
-
-// Fills in the dtypes and the terms of a pass, given the sizes and the instruction set. wide: factors of
-// products may not be bfloat16. name: x's, in an error.
-void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
-                const PrecisionOverride& precision);
+// Checks and converts what an operator is told: the ValueError of what does not fit names it.
+Call checked(Arguments arguments);
 
 Forward run_forward(const Call& call, bool save);
 
@@ -127,15 +189,20 @@ Weights<E> weights_of(const Call& call, long index) {
     own.w_hh = part_of<E>(call.weights[0], index);
     return own;
   }
-  const Tensor* const own = &call.weights[index * call.per_lane];
-  const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see LaneOptions
-  Weights<E> weights{data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
-                     bias ? data_of<E>(own[3]) : nullptr,
-                     call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr, {}};
-  const InnerProducts* const inner = call.sizes.cell.inner;
-  for (long k = 0; inner && k < inner->count; ++k) {
-    if (!inner->is_product(k)) continue;
-    weights.w_inner[k] = data_of<E>(call.inner[index * inner->matrices + inner->number[k]]);
+  const auto data = [&](Weight kind, long k = 0) {
+    return call.data_of_lane<E>(call.weights, index, kind, k);
+  };
+  Weights<E> weights{};
+  weights.w_ih = data(Weight::w_ih);
+  weights.w_hh = data(Weight::w_hh);
+  if (!call.options.norm) {  // which has its own biases: see LaneOptions
+    weights.b_ih = data(Weight::b_ih);
+    weights.b_hh = data(Weight::b_hh);
+  }
+  weights.w_hr = data(Weight::w_hr);
+  const CellShape& cell = call.sizes.cell;
+  for (long k = 0; k < cell.phases_inside(); ++k) {
+    if (cell.inner->is_product(k)) weights.w_inner[k] = data(Weight::inner, cell.inner->number[k]);
   }
   return weights;
 }
@@ -169,7 +236,8 @@ class OptionsOfLanes {
   // Returns a lane's; null: it has none.
   const LaneOptions<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
 
-  Tensors gradients() const;  // in the order of Call::vectors
+  // Writes the gradients of a lane's weights of its cell.
+  void gradients(const Call& call, const Tensors& dweights, long index) const;
   // Writes the bias gradients of a lane that normalizes, [G*H] each.
   void bias_gradients(long index, T* ih, T* hh) const;
 
@@ -178,8 +246,7 @@ class OptionsOfLanes {
 
   std::vector<LaneOptions<T>> lanes_;
   CellShape cell_{};
-  long hidden_ = 0, vectors_ = 0;  // of a lane
-  long vector_units_ = 0;          // of Call::vectors, as they lie apart
+  long hidden_ = 0;
   Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, made_, biases_;
 };
 
@@ -190,8 +257,8 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
   const CellShape shape = s.cell;
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
   const long before = lanes * shape.states + index * shape.products();
-  lane.input_part = part_of<Sum<T>>(c, 0) + before * size;
-  lane.by_h = lane.input_part + shape.x_gates() * size;
+  lane.scratch.input_part = part_of<Sum<T>>(c, 0) + before * size;
+  lane.scratch.by_h = lane.scratch.input_part + shape.x_gates() * size;
 }
 
 // Returns where the numbers of a lane's rows are saved, behind all c; null where its step has no sums.
@@ -220,35 +287,30 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   const CellFunctions with_options = call.cell->with_options[kind];
   const bool other = call.options.on && with_options.finish;
   lane.functions = other ? with_options : call.cell->functions[kind];
-  lane.input_stride = shape.x_gates() * s.hidden;
-  lane.first = call.first.data();
+  lane.scratch.input_stride = shape.x_gates() * s.hidden;
+  lane.arguments.first = call.first.data();
   lane.reverse = call.reverse || (!s.given && place == 1);
-  lane.not_reset = part_of<bool>(call.not_reset, s.given ? 0 : place);
-  lane.h0 = part_of<T>(call.h0, index);
-  lane.c0 = part_of<Sum<T>>(call.c0, index);
-  lane.w_ih = weights.w_ih;
-  lane.w_hh = weights.w_hh;
-  lane.b_ih = weights.b_ih;
-  lane.b_hh = weights.b_hh;
-  lane.w_hr = weights.w_hr;
+  lane.arguments.not_reset = part_of<bool>(call.not_reset, s.given ? 0 : place);
+  lane.arguments.h0 = part_of<T>(call.h0, index);
+  lane.arguments.c0 = part_of<Sum<T>>(call.c0, index);
+  lane.weights = weights;
   lane.inner = s.inner;
-  std::copy_n(weights.w_inner, InnerProducts::most, lane.w_inner);
-  lane.y = y + place * s.outputs;
-  lane.y_stride = s.width();
+  lane.results.y = y + place * s.outputs;
+  lane.results.y_stride = s.width();
   lane.options = options.of(index);
-  if (s.cell.inputs > 0) lane.own = own_inputs_of(call, s.given ? x : nullptr, index);
+  if (s.cell.inputs > 0) lane.arguments.cell_inputs = own_inputs_of(call, s.given ? x : nullptr, index);
   if (s.given) {
-    if (x) lane.given = columns_of(call, x, index);
-    lane.b_m = part_of<T>(call.b_m, index);
+    if (x) lane.arguments.x_part = columns_of(call, x, index);
+    lane.weights.b_m = part_of<T>(call.b_m, index);
     return lane;
   }
-  lane.x = x;
+  lane.arguments.x = x;
   lane.inputs = index < s.directions ? s.inputs : s.width();
   const T* b_hh = weights.b_hh;  // where the lane normalizes, LaneOptions has the biases, except for this
-  if (call.options.norm && call.per_lane >= 4 && weights.w_hh) {
-    b_hh = data_of<T>(call.weights[index * call.per_lane + 3]);
+  if (call.options.norm && weights.w_hh) {
+    b_hh = call.data_of_lane<T>(call.weights, index, Weight::b_hh);
   }
-  if (shape.of_h > 0 && b_hh) lane.b_m = b_hh + shape.sums * s.hidden;
+  if (shape.of_h > 0 && b_hh) lane.weights.b_m = b_hh + shape.sums * s.hidden;
   return lane;
 }
 

@@ -16,15 +16,15 @@ template <class T>
 void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
   long b = 0;
   for (long t = lane.reverse ? 0 : lane.steps - 1; t >= 0; --t) {
-    for (long n = lane.first[t] + b; n < lane.first[t + 1]; ++n, ++b) {
-      const T* const h = lane.y + n * lane.y_stride;
+    for (long n = lane.arguments.first[t] + b; n < lane.arguments.first[t + 1]; ++n, ++b) {
+      const T* const h = lane.results.y + n * lane.results.y_stride;
       std::copy_n(h, lane.outputs, h_n + b * lane.outputs);
-      if (!lane.c) {
+      if (!lane.results.c) {
         using E = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
         std::copy_n(reinterpret_cast<const E*>(h), lane.outputs, c_n + b * lane.outputs);
-      } else if (lane.c != c_n) {
+      } else if (lane.results.c != c_n) {
         const long width = c_width(lane);
-        std::copy_n(lane.c + (lane.save ? n : b) * width, width, c_n + b * width);
+        std::copy_n(lane.results.c + (lane.save ? n : b) * width, width, c_n + b * width);
       }
     }
   }
@@ -87,9 +87,9 @@ struct Stack {
     numbers = fresh(plan.numbers, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape& cell = s.cell;
-    if (!narrow() || s.given || !cell.apart() || call.per_lane < 4) return;
+    if (!narrow() || s.given || !cell.apart() || !s.bias) return;
     for (long index = 0; index < s.lanes(); ++index) {
-      const Tensor& bias = call.weights[index * call.per_lane + 3];
+      const Tensor& bias = *call.of_lane(call.weights, index, Weight::b_hh);
       b_m.push_back(bias.rows_from(cell.sums * s.hidden).to(dtype));
     }
   }
@@ -112,8 +112,10 @@ struct Stack {
   void place_input_part(Lane<T>& lane) const {
     if constexpr (std::is_same_v<T, Sum<T>>) {
       const CellShape& cell = s.cell;
-      lane.input_part = cell.saved ? lane.gates + (cell.saved - cell.x_gates()) * s.hidden : lane.y;
-      lane.input_stride = cell.saved ? cell.saved * s.hidden : lane.y_stride;
+      const LaneResults<T>& to = lane.results;
+      lane.scratch.input_part =
+          cell.saved ? to.gates + (cell.saved - cell.x_gates()) * s.hidden : to.y;
+      lane.scratch.input_stride = cell.saved ? cell.saved * s.hidden : lane.results.y_stride;
     }
   }
 
@@ -122,21 +124,21 @@ struct Stack {
     Lane<T> lane =
         lane_of(kernels, call, own_weights(index), options, index, input(layer), output(layer));
     if (s.cell.saved > 0) {
-      lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
+      lane.results.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);
     }
-    lane.gates = part_of<T>(out.gates, save ? index : slot);
-    lane.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
+    lane.results.gates = part_of<T>(out.gates, save ? index : slot);
+    lane.scratch.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
     lane.in_place = plan.in_place;
     if (plan.in_place) place_input_part(lane);
-    if (!b_m.empty()) lane.b_m = data_of<T>(b_m[index]);
-    lane.product = part_of<Sum<T>>(product, slot);
-    lane.by_h = part_of<Sum<T>>(by_h, slot);
+    if (!b_m.empty()) lane.weights.b_m = data_of<T>(b_m[index]);
+    lane.scratch.product = part_of<Sum<T>>(product, slot);
+    lane.scratch.by_h = part_of<Sum<T>>(by_h, slot);
     if (s.norm && save) set_products(lane, call, out.c, index);
-    lane.unprojected = part_of<T>(unprojected, slot);
-    lane.ready = part_of<T>(ready, plan.wavefront ? index : slot);
-    lane.totals = part_of<Sum<T>>(totals, slot);
-    lane.numbers = save ? numbers_of<T>(call, out.c, index) : part_of<Sum<T>>(numbers, slot);
+    lane.scratch.unprojected = part_of<T>(unprojected, slot);
+    lane.scratch.ready = part_of<T>(ready, plan.wavefront ? index : slot);
+    lane.scratch.totals = part_of<Sum<T>>(totals, slot);
+    lane.results.numbers = save ? numbers_of<T>(call, out.c, index) : part_of<Sum<T>>(numbers, slot);
     lane.chunk = plan.chunk;
     lane.save = save;
     return lane;
@@ -241,9 +243,7 @@ struct Stack {
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
       const long gates = s.cell.x_gates();
       long bytes = 0;
-      for (const Tensors* list : {&call.weights, &call.inner}) {
-        for (const Tensor& weight : *list) bytes += weight.numel() * bytes_of(weight.dtype());
-      }
+      for (const Tensor& weight : call.weights) bytes += weight.numel() * bytes_of(weight.dtype());
       const long ahead = prepared::ahead_here(bytes / plan.team);
       in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
@@ -259,9 +259,9 @@ struct Stack {
         PreparedWeights made{matrix(own.w_ih, {gates, s.hidden, inputs}),
                              matrix(own.w_hh, s.recurrent()),
                              matrix(own.w_hr, {1, s.outputs, s.hidden}), {}};
-        for (long k = 0; s.cell.inner && k < s.cell.inner->count; ++k) {
-          const long columns = s.cell.inner->columns[k];
-          if (own.w_inner[k]) made.w_inner[k] = matrix(own.w_inner[k], {columns, s.hidden, s.hidden});
+        for (long k = 0; k < s.cell.phases_inside(); ++k) {
+          if (!s.cell.inner->is_product(k)) continue;
+          made.w_inner[k] = matrix(own.w_inner[k], {s.cell.inner->columns[k], s.hidden, s.hidden});
         }
         return made;
       });

@@ -89,19 +89,17 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
   }
   cell_ = s.cell;
   hidden_ = H;
-  vector_units_ = s.column_units();
-  vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (options.norm) {
     own_ = norm_memory(kernels, s, backward, sums);
     zeros_ = zeros({B, s.cell.h_gates() * H}, sums);
     if (!backward && !s.cell.is_lstm) {
       made_ = fresh(Buffer{lanes, B, s.cell.x_gates() * H, true}, dtype);
     }
-    if (call.per_lane >= 4) {
+    if (s.bias) {
       biases_ = fresh(Buffer{lanes, 1, s.cell.gradients() * H, true}, dtype);
     }
   }
-  if (backward && options.peephole) dw_ch_ = zeros({lanes, B, vectors_of(s.cell) * vector_units_}, sums);
+  if (backward && options.peephole) dw_ch_ = zeros({lanes, B, vectors_of(s.cell) * s.column_units()}, sums);
   if (backward && s.projected && !s.cell.saves_h) {
     unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
   }
@@ -120,7 +118,7 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
     lane_options.recurrent_stride = lanes * P;
     lane_options.fed = part_of<T>(fed_, lane);
     lane_options.fed_first = part_of<T>(fed_first_, lane);
-    if (options.peephole) lane_options.w_ch = data_of<Sum<T>>(call.vectors[lane * vectors_]);
+    lane_options.w_ch = call.data_of_lane<Sum<T>>(call.weights, lane, Weight::w_ch);
     if (options.norm) normalize(lane_options, call, lane);
     if (options.norm && backward) lane_options.dh = parts.take(B * H);
     lane_options.dw_ch = part_of<Sum<T>>(dw_ch_, lane);
@@ -131,18 +129,21 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
 
 template <class T>
 void OptionsOfLanes<T>::normalize(LaneOptions<T>& lane_options, const Call& call, long index) {
-  const Tensor* const own = &call.vectors[index * vectors_ + call.options.peephole];
-  lane_options.gain_ih = data_of<Sum<T>>(own[0]);
-  lane_options.gain_hh = data_of<Sum<T>>(own[1]);
-  const bool has_c = cell_.is_lstm;
-  if (has_c) lane_options.gain_c = data_of<Sum<T>>(own[2]);
+  const auto of_cell = [&](Weight kind) {
+    return call.data_of_lane<Sum<T>>(call.weights, index, kind);
+  };
+  lane_options.gain_ih = of_cell(Weight::gain_ih);
+  lane_options.gain_hh = of_cell(Weight::gain_hh);
+  lane_options.gain_c = of_cell(Weight::gain_c);
   lane_options.zeros = part_of<Sum<T>>(zeros_, 0);
   lane_options.own = part_of<Sum<T>>(own_, index);
   lane_options.made = part_of<Sum<T>>(made_, index);
   lane_options.own_size = own_.size(2);
   if (!biases_.defined()) return;
-  const Tensor* const plain = &call.weights[index * call.per_lane];
-  const Tensor ih = plain[2].to(sum_dtype(call.dtype)), hh = plain[3].to(sum_dtype(call.dtype));
+  const auto bias_of = [&](Weight kind) {
+    return call.of_lane(call.weights, index, kind)->to(sum_dtype(call.dtype));
+  };
+  const Tensor ih = bias_of(Weight::b_ih), hh = bias_of(Weight::b_hh);
   const Sum<T>*const of_x = data_of<Sum<T>>(ih), *const of_h = data_of<Sum<T>>(hh);
   Sum<T>* const bias = part_of<Sum<T>>(biases_, index);
   const CellShape& shape = cell_;  // of h alone, sums, of x alone: m, r, z, n of a GRU
@@ -151,7 +152,7 @@ void OptionsOfLanes<T>::normalize(LaneOptions<T>& lane_options, const Call& call
   std::transform(of_x, of_x + both, of_h, sums, std::plus<Sum<T>>());
   std::copy_n(of_x + both, shape.of_x * H, sums + both);
   lane_options.bias = bias;
-  if (has_c) lane_options.bias_c = data_of<Sum<T>>(own[3]);
+  lane_options.bias_c = of_cell(Weight::bias_c);
 }
 
 // The sum of rows, of their elements begin to end.
@@ -167,25 +168,20 @@ void sum_rows(const Tensor& matrices, long index, long begin, long end, Out* out
 }
 
 template <class T>
-Tensors OptionsOfLanes<T>::gradients() const {
-  Tensors found;
-  for (long index = 0; index < static_cast<long>(lanes_.size()); ++index) {
-    const auto sum = [&](const Tensor& matrices, long begin, long end, long units) {
-      found.push_back(fresh(Dimensions({(end - begin) * units}), matrices.dtype()));
-      sum_rows<Sum<T>>(matrices, index, begin * units, end * units,
-                       data_of<Sum<T>>(found.back()));
-    };
-    const CellShape& shape = cell_;
-    const long gains = shape.gradients(), of_h = gains + shape.x_gates();
-    if (dw_ch_.defined()) sum(dw_ch_, 0, vectors_of(cell_), vector_units_);
-    if (!own_.defined()) continue;
-    sum(own_, gains, of_h, hidden_);
-    sum(own_, of_h, of_h + shape.h_gates(), hidden_);
-    if (!cell_.is_lstm) continue;
-    sum(own_, 12, 13, hidden_);
-    if (biases_.defined()) sum(own_, 13, 14, hidden_);
-  }
-  return found;
+void OptionsOfLanes<T>::gradients(const Call& call, const Tensors& dweights, long index) const {
+  const auto sum = [&](const Tensor& matrices, Weight kind, long begin) {
+    const Tensor* const out = call.of_lane(dweights, index, kind);
+    if (!out) return;
+    sum_rows<Sum<T>>(matrices, index, begin, begin + out->numel(), data_of<Sum<T>>(*out));
+  };
+  const CellShape& shape = cell_;
+  const long H = hidden_, gains = shape.gradients();
+  if (dw_ch_.defined()) sum(dw_ch_, Weight::w_ch, 0);
+  if (!own_.defined()) return;
+  sum(own_, Weight::gain_ih, gains * H);
+  sum(own_, Weight::gain_hh, (gains + shape.x_gates()) * H);
+  sum(own_, Weight::gain_c, 12 * H);
+  sum(own_, Weight::bias_c, 13 * H);
 }
 
 template <class T>

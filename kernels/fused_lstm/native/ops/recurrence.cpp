@@ -2,143 +2,17 @@
 // operators `recurrence` and `recurrence_backward`. Schemas: kernels/fused_lstm/schemas.txt.
 //
 // Heads are lanes of one layer. In the operators' rows they lie side by side, here one after another.
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
-#include "ops/call.h"
+#include "ops/heads.h"
 
 namespace fused_lstm {
 namespace {
-
-// --- heads side by side, and one after another ---
-
-// Transposes a matrix [rows, columns] of vectors of so many bytes, whose rows lie `stride` vectors apart.
-void transpose_vectors(const Tensor& from, long first, long stride, long rows, long columns,
-                       long bytes, const Tensor& to) {
-  const char* const in = static_cast<const char*>(from.data()) + first * bytes;
-  char* const out = static_cast<char*>(to.data());
-  for (long row = 0; row < rows; ++row) {
-    for (long column = 0; column < columns; ++column) {
-      std::memcpy(out + (column * rows + row) * bytes, in + (row * stride + column) * bytes, bytes);
-    }
-  }
-}
-
-// Rows [batch, count*N*K], heads side by side in each of `count` vectors of a row, in a dtype as
-// [N, batch, count*K].
-Tensor heads_first(const Sizes& s, const Tensor& given, long batch, long count, Dtype dtype) {
-  const Tensor rows = converted(given, dtype);
-  const Tensor heads = fresh(Dimensions({s.heads, batch, count * s.hidden}), dtype);
-  transpose_vectors(rows, 0, s.heads, batch * count, s.heads, s.hidden * bytes_of(dtype), heads);
-  return heads;
-}
-
-// The way back, in a dtype too.
-Tensor side_by_side(const Sizes& s, const Tensor& heads, long batch, long count, Dtype dtype) {
-  const Tensor rows = fresh(Dimensions({batch, count * s.heads * s.hidden}), heads.dtype());
-  const long bytes = s.hidden * bytes_of(heads.dtype());
-  transpose_vectors(heads, 0, batch * count, s.heads, batch * count, bytes, rows);
-  return to_dtype(rows, dtype);
-}
-
-constexpr long square = 16;  // of a matrix that is transposed
-
-// The rows `first` to `last` of a matrix, of one whose rows are its columns. A square goes by way of
-// a small one: lines a power of two apart, as those of a weight may be, share a set of the cache.
-template <class T>
-void transpose(const T* from, long rows, long columns, long first, long last, T* to) {
-  T small[square][square];
-  for (long column = 0; column < columns; column += square) {
-    const long width = std::min(square, columns - column);
-    for (long k = 0; k < width; ++k) {
-      std::copy_n(from + (column + k) * rows + first, last - first, small[k]);
-    }
-    for (long row = first; row < last; ++row) {
-      T* const out = to + row * columns + column;
-      for (long k = 0; k < width; ++k) out[k] = small[k][row - first];
-    }
-  }
-}
-
-// weight_hh [N, G*K, K] in a dtype, contiguous. DreamerV3 and TiRex have [N, K, G*K] in memory, of
-// which aten::contiguous makes a copy in the time of a hundred steps.
-Tensor weight_of(const Tensor& weight, Dtype dtype) {
-  if (weight.dtype() != dtype || dtype == Dtype::BFloat16 || !weight.is_transposed()) {
-    return converted(weight, dtype);
-  }
-  const Tensor own = fresh(weight.sizes(), dtype);
-  const long count = weight.size(0), rows = weight.size(1), columns = weight.size(2);
-  const long blocks = (rows + square - 1) / square;
-  const auto copy = [&](const auto* element) {
-    using E = std::remove_const_t<std::remove_pointer_t<decltype(element)>>;
-    run_on_team(weight.numel() < 1 << 16 ? 1 : team_size(), [&](const Worker& worker) {
-      for (long i = worker.id; i < count * blocks; i += worker.count) {
-        const long n = i / blocks, first = i % blocks * square;
-        transpose(element + n * rows * columns, rows, columns, first,
-                  std::min(first + square, rows), data_of<E>(own) + n * rows * columns);
-      }
-    });
-  };
-  if (dtype == Dtype::Double) copy(data_of<const double>(weight));
-  if (dtype == Dtype::Float) copy(data_of<const float>(weight));
-  return own;
-}
-
-// --- a call ---
 
 // The dtype of gates that a forward saves. A cell of several states is computed in float32, and its
 // backward may compare what it saved: rounded, it would decide otherwise than the step.
 Dtype kept_dtype(const Call& call) {
   return call.sizes.cell.states > 1 ? call.dtype : call.given;
-}
-
-// rows: x_part or, backwards, y.
-Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor& c0,
-                  const Tensor& weight, const OptionalTensor& bias_m, const std::string& cell,
-                  bool reverse, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
-                  double clip, const PrecisionOverride& precision) {
-  const bool forward = pass == Pass::forward;
-  const char* const name = forward ? "x_part" : "y";
-  Call call{};
-  Sizes& s = call.sizes;
-  call.isa = &current_isa();
-  call.cell = &lane_cell_of(*call.isa, cell);
-  s.cell = call.cell->shape;
-  const CellShape& shape = s.cell;
-  const long gates = shape.h_gates();
-  CHECK_VALUE(weight.dim() == 3 && weight.numel() > 0 && weight.size(1) == gates * weight.size(2),
-              "weight_hh: got shape ", shown(weight), "; expected [N, ", gates,
-              "K, K], N and K not 0");
-  call.packed = batch_sizes.has_value();
-  CHECK_VALUE(rows.dim() == (call.packed ? 2 : 3), name, ": got shape ", shown(rows),
-              "; expected ", call.packed ? "[N, G*H] with batch_sizes" : "[T, B, G*H]");
-  CHECK_VALUE(h0.dim() == 2, "h0: got shape ", shown(h0), "; expected [B, H]");
-  CHECK_VALUE(clip >= 0, "clip: got ", clip, "; expected 0 or more");
-  s.given = true;
-  s.layers = s.directions = 1;
-  s.heads = weight.size(0);
-  s.hidden = s.outputs = weight.size(2);
-  s.batch = h0.size(0);
-  set_rows(call, rows, batch_sizes, not_reset);
-  set_dtypes(call, rows, name, pass, shape.states > 1, precision);
-  const long H = s.width();
-  check(rows, name, call.shape(forward ? s.given_columns() : H), call.given);
-  check(h0, "h0", {s.batch, H}, call.given);
-  check(c0, "c0", {s.batch, shape.states * H}, call.given);
-  check(weight, "weight_hh", weight.sizes(), call.given);
-  call.together = true;
-  call.reverse = reverse;
-  call.clip = clip;
-  if (forward) call.x = converted(rows, call.dtype);
-  call.h0 = heads_first(s, h0, s.batch, 1, call.dtype);
-  call.c0 = heads_first(s, c0, s.batch, shape.states, sum_dtype(call.dtype));
-  call.weights = {weight_of(weight, call.weight_dtype)};
-  if (bias_m) {
-    check(*bias_m, "bias_m", {shape.of_h * H}, call.given);
-    if (shape.of_h > 0) call.b_m = heads_first(s, *bias_m, 1, shape.of_h, call.dtype);
-  }
-  return call;
 }
 
 // A gradient [batch, count*H], as sums and heads first; undefined where there is none.
@@ -166,8 +40,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
     const PrecisionOverride& precision) {
-  const Call call = checked_call(Pass::forward, x_part, h0, c0, weight_hh, bias_m, cell, reverse,
-                                 batch_sizes, not_reset, clip, precision);
+  const Call call = checked({
+      .kind = Arguments::heads, .pass = Pass::forward, .x = x_part, .h0 = h0, .c0 = c0,
+      .weights = {weight_hh}, .batch_sizes = batch_sizes, .not_reset = not_reset, .cell = cell,
+      .directions = reverse ? -1 : 1, .precision = precision, .bias_m = bias_m, .clip = clip});
   const Sizes& s = call.sizes;
   const CellShape& shape = s.cell;
   Forward out = run_forward(call, save);
@@ -187,8 +63,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
     const PrecisionOverride& precision, const OptionalTensor& dc) {
-  const Call call = checked_call(Pass::backward, y, h0, c0, weight_hh, bias_m, cell, reverse,
-                                 batch_sizes, not_reset, clip, precision);
+  const Call call = checked({
+      .kind = Arguments::heads, .pass = Pass::backward, .x = y, .h0 = h0, .c0 = c0,
+      .weights = {weight_hh}, .batch_sizes = batch_sizes, .not_reset = not_reset, .cell = cell,
+      .directions = reverse ? -1 : 1, .precision = precision, .bias_m = bias_m, .clip = clip});
   const Sizes& s = call.sizes;
   const CellShape& shape = s.cell;
   const Dtype sums = sum_dtype(call.dtype);

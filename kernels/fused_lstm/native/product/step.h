@@ -117,7 +117,7 @@ struct Fma {
                                  long depth, Range rows) {
     if constexpr (by_unit<T>) {
       const long stride = ready_stride<T>(depth);
-      T* const own = lane.ready + worker.id * lane.batch * stride;
+      T* const own = lane.scratch.ready + worker.id * lane.batch * stride;
       make_ready(left.data + rows.begin * left.stride, left.stride, rows.end - rows.begin, depth,
                  own);
       return {own - rows.begin * stride, stride};
