@@ -541,7 +541,8 @@ def described_plan(plan: Plan) -> str:
         low = plan.printed.low
         products = [len(p.columns) for p in low.products]
         counted = {"gates": len(low.layout.names) - len(low.inputs), "inputs": len(low.inputs),
-                   "products inside": products, "states": len(low.order) or 1,
+                   "products inside": products, "sums inside": len(low.cell.program().sums),
+                   "states": len(low.order) or 1,
                    "vectors": len(low.vectors)}  # fmt: skip
         told = ", ".join(f"{name} {n}" for name, n in counted.items() if n)
         text = f"steps: a printed kernel, {low.cell.name}: {told}"

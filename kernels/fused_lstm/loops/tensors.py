@@ -19,11 +19,10 @@ from .vectors import Block, Linear, Outer, Stretch, units_in
 
 
 class Part(NamedTuple):
-    """Columns of some rows of a weight: a sum of blocks, a matrix of one number, or an identity."""
+    """Columns of some rows of a weight: a sum of blocks, zeros, or an identity."""
 
     columns: int
     blocks: tuple[Block, ...] = ()
-    number: float = 0.0
     is_identity: bool = False
 
 
@@ -60,7 +59,7 @@ class Matrix:
         if part.is_identity:
             return torch.eye(rows, dtype=like.dtype, device=like.device)
         if not part.blocks:
-            return like.new_full((rows, part.columns), part.number)
+            return like.new_zeros(rows, part.columns)
         blocks = [block_of(of[b.node], b).T for b in part.blocks]
         return sum(blocks[1:], blocks[0])
 

@@ -295,8 +295,9 @@ void check_samples(int64_t samples, const Call& call) {
               "; expected a divisor of the batch of ", batch);
   CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
               "; expected ", batch, ", a row each, where rows are packed");
-  const bool own = call.options.peephole || call.options.norm || call.sizes.cell.inner;
-  CHECK_VALUE(samples == 0 || !own, "samples: got ", samples,
+  const bool own = call.options.peephole || call.options.norm;
+  const InnerProducts* const inner = call.sizes.cell.inner;
+  CHECK_VALUE(samples == 0 || !(own || (inner && inner->matrices > 0)), "samples: got ", samples,
               "; expected 0 for a cell with weights of its own");
 }
 
