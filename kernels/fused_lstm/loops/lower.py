@@ -45,7 +45,6 @@ TOTAL = {
     "stop", "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_not", "floor",
     "ceil", "round", "trunc", "sign", "sgn", "masked_fill", "_to_copy",
 }  # fmt: skip
-ZERO: Any = Linear((), None, (), 0, 0)  # type: ignore[arg-type]  # W of a gate that nothing reads
 
 
 @dataclass
@@ -477,11 +476,6 @@ class Lowered:
             k for k, g in enumerate(self.gates) if g.ready
             and g.width == self.gate_width != self.H and g.width not in self.pads
         ]  # fmt: skip
-        # native finds the units of gates by rows of weight_ih: one gate of x at least, here of 0.
-        has_rows = self.identity or any(g.x for g in self.gates)
-        is_known = not self.products and any(g.ready for g in self.gates)  # by an input
-        if not has_rows and not is_known:
-            self.gates.append(Gate(x=(ZERO,), width=self.gate_width))
         every = sorted(range(len(self.gates)), key=lambda k: natural(self.gates[k]))
         with_rows = [k for k in every if self.gates[k].x or self.gates[k].h]
         self.inputs = [k for k in every if self.gates[k].ready and k not in self.identity]
@@ -705,8 +699,6 @@ def is_add(e: Any) -> bool:
 def natural(g: Gate) -> tuple:
     """Return a key that sorts gates as their rows lie in a weight."""
     first = (g.x or g.h or g.ready)[0]
-    if first is ZERO:
-        return 3, "", 0
     if isinstance(first, Linear):
         return 0, first.node.name, first.c0
     if isinstance(first, Block):

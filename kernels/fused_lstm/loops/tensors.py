@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cells.gates import Gates
 from ..pullback import is_transformed
 from .capture import Node
-from .lower import ZERO, Gate, Lowered
+from .lower import Gate, Lowered
 from .parts import Values
 from .vectors import Block, Linear, Outer, Stretch, units_in
 
@@ -175,7 +175,7 @@ class Tensors:
         self.of_x = [gates[k] for k in layout.by_x if layout.names[k][0] == "g"]
         self.of_h = [gates[k] for k in layout.by_h]
         self.M = low.wide(low.gate_width)
-        self.reads_x = any(g.x not in ((), (ZERO,)) for g in self.of_x)
+        self.reads_x = any(g.x for g in self.of_x)
         self.matrices = [self._weight_ih(), self._weight_hh(), *map(self._inner, low.products)]
         self.nodes = list(dict.fromkeys(
             b.node for m in self.matrices for r in m.rows for p in r.parts for b in p.blocks
@@ -210,13 +210,11 @@ class Tensors:
             parts = []
             for place, stretch in enumerate(low.source if self.reads_x else ()):
                 count = units_in(stretch)
-                blocks = tuple(
-                    Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x if t is not ZERO
-                )
+                blocks = tuple(Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x)
                 parts.append(Part(count, blocks))
             parts = parts or [Part(width)] * bool(width)
             parts += [Part(each)] * bool(each)
-            rows.append(Rows(low.gate_width if g.x != (ZERO,) else self.M, parts, self.M))
+            rows.append(Rows(low.gate_width, parts, self.M))
         for k in range(len(low.identity)):
             behind = self.M * (len(low.identity) - 1 - k)
             parts = [Part(width + self.M * k)] * bool(width + self.M * k)
