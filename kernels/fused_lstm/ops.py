@@ -223,7 +223,10 @@ def _widest(spec: Spec, weights: Sequence[Tensor], H: int) -> int:
     lane = weights[: len(spec.weight_names)]
     made = [len(w) // n for w, n in zip(lane[-len(inner) :], inner, strict=True)]
     factors = [w.shape[1] for w in lane[-len(inner) :]]
-    gates = len(lane[0]) // (spec.gates - CELLS[spec.cell].inputs)
+    kind = CELLS[spec.cell]
+    of_x = spec.gates - kind.inputs
+    rows, count = (lane[0], of_x) if of_x else (lane[1], kind.of_h)
+    gates = len(rows) // count if count else H
     return Units(gates, tuple(made), tuple(factors)).widest(H)
 
 

@@ -6,7 +6,7 @@ Whoever makes one says its gates, states, vectors, products and inputs, and how 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -87,23 +87,40 @@ class EngineCell:
     def _ready(self) -> set[tuple[str, str]]:  # instruction set or "triton", a variant
         return set()
 
-    def as_wide(
-        self, parts: Sequence[Tensor], vectors: Sequence[Tensor], units: list[int]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return parts of gates and vectors of weights, each as wide as what it meets in a step.
+    def as_wide(self, vectors: Sequence[Tensor], units: list[int]) -> list[Tensor]:
+        """Return vectors of weights, each as wide as what it meets in a step.
 
         units: of h, of gates, and of what each product makes.
         """
+        size, width = self._sizes(units), self.program().widths
+        return [t[: size(w)] for w, t in zip(width.of_weights, vectors, strict=True)]
+
+    def widths_of_inputs(self, units: list[int]) -> list[int]:
+        """Return how many units each input has; units: as of `as_wide`."""
+        return [self._sizes(units)(w) for w in self.program().widths.of_inputs]
+
+    def widths_of_columns(self, total: int, H: int, made: list[int]) -> list[int]:
+        """Return how many units each part of a gate has, the inputs last.
+
+        total: of all of them. H: of h. made: of what each product makes.
+        """
         p = self.program()
-        width, products = p.widths, [2 + k for k in p.matrices]
-        size = dict(zip([width.h, width.gates, *products], units, strict=True)).get
-        return (
-            [t[..., : size(width.of_gate(k), None)] for k, t in enumerate(parts)],
-            [
-                t[: size(width.root(w), None)]
-                for w, t in zip(width.of_weights, vectors, strict=True)
-            ],
-        )
+        width = p.widths
+        known = {width.root(2 + k): units for k, units in zip(p.matrices, made, strict=True)}
+        known[width.h] = H
+        roots = [width.of_gate(k) for k in range(len(p.gates.columns))]
+        like_gates = width.root(width.gates)
+        others = [known.get(root, H) for root in roots if root in known or root != like_gates]
+        if len(others) < len(roots):
+            known[like_gates] = (total - sum(others)) // (len(roots) - len(others))
+        return [known.get(root, H) for root in roots]
+
+    def _sizes(self, units: list[int]) -> Callable[[int], int]:
+        p = self.program()
+        width = p.widths
+        numbers = [width.h, width.gates, *(2 + k for k in p.matrices)]
+        sizes = dict(zip(map(width.root, numbers), units, strict=True)) | {width.h: units[0]}
+        return lambda number: sizes.get(width.root(number), units[0])
 
     def program(self, zoneout: bool = False) -> Program:
         """Return the cell's programs, with zoneout of its states or without."""

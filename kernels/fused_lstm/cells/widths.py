@@ -147,11 +147,7 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
             raise Refused(
                 f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"
             )
-    for k in range(len(p.gates.columns) - p.inputs, len(p.gates.columns)):
-        units, name = of(width.of_gate(k)), p.gates.names[p.gates.columns[k][1]]
-        if units != hidden_size:
-            raise Refused(f"{units} for what meets {name}", f"hidden_size, {hidden_size}")
-    if p.inputs and hidden_size > of(width.gates):
-        raise Refused(f"{of(width.gates)} for gates", f"at least {hidden_size}, what inputs have")
+    inputs = tuple(of(width.root(number)) for number in width.of_inputs)
     products = [of(width.of_calls[k]) for k in p.matrices]
-    return Units(of(width.gates), tuple(products), tuple(of(factors[k]) for k in p.matrices))
+    multiplied = tuple(of(factors[k]) for k in p.matrices)
+    return Units(of(width.gates), tuple(products), multiplied, inputs)

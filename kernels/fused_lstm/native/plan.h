@@ -35,6 +35,8 @@ struct Sizes {
   long state_units() const { return cell.inner ? inner.states : hidden; }
   long column_units() const { return cell.inner ? inner.widest : hidden; }
   long state_columns() const { return cell.states * state_units(); }
+  long input_columns() const { return cell.inner ? inner.inputs : cell.inputs * hidden; }
+  long input_at(long k) const { return cell.inner ? inner.input_at[k] : k * hidden; }
   long saved_columns() const { return cell.saved * column_units(); }
 
   WeightShape recurrent() const { return {cell.h_gates(), hidden, outputs}; }

@@ -50,6 +50,12 @@ FL_INLINE long column_units(const Lane<T>& lane) {
   return Cell::products ? lane.inner.widest : lane.hidden;
 }
 
+// Returns where input k begins in a row of all inputs; gate: how long each is that is as wide as h.
+template <class Cell, class T>
+FL_INLINE long input_at(const Lane<T>& lane, long k, long gate) {
+  return Cell::products ? lane.inner.input_at[k] : k * gate;
+}
+
 // A row's vector of W units in a step: what a cell reads, and where it leaves what it makes.
 template <class Cell, class T>
 struct CellRow {
@@ -75,8 +81,9 @@ struct CellRow {
   }
   FL_INLINE Vec<T> input(long k) const {
     const HeadColumns<const T>& columns = lane.arguments.cell_inputs.columns;
-    const T* const of_row = step.own + b * columns.stride + k * columns.gate;
-    return lane.arguments.cell_inputs.single ? broadcast(S(load(of_row, 1)[0])) : load(of_row + unit, width);
+    const T* const of_row = step.own + b * columns.stride;
+    if (lane.arguments.cell_inputs.single) return broadcast(S(load(of_row + k * columns.gate, 1)[0]));
+    return load(of_row + input_at<Cell>(lane, k, columns.gate) + unit, width);
   }
   FL_INLINE Vec<T> state(long k) const {
     return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
@@ -201,7 +208,8 @@ struct CellRowBack {
   }
   FL_INLINE void by_input(long k, Vec<T> v) const {
     const HeadColumns<T>& own = step.by_own;
-    if (own.data) store(own.data + b * own.stride + k * own.gate + unit, v, width);
+    const long at = input_at<Cell>(lane, k, own.gate) + unit;
+    if (own.data) store(own.data + b * own.stride + at, v, width);
   }
   FL_INLINE void by_weight(long k, Vec<T> v) const {
     accumulate<S>(lane.options->dw_ch + apart(shape.weights, k), v, width);

@@ -78,6 +78,8 @@ struct InnerSizes {
   long depth[InnerProducts::most] = {};  // that each multiplies, or adds up
   double share[InnerProducts::most] = {};  // 1 / depth
   long states = 0;                       // of a state, and of the last phase
+  // Where each of the cell's inputs begins in a row of them all, and how long that is.
+  long input_at[InnerProducts::most] = {}, inputs = 0;
   // The most units of a phase. Columns that a step saves, weights of a unit and gradients that wait
   // for a phase lie so far apart.
   long widest = 0;

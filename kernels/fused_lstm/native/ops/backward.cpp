@@ -53,7 +53,7 @@ struct Stack {
       out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
     if (needs_dx && call.own.defined()) {
-      by_own = fresh(Dimensions({s.directions, s.rows, s.cell.inputs * s.state_units()}), dtype);
+      by_own = fresh(Dimensions({s.directions, s.rows, s.input_columns()}), dtype);
     }
     by_inner = fresh(plan.by_inner, dtype);
     arrived = fresh(plan.arrived, dtype);
@@ -150,7 +150,7 @@ struct Stack {
     gradient.scratch.dh = part_of<T>(dh, direction);
     if (by_own.defined()) {
       const long units = s.state_units();
-      gradient.arguments.dcell_inputs = {part_of<T>(by_own, direction), s.cell.inputs * units, units};
+      gradient.arguments.dcell_inputs = {part_of<T>(by_own, direction), s.input_columns(), units};
     }
     if (s.cell.inner) {
       T* blocks = part_of<T>(by_inner, direction);
@@ -236,22 +236,26 @@ struct Stack {
 
   // Puts the gradients by a cell's inputs behind those by x; of one number those of all units are summed.
   void join_inputs() {
-    const long own = call.own.size(1), each = own / s.cell.inputs, units = s.state_units();
+    const long own = call.own.size(1), columns = s.input_columns();
+    const bool single = own == s.cell.inputs;
     const Tensor dx = std::move(out.dx);
     out.dx = fresh(call.shape(s.inputs + own), sums);
     Sum<T>* to = data_of<Sum<T>>(out.dx);
     const Sum<T>* from = data_of<Sum<T>>(dx);
     for (long row = 0; row < s.rows; ++row, from += s.inputs) {
       to = std::copy_n(from, s.inputs, to);
-      for (long k = 0; k < s.cell.inputs; ++k, to += each) {
+      for (long k = 0; k < s.cell.inputs; ++k) {
+        const long end = k + 1 < s.cell.inputs ? s.input_at(k + 1) : columns;
+        const long units = end - s.input_at(k), each = single ? 1 : units;
         std::fill_n(to, each, Sum<T>(0));
         for (long direction = 0; direction < s.directions; ++direction) {
           const T* const of_units =
-              part_of<T>(by_own, direction) + (row * s.cell.inputs + k) * units;
+              part_of<T>(by_own, direction) + row * columns + s.input_at(k);
           for (long unit = 0; unit < units; ++unit) {
-            to[each == 1 ? 0 : unit] += number(of_units[unit]);
+            to[single ? 0 : unit] += number(of_units[unit]);
           }
         }
+        to += each;
       }
     }
   }

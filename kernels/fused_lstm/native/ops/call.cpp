@@ -101,7 +101,6 @@ void check_widths(const Sizes& s) {
     is(s.inner.depth[k], inner.factor[k], "the factor of product", k);
   }
   is(s.inner.units[inner.count - 1], 0, "what is made by product", inner.count - 1);
-  for (long k = 0; k < s.cell.inputs; ++k) is(s.inner.states, inner.width_of_input[k], "input", k);
 }
 
 // Fills in the sizes of products inside a step, and the units of gates, from the first lane's weights.
@@ -134,6 +133,10 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long first) {
     s.inner.depth[k] = size_of(s, inner.factor[k]);
     s.inner.share[k] = 1.0 / static_cast<double>(s.inner.depth[k]);
   }
+  for (long k = 0; k < s.cell.inputs; ++k) {
+    s.inner.input_at[k] = s.inner.inputs;
+    s.inner.inputs += size_of(s, inner.width_of_input[k]);
+  }
   check_widths(s);
 }
 
@@ -144,6 +147,8 @@ void set_inner_sizes_of_prepared(Sizes& s) {
   std::fill_n(s.inner.units, phases, s.hidden);
   std::fill_n(s.inner.depth, phases, s.hidden);
   std::fill_n(s.inner.share, phases, 1.0 / static_cast<double>(s.hidden));
+  for (long k = 0; k < s.cell.inputs; ++k) s.inner.input_at[k] = k * s.hidden;
+  s.inner.inputs = s.cell.inputs * s.hidden;
 }
 
 // Tells bias and projection from the number of a lane's weights.
@@ -360,9 +365,9 @@ void set_x(Call& call, Tensor x) {
     call.x = converted(std::move(x), call.dtype);
     return;
   }
-  CHECK_VALUE(own == s.cell.inputs || own == s.cell.inputs * s.state_units(), "x: got ", own,
-              " columns behind weight_ih's; expected ", s.cell.inputs, " or ",
-              s.cell.inputs * s.state_units(), ", of the cell's inputs");
+  CHECK_VALUE(own == s.cell.inputs || own == s.input_columns(), "x: got ", own,
+              " columns behind weight_ih's; expected ", s.cell.inputs, " or ", s.input_columns(),
+              ", of the cell's inputs");
   const Tensor all = converted(x, call.dtype);
   const long rows = s.rows, width = s.inputs + own, bytes = bytes_of(call.dtype);
   call.x = fresh(call.shape(s.inputs), call.dtype);

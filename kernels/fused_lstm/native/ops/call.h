@@ -223,8 +223,9 @@ OwnInputs<const T> own_inputs_of(const Call& call, const T* x, long head) {
     return {columns_of(call, first, head), false};
   }
   if (!call.own.defined()) return {};
-  const long columns = call.own.size(1), each = columns / s.cell.inputs;
-  return {{data_of<T>(call.own), columns, each}, each == 1};
+  const long columns = call.own.size(1);
+  const bool single = columns == s.cell.inputs;
+  return {{data_of<T>(call.own), columns, single ? 1 : s.state_units()}, single};
 }
 
 // The options of all lanes that nn.LSTM's cell does not have, and their memory.
