@@ -25,7 +25,6 @@ from tolerance import error_norm
 
 # Cells that no kernel is printed for, and what decides it.
 HOISTED = {
-    "feature_attention": "6 units beside 8",
     "ltc_pairwise": "'sum'",
     "dcrnn": "'bmm'",
 }

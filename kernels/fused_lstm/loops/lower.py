@@ -156,9 +156,9 @@ class Lowered:
             "before", "after" or "extra".
         again: nodes that y reads and that are computed again after the loop.
         gates, products, vectors: what the engine's weights are made of.
-        source: the places of x that the engine multiplies. identity, inputs: gates, by number,
-            whose values of x enter by an identity, or as an input.
-        layout: the cell's Gates, named g0, ... with rows, d0, ... by an identity, i0, ... inputs.
+        source: the places of x that the engine multiplies. inputs: gates, by number, whose values
+            of x are ready.
+        layout: the cell's Gates, named g0, ... with rows, i0, ... inputs.
         spec, units: the engine's.
     """
 
@@ -471,20 +471,14 @@ class Lowered:
             names.insert(0, "h")
         names += [f"e{k}" for k in range(len(self.extra))]
         self._find_pads()
-        # An input is as wide as h; what is as wide as gates enters as a gate, by an identity.
-        self.identity = [
-            k for k, g in enumerate(self.gates) if g.ready
-            and g.width == self.gate_width != self.H and g.width not in self.pads
-        ]  # fmt: skip
         every = sorted(range(len(self.gates)), key=lambda k: natural(self.gates[k]))
         with_rows = [k for k in every if self.gates[k].x or self.gates[k].h]
-        self.inputs = [k for k in every if self.gates[k].ready and k not in self.identity]
+        self.inputs = [k for k in every if self.gates[k].ready]
         inputs = tuple(f"i{k}" for k in self.inputs)
-        gate_names = *(f"g{k}" for k in with_rows), *(f"d{k}" for k in self.identity)
+        gate_names = tuple(f"g{k}" for k in with_rows)
         if len(gate_names) + len(inputs) > MOST_GATES:
             raise NoCell(f"{len(gate_names) + len(inputs)} gates")
-        x_only = {f"g{k}" for k in with_rows if not self.gates[k].h}
-        x_only |= {*(f"d{k}" for k in self.identity), *inputs}
+        x_only = {*(f"g{k}" for k in with_rows if not self.gates[k].h), *inputs}
         h_only = {f"g{k}" for k in with_rows if not self.gates[k].x}
         self.layout = Gates((*gate_names, *inputs), frozenset(x_only), frozenset(h_only))
         self.cell = FusedCell(Recipe(
@@ -498,15 +492,11 @@ class Lowered:
         self.spec = Spec(self.cell.name, units=self.units, bias=self.bias)
 
     def _find_pads(self) -> None:
-        """Find the widths that are made as wide as h by zeros: native's inputs and states are.
+        """Find the widths that are made as wide as h by zeros: the engines' states are.
 
         What an operation makes of zeros has to be finite, since a weight's zeros multiply it.
         """
-        ready = {g.width for g in self.gates if g.ready}
-        self.pads = {w for w in ready if w < self.H and w != self.gate_width}
-        self.pads |= self.narrow
-        if self.gate_width < self.H and self.H in ready:
-            self.pads.add(self.gate_width)
+        self.pads = self.narrow
         seen: set = set()
 
         def visit(e: Any) -> None:
@@ -532,12 +522,11 @@ class Lowered:
         H, M = self.H, self.wide(self.gate_width)
         for p in self.products:
             p.width, p.factor_width = self.wide(p.width), self.wide(p.factor_width)
-        for k in self.inputs:
-            if self.gates[k].width not in (H, *self.pads):
-                raise NoCell(f"a value of x of {self.gates[k].width} units beside states of {H}")
         self.units = None
+        inputs = [self.wide(self.gates[k].width) for k in self.inputs]
         widths = {"gate": M} | {f"p{k}": p.width for k, p in enumerate(self.products)}
-        if all(w == H for w in (*widths.values(), *(p.factor_width for p in self.products))):
+        factors = [p.factor_width for p in self.products]
+        if all(w == H for w in (*widths.values(), *factors, *inputs)):
             return
         if not self.products:
             raise NoCell("gates of another width than h")
@@ -548,10 +537,9 @@ class Lowered:
             self.units = units_of(self.cell.program(), names, told, H)
         except Refused as refused:
             raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
-        if self.units.products != tuple(p.width for p in self.products) or (
-            self.units.factors != tuple(p.factor_width for p in self.products)
-        ):
-            raise NoCell("widths of products")
+        made = tuple(p.width for p in self.products)
+        if self.units[1:] != (made, tuple(factors), tuple(inputs)):
+            raise NoCell("widths of products and inputs")
 
     def _read_states(self) -> set[State]:
         """Return the states that the step reads beside R's product of h."""
@@ -630,7 +618,7 @@ class Evaluation:
 
     def _term(self, kind: str, what: Any, number: int = 0) -> Any:
         if kind == "gate":
-            parts = [self._parts[name, what] for name in "gdi" if (name, what) in self._parts]
+            parts = [self._parts[name, what] for name in "gi" if (name, what) in self._parts]
             return sum(parts[1:], parts[0])
         if kind == "vector":
             return self._vectors[what]

@@ -11,7 +11,7 @@ from torch.fx import Graph as FxGraph
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..cells import sums
-from .capture import GETITEM, ROWS, STOP, Node, Rows, name_of
+from .capture import GETITEM, ROWS, Node, Rows, Stops, name_of
 from .parts import STEP, Parts
 
 # ATen's reductions: name -> what makes sums and maxima of one, with the operator's own arguments.
@@ -89,9 +89,9 @@ class Expansion:
 
         def rule(*tensors: Any) -> Any:
             of = dict(zip(operands, tensors, strict=True))
-            return RULES[name_of(n)](
-                *torch.fx.map_arg(n.args, lambda o: of[o]), **torch.fx.map_arg(n.kwargs, of.get)
-            )
+            args, kwargs = torch.fx.map_arg((n.args, n.kwargs), lambda o: of[o])
+            with Stops():
+                return RULES[name_of(n)](*args, **kwargs)
 
         try:
             graph = make_fx(rule)(*like).graph
@@ -114,10 +114,9 @@ class Expansion:
 
     def _call(self, m: Node, made: dict[Node, Node], rows: Rows) -> Node:
         """Add a rule's operation; its values have the rows of what is normalized."""
-        target = STOP if name_of(m) == "detach" else m.target
         arguments = torch.fx.map_arg(m.args, lambda o: made[o])
         places = {"device": self._old.device} if "device" in m.kwargs else {}
-        n = self._copy.call_function(target, arguments, m.kwargs | places)
+        n = self._copy.call_function(m.target, arguments, m.kwargs | places)
         value = m.meta["val"]
         n.meta["val"] = torch.empty_like(value, device="meta")
         self.shapes[n] = (rows, *value.shape[1:]) if value.dim() else ()

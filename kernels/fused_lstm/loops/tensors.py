@@ -19,11 +19,10 @@ from .vectors import Block, Linear, Outer, Stretch, units_in
 
 
 class Part(NamedTuple):
-    """Columns of some rows of a weight: a sum of blocks, zeros, or an identity."""
+    """Columns of some rows of a weight: a sum of blocks, or zeros."""
 
     columns: int
     blocks: tuple[Block, ...] = ()
-    is_identity: bool = False
 
 
 @dataclass
@@ -56,8 +55,6 @@ class Matrix:
 
     @staticmethod
     def _of_part(rows: int, part: Part, of: dict[Node, Tensor], like: Tensor) -> Tensor:
-        if part.is_identity:
-            return torch.eye(rows, dtype=like.dtype, device=like.device)
         if not part.blocks:
             return like.new_zeros(rows, part.columns)
         blocks = [block_of(of[b.node], b).T for b in part.blocks]
@@ -183,7 +180,7 @@ class Tensors:
         self.has_vectors = bool(low.cell.vectors)
         # A gate that both x and h have a part in has its bias in bias_ih.
         of_h = [() if g.x else g.bias for g in self.of_h]
-        self.biases = [[g.bias for g in self.of_x] + [()] * len(low.identity), of_h]
+        self.biases = [[g.bias for g in self.of_x], of_h]
         ready = [t for g in low.gates for t in g.ready]
         bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
         bias += [t for of_one in low.biases for several in of_one for t in several]
@@ -203,8 +200,7 @@ class Tensors:
 
     def _weight_ih(self) -> Matrix:
         low = self.low
-        each = self.M * len(low.identity)
-        width = sum(units_in(s) for s in low.source) if self.reads_x else int(not low.identity)
+        width = sum(units_in(s) for s in low.source) if self.reads_x else 1
         rows = []
         for g in self.of_x:
             parts = []
@@ -213,14 +209,8 @@ class Tensors:
                 blocks = tuple(Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x)
                 parts.append(Part(count, blocks))
             parts = parts or [Part(width)] * bool(width)
-            parts += [Part(each)] * bool(each)
             rows.append(Rows(low.gate_width, parts, self.M))
-        for k in range(len(low.identity)):
-            behind = self.M * (len(low.identity) - 1 - k)
-            parts = [Part(width + self.M * k)] * bool(width + self.M * k)
-            parts += [Part(self.M, is_identity=True), *[Part(behind)] * bool(behind)]
-            rows.append(Rows(self.M, parts, self.M))
-        return Matrix(rows, width + each)
+        return Matrix(rows, width)
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
@@ -290,18 +280,16 @@ class Tensors:
         low, T, B = self.low, values.T, values.B
         like = values.of[self.parts.graph.x[0]]
         parts = [self._gathered(low.source, values)] if self.reads_x else []
-        if not self.reads_x and not low.identity:
+        if not self.reads_x:
             parts = [like.new_zeros(T, B, 1, dtype=low.dtype)]
-        for k in low.identity:
-            ready = self._ready(low.gates[k], values)
-            parts.append(ready.expand(T, B, low.gate_width))
         whole = self._inputs_in_a_row(values) if len(low.inputs) > 1 else None
         if whole is not None:
             parts.append(whole)
         else:
             for k in low.inputs:
                 ready = self._ready(low.gates[k], values)
-                parts.append(as_wide(ready.expand(T, B, ready.shape[-1]), low.H))
+                units = low.wide(low.gates[k].width)
+                parts.append(as_wide(ready.expand(T, B, ready.shape[-1]), units))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _ready(self, g: Gate, values: Values) -> Tensor:
@@ -337,7 +325,9 @@ class Tensors:
         ready = [self.low.gates[k].ready for k in self.low.inputs]
         if len(ready) < 2 or any(len(r) != 1 for r in ready):
             return None
-        first, H = ready[0][0], self.low.H
+        first, H = ready[0][0], self.low.gates[self.low.inputs[0]].width
+        if any(self.low.gates[k].width != H or H in self.low.pads for k in self.low.inputs):
+            return None
         if all(isinstance(t, Outer) and t.of_x for (t,) in ready):
             stretches = [t.places for (t,) in ready]
             if lie_in_a_row(stretches, H):
@@ -369,7 +359,7 @@ def taken(value: Tensor, stretch: Stretch, base: int) -> Tensor:
 
 
 def as_wide(value: Tensor, H: int) -> Tensor:
-    """Return a value of x as wide as h: one number for all units, or zeros behind it."""
+    """Return a value of x of H units: one number for all of them, or zeros behind it."""
     if value.shape[-1] == 1 and H > 1:
         return value.expand(*value.shape[:-1], H)
     return F.pad(value, (0, H - value.shape[-1])) if value.shape[-1] < H else value
