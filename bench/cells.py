@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import reference
-from fused_lstm.autograd import draw_seed
+from fused_lstm.operator.autograd import draw_seed
 
 from .cases import Case, Shape
 from .contenders import Contender, why_not
@@ -45,7 +45,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "coupled": {"coupled": True},
     "zoneout": {"zoneout": (0.15, 0.3)},
     "recurrent_dropout": {"recurrent_dropout": 0.25},
-    "candidate_dropout": {"candidate_dropout": 0.25},
     "layer_norm": {"layer_norm": True},
     "gru": {"gru": True},
 }

@@ -90,7 +90,7 @@ def trainers() -> list[Contender]:
 def highest() -> list[Contender]:
     """Return nn.LSTM, and the highest level of each engine with kernels of its own."""
     top = {c.engine: c for c in engines()}
-    return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.choose.FUSED]
+    return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.call.choose.FUSED]
 
 
 def why_not(contender: Contender, device: torch.device, dtype: str = "float32") -> str | None:

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_lstm import native, record
-from fused_lstm.ladder import Products, climb
-from fused_lstm.spec import Spec
+from fused_lstm import native
+from fused_lstm.call import record
+from fused_lstm.call.spec import Spec
+from fused_lstm.reference.ladder import Products, climb
 
 from . import kernels, model
 from .cases import Case, Shape

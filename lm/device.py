@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from fused_lstm import native
-from fused_lstm.choose import choose
+from fused_lstm.call.choose import choose
 from lm.command import UserError, reason
 from lm.settings import PRECISIONS, Config
 

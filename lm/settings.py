@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from fused_lstm import Spec
-from fused_lstm.spec import check_size
+from fused_lstm.call.spec import check_size
 from lm.command import (
     COUNT,
     NOT_NEGATIVE,
@@ -93,8 +93,6 @@ class Config:
     zoneout_c: Annotated[float, PART, "part of the cell state that does"] = 0.0
     recurrent_dropout: Annotated[float, PART, "part of h that is dropped before the recurrent "
         "weights, for all steps of a training step (Gal and Ghahramani, 2016)"] = 0.0
-    candidate_dropout: Annotated[float, PART, "part of the candidate g that is dropped (Semeniuta "
-        "et al., 2016)"] = 0.0
     forget_bias: Annotated[float, NOT_NEGATIVE, "the forget gate's first bias; 0: as the "
         "others'"] = 0.0
     # fmt: on
@@ -106,7 +104,7 @@ class Config:
         cell = Spec(
             self.cell, layer_norm=self.layer_norm, peephole=self.peephole, coupled=self.coupled,
             zoneout=(self.zoneout_h, self.zoneout_c), recurrent_dropout=self.recurrent_dropout,
-            candidate_dropout=self.candidate_dropout, num_heads=self.heads,
+            num_heads=self.heads,
         )  # fmt: skip
         check_size(cell, self.hidden_size)
         return cell

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fused_lstm
-from fused_lstm import choose, native
+from fused_lstm import native
+from fused_lstm.call import choose
 from tolerance import assert_close
 
 CPU = torch.device("cpu")

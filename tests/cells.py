@@ -17,15 +17,14 @@ CELLS = {
     "zoneout of h": {"zoneout": (0.4, 0.0)},
     "zoneout of c": {"zoneout": (0.0, 0.4)},
     "recurrent_dropout": {"recurrent_dropout": 0.4},
-    "candidate_dropout": {"candidate_dropout": 0.4},
     "peephole and coupled": {"peephole": True, "coupled": True, "zoneout": (0.2, 0.3)},
     "all but coupled": {
         "layer_norm": True, "peephole": True, "zoneout": (0.3, 0.2),
-        "recurrent_dropout": 0.3, "candidate_dropout": 0.4,
+        "recurrent_dropout": 0.3,
     },
     "all but layer_norm": {
         "peephole": True, "coupled": True, "zoneout": (0.3, 0.2),
-        "recurrent_dropout": 0.3, "candidate_dropout": 0.4,
+        "recurrent_dropout": 0.3,
     },
 }  # fmt: skip
 each_cell = pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)

@@ -8,7 +8,7 @@ from torch import nn
 
 import fused_lstm
 from cases import rungs as all_rungs
-from fused_lstm.choose import ENGINES
+from fused_lstm.call.choose import ENGINES
 from lanes import Case
 
 

@@ -136,8 +136,8 @@ def told(name: str, reverse: bool, H: int = 64) -> None:
     from dataclasses import replace
 
     from bench import zoo
-    from fused_lstm.call import expected_weights
-    from fused_lstm.spec import Spec
+    from fused_lstm.call.run import expected_weights
+    from fused_lstm.call.spec import Spec
     from fused_lstm.triton import op
 
     cell = getattr(zoo, name)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench import kernels
 from bench.cases import Shape
-from fused_lstm.call import precision_now
+from fused_lstm.call.run import precision_now
 
 SOFTMAX = ("logits", "dhidden", "ddecoder")  # their switch is that of matmul
 CHUNK = 400  # rows of the softmax layer at once

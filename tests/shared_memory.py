@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import zoo
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from fused_lstm.tools import inspect
 from fused_lstm.triton import launch
 from fused_lstm.triton.devices import AMD, DEVICES, Device

@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
-from . import autograd, modules
-from .choose import STEP_BY_STEP
-from .layout import State, batch_of, data_of, with_data
-from .ops import NATIVE, TRITON
-from .record import Call, Run
-from .spec import Spec
+from .call.choose import STEP_BY_STEP
+from .call.layout import State, batch_of, data_of, with_data
+from .call.record import Call, Run
+from .call.spec import Spec
+from .layers import modules
+from .operator import autograd
+from .operator.ops import NATIVE, TRITON
 
 __all__ = ["LSTM", "GRU", "RNN"]
 

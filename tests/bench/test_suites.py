@@ -17,8 +17,9 @@ from bench import __main__, core, samples, suites
 from bench.__main__ import BUSY_MACHINE, FAILED, main
 from bench.cases import Case, Shape
 from bench.suites import DEFAULT, SUITES
-from fused_lstm import cudnn, native
-from fused_lstm.choose import ENGINES, LOADED, Engine
+from fused_lstm import native
+from fused_lstm.call.choose import ENGINES, LOADED, Engine
+from fused_lstm.engines import cudnn
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ USUAL = {f.name: f.default for f in fields(Case)}
 TORCHS = "lstm", "gru", "rnn_tanh", "rnn_relu"
 # Options that a cell has beside layers, directions, dropout, lengths and resets.
 HAS = {
-    "lstm": "norm peephole coupled zoneout zone_c rdrop cdrop heads proj",
+    "lstm": "norm peephole coupled zoneout zone_c rdrop heads proj",
     "gru": "norm zoneout rdrop heads",
     "rnn_tanh": "heads",
     "rnn_relu": "heads",
@@ -69,7 +69,6 @@ AXES = {
     "coupled": (False, True),
     "zoneout": ((0.0, 0.0), (0.3, 0.3), (0.4, 0.0), (0.0, 0.4), (1.0, 1.0)),
     "rdrop": (0.0, 0.4),
-    "cdrop": (0.0, 0.4),
     "drop": (0.0, 0.3),
     "clip": (None, 0.05),
     "heads": (1, 2, 4),
@@ -105,7 +104,7 @@ TRANSFORMED = {
     "rows": ("plain", "batch_first", "lengths", "packed"),
     "bias": (True, False), "resets": (False, True), "states": (False, True),
     "norm": (False, True), "peephole": (False, True), "coupled": (False, True),
-    "zoneout": ((0.0, 0.0), (0.3, 0.3)), "rdrop": (0.0, 0.4), "cdrop": (0.0, 0.4),
+    "zoneout": ((0.0, 0.0), (0.3, 0.3)), "rdrop": (0.0, 0.4),
     "drop": (0.0, 0.3), "heads": (1, 2), "proj": (False, True), "recompute": (None, 2),
 }  # fmt: skip
 # Triton's interpreter takes about a second for a case.
@@ -119,7 +118,7 @@ INTERPRETED = {
     "rows": ("plain", "lengths", "unsorted"), "resets": (False, True), "bias": (True, False),
     "dtype": ("float64", "float32"), "mode": ("train", "eval", "eval-no_grad", "eval-inference"),
     "norm": (False, True), "peephole": (False, True), "coupled": (False, True),
-    "zoneout": ((0.0, 0.0), (0.3, 0.3)), "rdrop": (0.0, 0.4), "cdrop": (0.0, 0.4),
+    "zoneout": ((0.0, 0.0), (0.3, 0.3)), "rdrop": (0.0, 0.4),
     "drop": (0.0, 0.3), "proj": (False, True), "needs": ("all", "weights"),
     "states": (False, True), "heads": (1, 2), "clip": (None, 0.05), "recompute": (None, 2),
     "inputs": ("one", "each", "both"), "by": ("all", "sum"),
@@ -146,7 +145,7 @@ def may(a: str, x, b: str, y) -> bool:
             return y != "packed"
         case "layers", "drop":
             return x > 1 or y == 0
-        case "heads", "norm" | "peephole" | "coupled" | "zoneout" | "rdrop" | "cdrop" | "proj":
+        case "heads", "norm" | "peephole" | "coupled" | "zoneout" | "rdrop" | "proj":
             return x == 1 or y == USUAL[b]
         case "heads", "H":
             return y % x == 0
@@ -156,7 +155,7 @@ def may(a: str, x, b: str, y) -> bool:
             return not x or y > 1
         case "norm", "I":  # W x of one number has a gradient by x of which nothing is left
             return not x or y > 1
-        case "recompute", "states" | "rdrop" | "cdrop" | "drop" | "zoneout":
+        case "recompute", "states" | "rdrop" | "drop" | "zoneout":
             return x is None or y == USUAL[b]  # a chunk draws masks of its own
         case "rows", "B" if x == "unbatched":  # it is 1
             return y == USUAL[b]
@@ -191,7 +190,7 @@ def cell_may(cell: str, b: str, y) -> bool:
     """Return whether a cell may stand beside y on axis b."""
     options = HAS[cell].split()
     match b:
-        case "norm" | "peephole" | "coupled" | "rdrop" | "cdrop" | "clip" | "proj" | "heads":
+        case "norm" | "peephole" | "coupled" | "rdrop" | "clip" | "proj" | "heads":
             return y == USUAL[b] or b in options
         case "zoneout":
             return not any(y) or ("zoneout" in options and (y[1] == y[0] or "zone_c" in options))
@@ -235,7 +234,7 @@ def engine_may(engine: str, b: str, y) -> bool:
     match b:
         case "cell":
             return y in TORCHS if name == "cudnn" else y == "lstm" if of_nn_lstm else True
-        case "norm" | "peephole" | "zoneout" | "rdrop" | "cdrop" | "heads":
+        case "norm" | "peephole" | "zoneout" | "rdrop" | "heads":
             return y == USUAL[b] or not (of_nn_lstm or name == "cudnn")
         case "resets" | "states":
             return not y or name != "cudnn"
@@ -299,7 +298,7 @@ def door_may(door: str, b: str, y) -> bool:
             return y >= 8 or door != "prepared-int8"
         case "isa":
             return y != "sse2" or door == "prepared-float32"
-        case "norm" | "peephole" | "coupled" | "zoneout" | "rdrop" | "cdrop" | "heads":
+        case "norm" | "peephole" | "coupled" | "zoneout" | "rdrop" | "heads":
             return y == USUAL[b]
         case "recompute" | "states" | "before" | "after" | "precision" | "autocast":
             return y == USUAL[b]
@@ -377,8 +376,8 @@ LARGE = (
     Case("gru", "triton-layers", T=3, H=5, layers=2, rows="lengths", resets=True, rdrop=0.4),
     Case("zoo.peephole", "triton-layers", T=3, H=5, layers=2, zoneout=(0.3, 0.3)),
     Case("zoo.peephole", "triton-layers", T=3, norm=True, zoneout=(0.0, 0.3)),
-    Case(engine="triton-layers", T=3, H=5, rows="lengths", norm=True, cdrop=0.4,
-         zoneout=(0.3, 0.3)),  # c before zoneout, made again with its mask
+    Case(engine="triton-layers", T=3, H=5, rows="lengths", norm=True,
+         zoneout=(0.3, 0.3)),  # c before zoneout, made again
     # Gradients by the states of lower layers, and those by an input of one number.
     Case(T=3, H=5, layers=3, directions=2, states=True),
     Case(engine="triton-layers", T=3, H=5, layers=3, states=True),

@@ -77,9 +77,7 @@ def make(case: Case) -> nn.Module:
             zoneout = case.zoneout[0]
         options |= {"layer_norm": case.norm, "recurrent_dropout": case.rdrop, "zoneout": zoneout}
     if case.cell == "lstm":
-        options |= {
-            "peephole": case.peephole, "coupled": case.coupled, "candidate_dropout": case.cdrop,
-        }  # fmt: skip
+        options |= {"peephole": case.peephole, "coupled": case.coupled}
     if case.proj:
         options["proj_size"] = case.P
     if case.units:

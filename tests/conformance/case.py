@@ -30,7 +30,6 @@ class Case:
     coupled: bool = False
     zoneout: tuple[float, float] = (0.0, 0.0)
     rdrop: float = 0.0  # recurrent_dropout
-    cdrop: float = 0.0  # candidate_dropout
     drop: float = 0.0  # between layers
     clip: float | None = None
     heads: int = 1
@@ -88,4 +87,4 @@ class Case:
 
     @property
     def draws(self) -> bool:
-        return self.training and any((*self.zoneout, self.rdrop, self.cdrop, self.drop))
+        return self.training and any((*self.zoneout, self.rdrop, self.drop))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from case import Case
 
 import fused_lstm
-from fused_lstm.spec import CELLS
+from fused_lstm.call.spec import CELLS
 
 # Names of the library's own, of Python's, of C++'s and of Triton's, of which each may be a cell's,
 # a gate's or a state's.

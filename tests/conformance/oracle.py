@@ -70,7 +70,7 @@ def gates_of(case: Case, w: dict[str, Tensor], x: Tensor, fed: Tensor) -> tuple[
     return by_x, by_h
 
 
-def lstm(case, w, by_x, by_h, h, s, g_mask):
+def lstm(case, w, by_x, by_h, h, s):
     (c,), a = s, by_x + by_h
     H = c.shape[1]
     peep = list(w["weight_ch"].split(H)) if case.peephole else [0.0] * 3
@@ -81,19 +81,19 @@ def lstm(case, w, by_x, by_h, h, s, g_mask):
     else:
         i, f, g, o = a.split(H, 1)
         i, f = torch.sigmoid(i + peep[0] * c), torch.sigmoid(f + peep[1] * c)
-    c = f * c + i * torch.tanh(g) * g_mask
+    c = f * c + i * torch.tanh(g)
     o = torch.sigmoid(o + peep[-1] * c)
     seen = F.layer_norm(c, (H,)) * w["gain_c"] + w.get("bias_c", 0.0) if case.norm else c
     return o * torch.tanh(seen), [c]
 
 
-def gru(case, w, by_x, by_h, h, s, g_mask):
+def gru(case, w, by_x, by_h, h, s):
     (r, z, n), (r_h, z_h, n_h) = by_x.chunk(3, 1), by_h.chunk(3, 1)
     r, z = torch.sigmoid(r + r_h), torch.sigmoid(z + z_h)
     return (1 - z) * torch.tanh(n + r * n_h) + z * h, []
 
 
-def slstm(case, w, by_x, by_h, h, s, g_mask):
+def slstm(case, w, by_x, by_h, h, s):
     (c, n, m), (i, f, z, o) = s, (by_x + by_h).chunk(4, 1)
     log_f = (f if case.cell.endswith("exponential") else F.logsigmoid(f)) + m
     m = torch.where((n == 0) | (i >= log_f), i, log_f)
@@ -102,7 +102,7 @@ def slstm(case, w, by_x, by_h, h, s, g_mask):
     return torch.sigmoid(o) * c / n, [c, n, m]
 
 
-def dreamer(case, w, by_x, by_h, h, s, g_mask):
+def dreamer(case, w, by_x, by_h, h, s):
     r, a, u = (by_x + by_h).chunk(3, 1)
     n, u = torch.tanh(torch.sigmoid(r) * a), torch.sigmoid(u - 1)
     return u * n + (1 - u) * h, []
@@ -167,7 +167,7 @@ def sweep(case, cell, w, x, h, s, masks, lane, lengths, resets, inputs):
         new = resets
     z_h, z_c = case.zoneout if cell is None or cell.states != ("h",) else (case.zoneout[0], 0.0)
     zones_h, zones_c = masks.zone(1, z_h, T, case.P, lane), masks.zone(2, z_c, T, H, lane)
-    g_masks, fed_mask = masks.of_steps(4, case.cdrop, T, H, lane), masks.recurrent(lane)
+    fed_mask = masks.recurrent(lane)
     y, every = [None] * T, [None] * T
     for t in reversed(range(T)) if backwards else range(T):
         fresh = new[t, :, None]
@@ -176,7 +176,6 @@ def sweep(case, cell, w, x, h, s, masks, lane, lengths, resets, inputs):
         if case.clip is not None and fed.requires_grad:
             fed.register_hook(lambda g: g.clamp(-case.clip, case.clip))
         by_x, by_h = gates_of(case, w, x[t], fed)
-        g_mask = 1.0 if g_masks is None else g_masks[t]
         if cell is not None:
             told = [h_old if n == "h" else one for n, one in zip(cell.states, s_old, strict=True)]
             at = {name: value[t] for name, value in inputs.items()}
@@ -184,7 +183,7 @@ def sweep(case, cell, w, x, h, s, masks, lane, lengths, resets, inputs):
         elif case.cell.startswith("rnn"):
             h_new, s_new = getattr(torch, case.cell[4:])(by_x + by_h), []
         else:
-            h_new, s_new = globals()[case.kind](case, w, by_x, by_h, h_old, s_old, g_mask)
+            h_new, s_new = globals()[case.kind](case, w, by_x, by_h, h_old, s_old)
         if case.proj:
             h_new = h_new @ w["weight_hr"].T
         h_new = zones_h[t] * h_old + (1 - zones_h[t]) * h_new

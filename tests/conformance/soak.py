@@ -27,7 +27,7 @@ from case import Case  # noqa: E402
 
 THREADS = 4
 CELLS = {
-    "lstm": [{}, {"norm": True}, {"heads": 2}, {"proj": True}, {"peephole": True, "cdrop": 0.4}],
+    "lstm": [{}, {"norm": True}, {"heads": 2}, {"proj": True}, {"peephole": True, "rdrop": 0.4}],
     "gru": [{}, {"norm": True}, {"heads": 2}],
     "rnn_tanh": [{}],
     "slstm": [{}, {"heads": 2}],

@@ -12,8 +12,9 @@ from torch import nn
 import fused_lstm
 from cases import rungs
 from cells import drawn_seed, each_cell, make
-from fused_lstm import choose, reference
-from fused_lstm.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
+from fused_lstm import reference
+from fused_lstm.call import choose
+from fused_lstm.call.spec import PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
 from lanes import Case
 from tolerance import assert_close
 
@@ -110,7 +111,7 @@ def test_dropout_between_layers_beside_a_cell(monkeypatch):
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 def test_a_cell_with_nothing_on_is_nn_lstms(engine, fuse):
     off = {"layer_norm": False, "peephole": False, "coupled": False, "zoneout": (0.0, 0.0),
-           "recurrent_dropout": 0.0, "candidate_dropout": 0.0, "forget_bias": None}  # fmt: skip
+           "recurrent_dropout": 0.0, "forget_bias": None}  # fmt: skip
     torch.manual_seed(1)
     given = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse, **off)
     torch.manual_seed(1)
@@ -126,7 +127,7 @@ def test_a_cell_with_nothing_on_is_nn_lstms(engine, fuse):
         assert torch.equal(given(x)[0], theirs(x)[0])
 
 
-@pytest.mark.parametrize("name", ["zoneout", "recurrent_dropout", "candidate_dropout"])
+@pytest.mark.parametrize("name", ["zoneout", "recurrent_dropout"])
 def test_what_falls_in_training_only(name):
     module = fused_lstm.LSTM(3, 4, engine="loop", **{name: 0.5})
     x = torch.randn(5, 2, 3)
@@ -147,11 +148,11 @@ def test_the_share_that_zoneout_keeps():
 
 def test_kinds_of_masks_have_numbers_apart():
     """docs/cells.md has them. No mask has 2^56 elements."""
-    first = ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE
-    assert first == (1 << 56, 2 << 56, 3 << 56, 4 << 56)
-    spec = Spec(zoneout=0.5, recurrent_dropout=0.5, candidate_dropout=0.5)
+    first = ZONEOUT_H, ZONEOUT_C, RECURRENT
+    assert first == (1 << 56, 2 << 56, 3 << 56)
+    spec = Spec(zoneout=0.5, recurrent_dropout=0.5)
     draws = reference.draw(spec, torch.tensor([3]), 1, 2, 4, 3, 5, 5)
-    masks = [draws.zoneout_h, draws.zoneout_c, draws.candidate * 0.5, draws.recurrent * 0.5]
+    masks = [draws.zoneout_h, draws.zoneout_c, draws.recurrent * 0.5]
     flat = [mask.flatten()[:15] for mask in masks]
     assert all(not torch.equal(a, b) for n, a in enumerate(flat) for b in flat[:n])
 

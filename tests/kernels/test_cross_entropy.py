@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fused_lstm import cross_entropy, native
-from fused_lstm.cross_entropy import linear_cross_entropy
+from fused_lstm import native
+from fused_lstm.training import cross_entropy
+from fused_lstm.training.cross_entropy import linear_cross_entropy
 from tolerance import assert_close, error_norm
 
 CPU = torch.device("cpu")

@@ -22,10 +22,10 @@ import fresh
 import fused_lstm
 from bench import zoo
 from cases import needs_native
-from fused_lstm import custom
+from fused_lstm.call.spec import CELLS, Spec
 from fused_lstm.cells import compile as compiling
 from fused_lstm.cells import definition, generate, library
-from fused_lstm.spec import CELLS, Spec
+from fused_lstm.layers import custom
 from tolerance import assert_close
 
 ENGINES = ["loop", pytest.param("native", marks=needs_native)]
@@ -630,12 +630,16 @@ def test_the_librarys_cells_are_as_printed(name):
     assert (generate.FOLDER / f"{name}.h").read_text() == generate.header(name)
 
 
+def test_the_librarys_tables_are_as_printed():
+    """What a cell is, is told in cells/library.py alone; a trace at import would take seconds."""
+    assert (generate.FOLDER / "all.h").read_text() == generate.table()
+    assert generate.KINDS.read_text() == generate.kinds()
+
+
 @pytest.mark.parametrize("name", sorted(CELLS.keys() & library.CELLS.keys()))
-def test_what_a_spec_says_of_the_librarys_cells(name):
-    """These are facts of fused_lstm.spec, since a trace takes seconds."""
+def test_what_a_kind_says_of_the_librarys_cells(name):
     told, kind = library.CELLS[name], CELLS[name]
     assert kind.cell is told
-    assert kind.kept == len(told.program().saved)
     assert told.is_wide(Spec(name)) or not kind.wide  # of a GRU only m is wide
 
 

@@ -28,7 +28,7 @@ def leak(a, *, h):
 for _ in range(2):
     module = fused_lstm.Recurrent(leak, 4, 8, engine={engine!r})
 y, h = module(torch.ones(3, 2, 4))
-print(fused_lstm.choose.choose(module.engine, None, y.device, module.spec)[0], len(y))
+print(fused_lstm.call.choose.choose(module.engine, None, y.device, module.spec)[0], len(y))
 """
 
 

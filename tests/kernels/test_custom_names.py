@@ -15,7 +15,7 @@ from torch import Tensor
 import fresh
 import fused_lstm
 from cases import needs_native
-from fused_lstm.spec import CELLS, OPTIONS
+from fused_lstm.call.spec import CELLS, OPTIONS
 
 ENGINES = ["loop", pytest.param("native", marks=needs_native)]
 WORDS = (
@@ -249,7 +249,7 @@ def test_more_cells_than_a_process_holds(monkeypatch):
         return torch.tanh(a) + 0.375 * h
 
     monkeypatch.setattr(torch.ops.fused_lstm_native, "add_cell", full, raising=False)
-    fused_lstm.choose._warn_that_it_is_missing.cache_clear()
+    fused_lstm.call.choose._warn_that_it_is_missing.cache_clear()
     module = fused_lstm.Recurrent(one_more, 3, 4)
     with pytest.warns(UserWarning, match="native cannot run: add_cell: got 'x' after 1024 others"):
         y = module(torch.randn(3, 2, 3))[0]

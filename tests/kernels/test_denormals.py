@@ -11,7 +11,7 @@ import torch
 import fresh
 import fused_lstm
 from cases import needs_native
-from fused_lstm import denormals
+from fused_lstm.training import denormals
 from tolerance import assert_close
 
 OPS = torch.ops.fused_lstm_native

@@ -13,8 +13,9 @@ import torch
 
 import fresh
 import fused_lstm
-from fused_lstm import choose, ops
-from fused_lstm.spec import PLAIN, Spec
+from fused_lstm.call import choose
+from fused_lstm.call.spec import PLAIN, Spec
+from fused_lstm.operator import ops
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
 

@@ -9,7 +9,7 @@ from torch import nn
 import fused_lstm
 from cases import assert_agree_on_pytorchs_inputs
 from cases import rungs as all_rungs
-from fused_lstm.choose import ENGINES
+from fused_lstm.call.choose import ENGINES
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
@@ -108,7 +108,7 @@ def test_what_a_cell_refuses():
 
 
 def test_a_gru_has_no_other_options():
-    for option in ("peephole", "coupled", "candidate_dropout"):
+    for option in ("peephole", "coupled"):
         with pytest.raises(TypeError, match=option):
             fused_lstm.GRU(3, 4, **{option: True})
     names = list(fused_lstm.GRU(3, 4, layer_norm=True).state_dict())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import fused_lstm
-from fused_lstm import choose
+from fused_lstm.call import choose
 from fused_lstm.reference import dropout_mask
 from tolerance import assert_close
 
@@ -58,7 +58,7 @@ def a_dropout(x: Tensor, weight: Tensor) -> Tensor:
 
 def a_dropout_in_plain_pytorch(x: Tensor, weight: Tensor) -> Tensor:
     torch.manual_seed(3)
-    seed = sys.modules["fused_lstm.autograd"].draw_seed(torch.device("cpu"))
+    seed = sys.modules["fused_lstm.operator.autograd"].draw_seed(torch.device("cpu"))
     return (x.sin() * weight.mean() * dropout_mask(seed, x.shape, 0.5)).square()
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 import fused_lstm
 from bench import zoo
 from cases import needs_native
-from fused_lstm import autograd, recurrence
+from fused_lstm.operator import autograd, recurrence
 from tolerance import assert_close
 
 S, T, B, I, H = 3, 4, 2, 5, 6

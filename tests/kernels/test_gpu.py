@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fused_lstm
 import heads
 from fused_lstm import reference
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from tolerance import GPU, GPU_NORM, GPU_WEIGHTS, assert_close, error_norm, near
 
 pytestmark = pytest.mark.gpu
@@ -380,7 +380,6 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     dtype, allowed = PRECISIONS[precision]
     cell = Spec(
         layer_norm=norm, peephole=True, zoneout=(0.2, 0.3), recurrent_dropout=0.3,
-        candidate_dropout=0.2,
     )  # fmt: skip
     own = {"proj_size": projected, "bidirectional": D == 2, **cell.cell_options()}
     weights = fused_lstm.LSTM(I, H, L, device="cuda", dtype=dtype, engine="triton", **own)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fused_lstm
-from fused_lstm import choose
-from fused_lstm.spec import GRU, Spec, of_schema
+from fused_lstm.call import choose
+from fused_lstm.call.spec import GRU, Spec, of_schema
 from gru import every_top, make_modules
 from lanes import Case
 

@@ -7,8 +7,8 @@ import torch
 
 import fused_lstm
 from fused_lstm import heads, native
+from fused_lstm.call.spec import Spec
 from fused_lstm.integrations.gates import run_gates
-from fused_lstm.spec import Spec
 from tolerance import assert_close
 
 HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import fused_lstm
+from fused_lstm.call.spec import Spec
 from fused_lstm.cells.gru_dreamer import GRU_DREAMER
 from fused_lstm.integrations.dreamer import BlockGRU
-from fused_lstm.spec import Spec
 from tolerance import assert_close
 
 HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None

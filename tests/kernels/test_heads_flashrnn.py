@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import fused_lstm
-from fused_lstm import heads, ops
-from fused_lstm.recurrence import Cell, recur
+from fused_lstm import heads
+from fused_lstm.operator import ops
+from fused_lstm.operator.recurrence import Cell, recur
 from tolerance import assert_close
 
 flashrnn: Any = pytest.importorskip("flashrnn", reason="the package flashrnn is not there")

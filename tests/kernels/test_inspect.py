@@ -222,7 +222,7 @@ def test_projected_kernels_here(tmp_path, arch, sizes):
     ],
 )
 def test_a_cell_with_all_options_here(tmp_path, arch, hidden, norm, whole):
-    options = ["peephole", "zoneout", "recurrent_dropout", "candidate_dropout"]
+    options = ["peephole", "zoneout", "recurrent_dropout"]
     options += ["layer_norm"] * norm
     of = ("--arch", arch, "--dtype", "bf16", *(["fp32"] if whole else []), "--jobs", JOBS)
     for report in reports(tmp_path, *of, "--cell", *options, "--hidden", str(hidden)):

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 import fused_lstm
 from cases import rungs
-from fused_lstm import choose
+from fused_lstm.call import choose
 from lanes import (
     KINDS,
     Case,

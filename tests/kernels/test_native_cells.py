@@ -9,7 +9,7 @@ import torch
 
 import fused_lstm
 from cells import CELLS
-from fused_lstm import choose
+from fused_lstm.call import choose
 
 NATIVE = choose.ENGINES["native"]
 HAD = {

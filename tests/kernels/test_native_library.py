@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import fresh
-from fused_lstm import native, ops
+from fused_lstm import native
+from fused_lstm.operator import ops
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(

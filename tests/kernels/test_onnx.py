@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm import onnx, zoo
-from fused_lstm.spec import Spec
+from fused_lstm import zoo
+from fused_lstm.call.spec import Spec
+from fused_lstm.operator import onnx
 from tolerance import assert_close
 
 pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")
@@ -59,7 +60,7 @@ CALLS = {
     "peephole": (fused_lstm.LSTM, {"peephole": True, "bidirectional": True}),
     "coupled": (fused_lstm.LSTM, {"coupled": True}),
     "coupled-peephole": (fused_lstm.LSTM, {"coupled": True, "peephole": True, "num_layers": 2}),
-    "dropouts": (fused_lstm.LSTM, {"recurrent_dropout": 0.5, "candidate_dropout": 0.5}),
+    "dropouts": (fused_lstm.LSTM, {"recurrent_dropout": 0.5}),
     "GRU": (fused_lstm.GRU, {"num_layers": 2, "bidirectional": True}),
     "RNN-tanh": (fused_lstm.RNN, {"bidirectional": True}),
     "RNN-relu": (fused_lstm.RNN, {"nonlinearity": "relu", "batch_first": True}),
@@ -132,7 +133,9 @@ REFUSED = {
 def test_what_onnx_does_not_have_is_refused(name, monkeypatch):
     options, call = REFUSED[name]
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
-    monkeypatch.setattr(fused_lstm.modules, "in_a_graph", lambda: True)  # as while it exports
+    monkeypatch.setattr(
+        fused_lstm.layers.modules, "in_a_graph", lambda: True
+    )  # as while it exports
     why = rf"{name}: got .*; expected none: ONNX's LSTM {onnx.REASONS[name]}"
     with pytest.raises(ValueError, match=why):
         fused_lstm.LSTM(I, H, **options)(torch.randn(T, B, I), **call)

@@ -115,7 +115,7 @@ def test_a_sum_over_the_batch(engine):
     check(engine, "sum", **OPTIONS["all, from a state"])
 
 
-MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "candidate_dropout": 0.3, "dropout": 0.4}
+MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "dropout": 0.4}
 
 
 @engines

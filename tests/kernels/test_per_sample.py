@@ -130,7 +130,6 @@ MASKS = {
     "dropout": {"dropout": 0.5},
     "zoneout": {"zoneout": 0.4},
     "recurrent_dropout": {"recurrent_dropout": 0.4},
-    "candidate_dropout": {"candidate_dropout": 0.4},
     "layer_norm": {"layer_norm": True},
     "peephole": {"peephole": True},
 }

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fresh
 import fused_lstm
 from fused_lstm import native, zoo
-from fused_lstm.prepare import Prepared, pack, to_int8, unpack
+from fused_lstm.inference.prepare import Prepared, pack, to_int8, unpack
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(

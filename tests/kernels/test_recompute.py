@@ -118,7 +118,6 @@ def test_each_chunk_draws_its_own_masks(engine, fuse, whole):
 DRAWS = {
     "zoneout": {"zoneout": 0.4},
     "recurrent_dropout": {"recurrent_dropout": 0.4},
-    "candidate_dropout": {"candidate_dropout": 0.4},
     "dropout": {"dropout": 0.4, "num_layers": 2},
     "dropout, bidirectional": {"dropout": 0.4, "num_layers": 2, "bidirectional": True},
 }

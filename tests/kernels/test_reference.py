@@ -11,8 +11,8 @@ from torch import nn
 from cases import SHAPES, Shape
 from cells import each_cell
 from fused_lstm import philox, reference
-from fused_lstm.rows import Padding
-from fused_lstm.spec import PLAIN, Spec
+from fused_lstm.call.rows import Padding
+from fused_lstm.call.spec import PLAIN, Spec
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}

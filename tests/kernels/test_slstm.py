@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fused_lstm
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from heads import MAKE, results
 from tolerance import assert_close
 

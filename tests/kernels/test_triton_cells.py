@@ -15,7 +15,7 @@ from cases import LanesCase, Shape, needs_native
 from cells import CELLS as CELLS_OF_MODULES
 from cells import make
 from fused_lstm import reference
-from fused_lstm.spec import GRU, Spec
+from fused_lstm.call.spec import GRU, Spec
 from fused_lstm.triton import interpreter, op
 from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.devices import DEVICES
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
-OPTIONS |= {"candidate_dropout": 0.4}
 ALL = Spec(**OPTIONS)
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm import choose
 from fused_lstm import triton as engine
+from fused_lstm.call import choose
 from fused_lstm.triton import launch
 from fused_lstm.triton.devices import AMD, DEVICES, described
 from fused_lstm.triton.plan import plan

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import fresh
 import fused_lstm
-from fused_lstm.rows import of_lengths
+from fused_lstm.call.rows import of_lengths
 from fused_lstm.triton import launch, op, packed
 from fused_lstm.triton.devices import DEVICES
 

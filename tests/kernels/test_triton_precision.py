@@ -12,7 +12,7 @@ import triton.language as tl
 import fresh
 import fused_lstm
 from fused_lstm import reference, zoo
-from fused_lstm.spec import PLAIN
+from fused_lstm.call.spec import PLAIN
 from fused_lstm.triton import devices, launch, op, precision, rounding, tile
 from plans import make_plan
 

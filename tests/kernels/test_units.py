@@ -14,7 +14,7 @@ from fused_lstm import native, zoo
 from fused_lstm.cells import compile, print_cpp
 from fused_lstm.cells.gates import Gates
 from fused_lstm.cells.program import program
-from fused_lstm.pullback import kernel
+from fused_lstm.operator.pullback import kernel
 
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")

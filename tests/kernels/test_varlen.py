@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fused_lstm
 from cases import CPU, needs_native
 from fused_lstm import native
-from fused_lstm import rows as module
+from fused_lstm.call import rows as module
 
 LENGTHS = [[5, 2, 3, 5], [1], [4, 4], [2, 7, 7, 1, 3]]
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from lm import checkpoint, evaluate, export
 from lm.model import LM_LSTM, build_model
 from lm.settings import PRESETS
 from lm_cases import refused, train
 
 LAYER_NORM = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",
-        "--recurrent-dropout=0.1", "--candidate-dropout=0.1", "--forget-bias=1"]  # fmt: skip
+        "--recurrent-dropout=0.1", "--forget-bias=1"]  # fmt: skip
 
 
 CELLS = {"layer_norm": LAYER_NORM, "slstm": ["--cell=slstm", "--heads=2"]}
@@ -62,7 +62,7 @@ def test_zarembas_start_is_not_the_gains():
 
 @pytest.mark.parametrize("options", [{"weight_drop": 0.5}, {"variational_dropout": True}], ids=str)
 def test_beside_dropout_that_the_model_applies(options):
-    cell = Spec(peephole=True, candidate_dropout=0.9)
+    cell = Spec(peephole=True, recurrent_dropout=0.9)
     models = [LM_LSTM(8, 3, 2, 11, 2, 0.5, cell=c, **options) for c in (cell, Spec(peephole=True))]
     models[1].load_state_dict(models[0].state_dict())
     inputs, found = torch.zeros(3, 2, dtype=torch.int64), []

@@ -21,8 +21,8 @@ import fused_lstm
 from bench import zoo
 from bench.gpu import gsan
 from fused_lstm import reference
-from fused_lstm.record import Call
-from fused_lstm.spec import CELLS, PLAIN, Spec
+from fused_lstm.call.record import Call
+from fused_lstm.call.spec import CELLS, PLAIN, Spec
 from fused_lstm.triton import devices, launch, op, pointwise, rounding
 from plans import make_plan
 from tolerance import TOLERANCE

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from unittest import mock
 
-from fused_lstm.spec import Spec
+from fused_lstm.call.spec import Spec
 from fused_lstm.triton import launch
 
 from . import cases

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from fused_lstm import recurrence
+from fused_lstm.operator import recurrence
 from fused_lstm.tools import inspect
 from fused_lstm.triton import choice, devices, heads, launch, op, precision
 from fused_lstm.triton.plan import Plan

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench import zoo
-from fused_lstm.spec import GRU, PLAIN, Spec
+from fused_lstm.call.spec import GRU, PLAIN, Spec
 
 from .cases import DTYPES, Case, deep, soft
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
-ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3)
 NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 # Cells that are told as functions: a state beside h, h as the state and a pair, no state; then two
@@ -110,7 +110,7 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     """Each of a cell's options, and all of them with all that a lane may have."""
     alone = [
         Spec(peephole=True), Spec(zoneout=(0.4, 0.0)), Spec(zoneout=(0.0, 0.4)),
-        Spec(recurrent_dropout=0.4), Spec(candidate_dropout=0.4),
+        Spec(recurrent_dropout=0.4),
     ]  # fmt: skip
     found = [Case("layers", dtype, arch, 17, L=2, cell=cell) for cell in alone]
     found += [Case("steps", dtype, arch, H, B, cell=ALL) for H, B in ((33, 20), (130, 3))]

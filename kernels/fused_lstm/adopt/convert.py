@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..call import check_torchs
-from ..choose import check_engine
-from ..modules import (
+from ..call.choose import check_engine
+from ..call.run import check_torchs
+from ..call.spec import Spec
+from ..layers.modules import (
     ADDED,
     GRU,
     LSTM,
@@ -23,7 +24,6 @@ from ..modules import (
     RecurrentCell,
     RNNCell,
 )
-from ..spec import Spec
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -6,12 +6,12 @@ from typing import Any, overload
 
 from torch import nn
 
+from ..call.choose import Facts, choose, engine_module, why_never
 from ..cells import Cell
-from ..choose import Facts, choose, engine_module, why_never
-from ..custom import Recurrent
+from ..inference.prepare import Prepared
+from ..layers.custom import Recurrent
+from ..layers.modules import SLSTM, RecurrentBase, RecurrentCell
 from ..loops import Fused
-from ..modules import SLSTM, RecurrentBase, RecurrentCell
-from ..prepare import Prepared
 from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
 from .install import is_installed
 

@@ -22,13 +22,13 @@ from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
-from ..call import run, without_autocast
-from ..choose import cell_pays, in_a_graph, step_pays, why_torchs
-from ..layout import as_step, of_step, time_first
-from ..pullback import is_differentiated
-from ..record import Call
-from ..rows import Rows
-from ..spec import CELLS, Spec
+from ..call.choose import cell_pays, in_a_graph, step_pays, why_torchs
+from ..call.layout import as_step, of_step, time_first
+from ..call.record import Call
+from ..call.rows import Rows
+from ..call.run import run, without_autocast
+from ..call.spec import CELLS, Spec
+from ..operator.pullback import is_differentiated
 
 TORCHS = torch._VF  # which has lstm, gru, rnn_tanh, rnn_relu and their cells
 # Functions whose own code in torch is a step loop, in which autocast casts the products only.

@@ -6,7 +6,7 @@ and `compile.py` keeps the compiled C++. `library.py` has the library's own cell
 its own, and `generate.py` prints their C++.
 """
 
-from . import library  # noqa: F401  it fills in fused_lstm.spec.CELLS
+from . import library  # noqa: F401  it fills in fused_lstm.call.spec.CELLS
 from .definition import Cell, cell
 
 __all__ = ["Cell", "cell"]

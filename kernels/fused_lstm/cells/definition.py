@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call.spec import Units
 from ..errors import first_line
-from ..spec import Units
 from . import print_cpp, print_python, print_triton
 from .engine_cell import MOST_COLUMNS, MOST_PRODUCTS, EngineCell
 from .gates import Gates, order_of_rows

@@ -13,8 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..call.kind import Kind
+from ..call.spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec
 from ..errors import meant
-from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
 from . import compile, print_cpp, print_triton
 from .gates import Gates
 from .program import Product, Program

@@ -46,7 +46,7 @@ def source(p: Program, name: str, head: str) -> str:
     leaves |= {("state", k): f"states[{k}]" for k in range(len(p.states))}
     leaves |= {("weight", k): f"options[0][{k}]" for k in range(len(p.weights))}
     leaves |= {("dstate", k): f"dafter[{k}]" for k in range(len(p.states))}
-    leaves |= {("zoneout", 0): "options[2]"}
+    leaves |= {("zoneout", 0): "options[1]"}
     alone = p.states == ("h",)  # h is the state, after zoneout
 
     # A step.

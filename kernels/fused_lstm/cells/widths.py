@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..spec import Units
+from ..call.spec import Units
 
 
 class Refused(Exception):

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import heads
-from ..choose import check_engine
-from ..spec import Spec, check_size
+from ..call.choose import check_engine
+from ..call.spec import Spec, check_size
 from .gates import run_gates
 
 

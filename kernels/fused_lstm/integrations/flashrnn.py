@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import native, ops
-from ..recurrence import Cell, recur
+from .. import native
+from ..operator import ops
+from ..operator.recurrence import Cell, recur
 from .gates import with_bias
 
 # By its name: the package's attribute `flashrnn` is the function, not the module.

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ops, recurrence
-from ..call import autocast_dtype
-from ..choose import choose
-from ..pullback import is_differentiated, is_transformed
-from ..spec import Spec
+from ..call.choose import choose
+from ..call.run import autocast_dtype
+from ..call.spec import Spec
+from ..operator import ops, recurrence
+from ..operator.pullback import is_differentiated, is_transformed
 
 OPS = {"native": ops.NATIVE, "triton": ops.TRITON}
 

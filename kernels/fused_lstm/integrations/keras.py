@@ -19,9 +19,9 @@ import keras
 import torch
 from torch import Tensor
 
-from ..call import lstm
-from ..choose import why_never
-from ..spec import Spec
+from ..call.choose import why_never
+from ..call.run import lstm
+from ..call.spec import Spec
 
 LAYERS: dict[Any, Spec] = {keras.layers.LSTM: Spec("lstm"), keras.layers.GRU: Spec("gru")}
 SWAPPED = {"gru"}  # cells whose first two gates lie the other way round in Keras

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.parakeet.generation_parakeet import ParakeetRNNTGenerateOutput
 
-from ..prepare import prepare
-from ..streaming import Streaming
+from ..inference.prepare import prepare
+from ..layers.streaming import Streaming
 
 FRAMES = 8  # that the joint network takes at once
 

@@ -18,7 +18,7 @@ from sb3_contrib.common.recurrent.policies import (
 )
 from torch import Tensor
 
-from ..call import lstm as run
+from ..call.run import lstm as run
 
 __all__ = ["MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"]
 

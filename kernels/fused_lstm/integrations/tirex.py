@@ -15,8 +15,8 @@ from tirex.models.slstm.cell import sLSTMCell
 from torch import Tensor, nn
 
 from .. import heads
-from ..choose import check_engine
-from ..spec import Spec
+from ..call.choose import check_engine
+from ..call.spec import Spec
 from .gates import cells_in, run_gates
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torchrl.modules import GRUModule as TorchGRUModule
 from torchrl.modules import LSTMModule as TorchLSTMModule
 
-from ..call import lstm
-from ..spec import GRU, PLAIN, Spec
+from ..call.run import lstm
+from ..call.spec import GRU, PLAIN, Spec
 
 __all__ = ["LSTMModule", "GRUModule"]
 

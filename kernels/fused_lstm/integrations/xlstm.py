@@ -18,8 +18,8 @@ from xlstm.blocks.slstm.cell import sLSTMCell_vanilla, sLSTMCellBase
 from xlstm.components.util import ParameterProxy
 
 from .. import heads
-from ..choose import check_engine
-from ..spec import Spec
+from ..call.choose import check_engine
+from ..call.spec import Spec
 from .gates import cells_in, run_gates
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.definition import names_of
-from ..pullback import version_of
+from ..operator.pullback import version_of
 
 PLAIN = bool | int | float | str | None | tuple
 CONTAINERS = list | dict | set | deque

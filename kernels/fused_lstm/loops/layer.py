@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from ..cells.compile import CannotCompile
 from ..cells.definition import TRACING
 from ..cells.trace import CannotExpress
-from ..pullback import is_transformed
+from ..operator.pullback import is_transformed
 from .capture import ROWS, capture, name_of
 from .check import RACED_STEPS, SHORT, differs, fastest, race, untouched
 from .guards import Guards, Untouched, is_among

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call.spec import Spec
 from ..cells.engine_cell import MOST_COLUMNS, MOST_PRODUCTS, OPTIONS, EngineCell
 from ..cells.gates import Gates
 from ..cells.program import Product, Program, program
 from ..cells.sums import MAXIMUM
 from ..cells.trace import CannotExpress
 from ..cells.widths import Refused, Widths, units_of
-from ..spec import Spec
 from .capture import FUNCTION, STOP, Node, call_function, name_of
 from .parts import STEP, ancestors
 from .places import NoCell, Places

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..call.spec import CELLS, Spec
 from ..cells.gates import Gates
-from ..spec import CELLS, Spec
 
 
 class Stock(NamedTuple):

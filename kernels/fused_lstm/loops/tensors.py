@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cells.gates import Gates
-from ..pullback import is_transformed
+from ..operator.pullback import is_transformed
 from .capture import Node
 from .lower import Gate, Lowered
 from .parts import Values

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..call import run, without_autocast
-from ..layout import padded
-from ..record import Call
-from ..spec import Spec
+from ..call.layout import padded
+from ..call.record import Call
+from ..call.run import run, without_autocast
+from ..call.spec import Spec
 from .capture import Graph, Node
 from .lower import Lowered
 from .parts import BEFORE, FIXED, ONCE, STEP, Parts, Values

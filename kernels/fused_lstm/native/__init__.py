@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from .. import autograd, library, ops
 from ..errors import meant
-from ..library import LIBRARY, NOT_BUILT  # noqa: F401
+from ..operator import autograd, library, ops
+from ..operator.library import LIBRARY, NOT_BUILT  # noqa: F401
 
 OPS = ops.NATIVE
 DENORMALS = "FUSED_LSTM_DENORMALS"  # read by denormals.h too

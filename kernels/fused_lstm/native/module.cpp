@@ -11,7 +11,7 @@
 
 using fused_lstm::Boxed;
 
-// Their meaning is in kernels/fused_lstm/ops.py, which adds shapes for graphs and derivatives.
+// Their meaning is in kernels/fused_lstm/operator/ops.py, which adds shapes for graphs and derivatives.
 constexpr std::string_view schemas =
 #include "../schemas.txt"
     ;

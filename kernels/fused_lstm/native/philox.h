@@ -1,5 +1,5 @@
 // Dropout between layers: a mask that is drawn where it is used, in the forward and again in the
-// backward, and never stored. kernels/fused_lstm/reference.py, dropout_mask, says what it is.
+// backward, and never stored. kernels/fused_lstm/reference/__init__.py, dropout_mask, says what it is.
 #pragma once
 
 #include "isa/kernels.h"

@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..spec import CELLS, PLAIN, Spec
+from ..call.spec import CELLS, PLAIN, Spec
 from ..triton import choice, devices, plan
 from . import amdgcn, sass
 
@@ -32,10 +32,10 @@ STATES = {
 OTHERS = {
     "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
 }  # fmt: skip
-RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
+RATE = re.compile(r"(dropout|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
-RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
+RATES = ("zoneout", "recurrent_dropout")  # options that draw
 # Conditions of rows of batch: they end early, begin anew, are dropped out between layers.
 ROWS = ("varlen", "resets", "dropout")
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}

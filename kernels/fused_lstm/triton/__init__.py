@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .. import autograd, ops
-from ..spec import Spec
+from ..call.spec import Spec
+from ..operator import autograd, ops
 from . import interpreter
 from .devices import AMD, gfx_of
 

@@ -73,8 +73,6 @@ def lstm_backward_kernel(
     first_lane,
     dropout_p,
     dropout_scale,
-    candidate_p,
-    candidate_scale,
     zone_h,
     zone_h_rest,
     zone_c,
@@ -92,7 +90,6 @@ def lstm_backward_kernel(
     draws = options.Draws(
         seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
-        candidate_p=candidate_p, candidate_scale=candidate_scale,
         zone_h=zone_h, zone_h_rest=zone_h_rest, zone_c=zone_c, zone_c_rest=zone_c_rest,
     )  # fmt: skip
     share = position.share(barrier_ptr, first_lane, PLAN)

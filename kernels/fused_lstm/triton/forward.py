@@ -78,8 +78,6 @@ def lstm_forward_kernel(
     top,  # the number of the top lane, of which y is
     dropout_p,  # between lanes
     dropout_scale,  # 1 / (1 - p)
-    candidate_p,
-    candidate_scale,
     zone_h,  # probability that h is kept, in float32, and what float32 has lost of it
     zone_h_rest,
     zone_c,
@@ -95,7 +93,6 @@ def lstm_forward_kernel(
     draws = options.Draws(
         seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
-        candidate_p=candidate_p, candidate_scale=candidate_scale,
         zone_h=zone_h, zone_h_rest=zone_h_rest, zone_c=zone_c, zone_c_rest=zone_c_rest,
     )  # fmt: skip
     share = position.share(barrier_ptr, first_lane, PLAN)

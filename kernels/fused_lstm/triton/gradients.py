@@ -13,11 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import stack
-from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
-from ..reference import Layer
-from ..spec import CANDIDATE, CELLS, Spec
-from . import launch, philox
+from ..call.spec import CELLS, Spec
+from ..reference import Layer, stack
+from ..reference.pointwise import EPS, normalized, normalized_backward, proposed, seen
+from . import launch
 from .cells import Cell
 from .packed import LaneRows
 
@@ -32,7 +31,6 @@ class BackwardBuffers:
     layers: Sequence[Layer]
     cell: Spec
     kernels: Cell
-    seed: Tensor | None
     not_reset: Tensor | None
     drop: stack.Drop | None
     c0: Tensor  # [L, B, S*H] state dtype
@@ -116,19 +114,13 @@ class BackwardBuffers:
 
     def c_made(self, lane: int) -> Tensor:
         """Return the new c of all steps of a lane [live, H], before zoneout."""
-        rows, cell, seed = self.rows, self.cell, self.seed
-        if cell.zones[1] == 0:
+        if self.cell.zones[1] == 0:
             return self.lane_of(self.c, lane)
-        mask, shape = None, (rows.T * rows.B, self.H)
-        if seed is not None and cell.candidate_dropout > 0:
-            first = CANDIDATE + lane * shape[0] * shape[1]
-            ones = self.c.new_ones(shape)
-            mask = rows.of_padded(philox.dropout(ones, cell.candidate_dropout, seed, first))
         gates = self.lane_of(self.gates, lane)
-        if cell.coupled:
+        if self.cell.coupled:
             i, g, o = gates.chunk(3, -1)
             gates = torch.cat([i, 1 - i, g, o], -1)
-        return proposed(gates, self.c_before(lane), mask)
+        return proposed(gates, self.c_before(lane))
 
 
 def halves(y: Tensor, D: int) -> Sequence[Tensor]:

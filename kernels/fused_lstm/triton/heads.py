@@ -1,4 +1,4 @@
-"""The operators `recurrence` and `recurrence_backward` of fused_lstm.ops: heads are lanes.
+"""The operators `recurrence` and `recurrence_backward` of fused_lstm.operator.ops: heads are lanes.
 
 Heads do not depend on each other, so that a launch of forward.py and backward.py has as many as run
 at once, each with its own barrier; a head that fits one program is left to it. Around the launches
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..recurrence import Cell, by_state, heads_first
+from ..call.spec import Spec
+from ..operator.recurrence import Cell, by_state, heads_first
 from ..reference import state_dtype
-from ..spec import Spec
 from . import launch, op, precision
 from .packed import LaneRows, as_bytes
 
@@ -101,7 +101,7 @@ def recurrence(
     not_reset: Tensor | None = None,
     clip: float = 0.0,
 ) -> tuple[Tensor, ...]:
-    """Run the forward operator, as fused_lstm.ops describes it."""
+    """Run the forward operator, as fused_lstm.operator.ops describes it."""
     of = parsed(
         "forward", save=save, x=x_part, c0=c0, weight_hh=weight_hh, spec=Cell(cell).spec,
         reverse=reverse, batch_sizes=batch_sizes, not_reset=not_reset,
@@ -158,7 +158,7 @@ def recurrence_backward(
     clip: float = 0.0,
     dc: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Run the backward operator, as fused_lstm.ops describes it."""
+    """Run the backward operator, as fused_lstm.operator.ops describes it."""
     of = parsed(
         "backward", save=True, x=y, c0=c0, weight_hh=weight_hh, reverse=reverse,
         spec=Cell(cell, reverse, float(clip > 0)).spec,  # compiled once for any clip

@@ -1,7 +1,7 @@
 """Triton's interpreter: on a machine without a GPU the same kernels run on the CPU, slowly.
 
 Triton decides when a kernel is defined, by the environment variable TRITON_INTERPRET, so
-`enable` must run before anything imports triton; fused_lstm.triton and fused_lstm.compiled call it.
+`enable` must run before anything imports triton; fused_lstm.triton and engines.compiled call it.
 """
 
 from __future__ import annotations

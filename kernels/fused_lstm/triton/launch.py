@@ -20,7 +20,7 @@ from triton import knobs
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
 
-from ..spec import CELLS, PLAIN, Spec
+from ..call.spec import CELLS, PLAIN, Spec
 from . import backward, cells, forward, precision
 from .barrier import APART
 from .cells import lstm, printed
@@ -94,7 +94,7 @@ def with_a_plan_that_loads(operator: Callable, *args, **options) -> Any:
 
 # Made by fused_lstm.cell: name, and whether with zoneout -> the kernels' form.
 CUSTOM: dict[tuple[str, bool], cells.Cell] = {}
-BY_HAND = {"peephole", "zoneout", "candidate_dropout", "layer_norm"}  # options of an LSTM
+BY_HAND = {"peephole", "zoneout", "layer_norm"}  # options of an LSTM
 
 
 def kernel_cell(cell: Spec) -> cells.Cell:
@@ -137,7 +137,6 @@ class Features:
     COUPLED: bool  # an LSTM's forget gate is 1 minus the input gate
     G: int  # the index of g among an LSTM's gates
     CLIP: bool  # the gradient by h that comes through w_hh is cut
-    CANDIDATE: bool  # a mask on g
     RECURRENT: bool  # a mask on what w_hh is multiplied by
     ZONE_H: int  # zoneout: 0 none, 1 its expectation, 2 drawn
     ZONE_C: int
@@ -169,7 +168,6 @@ def has(cell: Spec, draws: bool) -> Features:
         "COUPLED": cell.coupled,
         "G": 2 - cell.coupled,
         "CLIP": cell.recurrent_clip is not None,
-        "CANDIDATE": draws and cell.candidate_dropout > 0,
         "RECURRENT": draws and cell.recurrent_dropout > 0,
         "ZONE_H": zone_h,
         "ZONE_C": zone_c,
@@ -391,8 +389,6 @@ def rates(p: float, cell: Spec) -> dict[str, float]:
     return {
         "dropout_p": p,
         "dropout_scale": scale_of(p),
-        "candidate_p": cell.candidate_dropout,
-        "candidate_scale": scale_of(cell.candidate_dropout),
         "zone_h": near_h,
         "zone_h_rest": zone_h - near_h,
         "zone_c": near_c,

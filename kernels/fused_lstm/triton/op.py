@@ -1,4 +1,4 @@
-"""The operators `lstm` and `lstm_backward` of fused_lstm.ops: large products around the launches.
+"""The operators `lstm` and `lstm_backward` of operator.ops: large products around the launches.
 
 A product that needs no order in time is one large product: before a forward launch the inputs of
 all steps by w_ih, after a backward launch the gradients of x, after all launches those of the
@@ -23,11 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import stack
-from ..ops import saved_dtype
-from ..pointwise import normalized, scaled
-from ..reference import Layer, as_wide, by_layer, spread, state_dtype
-from ..spec import CELLS, RECURRENT, Spec, cell_of
+from ..call.spec import CELLS, RECURRENT, Spec, cell_of
+from ..operator.ops import saved_dtype
+from ..reference import Layer, as_wide, by_layer, spread, stack, state_dtype
+from ..reference.pointwise import normalized, scaled
 from . import devices, gradients, launch, philox, precision, rounding, tuned
 from .cells import Cell
 from .choice import choose
@@ -423,7 +422,7 @@ def lstm(
     cell: str = "",
     rates: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run the operator `lstm` of fused_lstm.ops."""
+    """Run the operator `lstm` of fused_lstm.operator.ops."""
     with precision.matmul_as_rnn(x.dtype):
         of = parsed(
             "forward", save, x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
@@ -533,7 +532,7 @@ def lstm_backward(
     dh: Tensor | None = None,
     dc: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Run the operator `lstm_backward` of fused_lstm.ops."""
+    """Run the operator `lstm_backward` of fused_lstm.operator.ops."""
     _check_samples(samples, h0.shape[1], batch_sizes, cell)
     by_states = dh is not None or dc is not None
     with precision.matmul_as_rnn(x.dtype):
@@ -586,7 +585,6 @@ def buffers(
         layers=of.layers,
         cell=spec,
         kernels=kernels,
-        seed=of.seed,
         not_reset=of.not_reset,
         drop=of.drop,
         c0=of.c0,

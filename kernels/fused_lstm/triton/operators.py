@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import ops
+from ..operator import ops
 from . import heads, interpreter, op, philox, pointwise
 from .launch import on_their_device
 

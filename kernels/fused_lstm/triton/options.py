@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from .. import spec
+from ..call import spec
 from . import philox, position
 from .helper import helper
 
 ZONEOUT_H, ZONEOUT_C = tl.constexpr(spec.ZONEOUT_H), tl.constexpr(spec.ZONEOUT_C)
-CANDIDATE = tl.constexpr(spec.CANDIDATE)
 DRAWN = tl.constexpr(2)  # of launch.Features.ZONE_H and ZONE_C: in training
 
 
@@ -25,8 +24,6 @@ class Draws(NamedTuple):
     seed_ptr: Any  # [1] int64
     dropout_p: Any  # between lanes
     dropout_scale: Any
-    candidate_p: Any
-    candidate_scale: Any
     zone_h: Any  # as the kernels' arguments
     zone_h_rest: Any
     zone_c: Any
@@ -65,10 +62,10 @@ def of_cell(
 ):
     """Return the `options` of a cell's functions, each 0 where PLAN.HAS none.
 
-    They are the weights of a unit [UNITS, 1] each, the multiplier of g, and the part of the states
-    that is kept [UNITS, BLOCK_B].
+    They are the weights of a unit [UNITS, 1] each, and the part of the states that is kept
+    [UNITS, BLOCK_B].
     """
-    weights, multiplier, kept = (), 0.0, 0.0
+    weights, kept = (), 0.0
     if PLAN.HAS.WEIGHTS > 0:
         at = step.lane * (PLAN.HAS.WEIGHTS * PLAN.H) + block.unit[:, None]
         there = (block.unit < PLAN.H)[:, None]
@@ -76,15 +73,11 @@ def of_cell(
         for i in tl.static_range(count):
             w = tl.load(weight_ptr + at + i * PLAN.H, mask=there, other=0.0)
             weights = weights + (w.to(PLAN.ACC),)
-    if PLAN.HAS.CANDIDATE:
-        n = number(CANDIDATE, draws, step, block, PLAN.H, rows, PLAN)
-        p, scale = draws.candidate_p, draws.candidate_scale
-        multiplier = philox.multiplier(draws.seed_ptr, n, p, scale).to(PLAN.ACC)
     if PLAN.HAS.ZONE_C:
         kind = ZONEOUT_H if PLAN.HAS.ZONE_OF_H else ZONEOUT_C
         n = number(kind, draws, step, block, PLAN.H, rows, PLAN)
         kept = kept_part(n, draws, draws.zone_c, draws.zone_c_rest, PLAN.HAS.ZONE_C, PLAN)
-    return weights, multiplier, kept
+    return weights, kept
 
 
 @helper

@@ -1,6 +1,6 @@
 """Order of a lane's rows: the first, the last, and the row before each.
 
-A lane's tensors have N rows: [T, B, .] flattened, or packed as fused_lstm.rows says. B, T, D: rows
+A lane's tensors have N rows: [T, B, .] flattened, or packed as call.rows says. B, T, D: rows
 of batch, time steps, directions.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..pullback import version_of
+from ..operator.pullback import version_of
 
 
 def as_bytes(not_reset: Tensor | None) -> Tensor | None:
@@ -145,13 +145,6 @@ class LaneRows:
         if self.offset is None:
             return t.repeat(self.T, 1)
         return t.index_select(0, self._step_and_row(self.offset)[1])
-
-    def of_padded(self, t: Tensor) -> Tensor:
-        """Return the live rows of a padded t: [T * B, C] -> [live, C]."""
-        if self.offset is None:
-            return t
-        step, b = self._step_and_row(self.offset)
-        return t.index_select(0, step * self.B + b)
 
     def padded(self, t: Tensor) -> Tensor:
         """Pad t with zeros where a row has ended: [live, C] -> [T, B, C]."""

@@ -73,7 +73,7 @@ def scale_of(p: float) -> float:
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
-    """Run the operator `dropout` of fused_lstm.ops."""
+    """Run the operator `dropout` of fused_lstm.operator.ops."""
     x = x.contiguous()
     y = torch.empty_like(x)
     block = 4096 if is_interpreted() else 1024

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..spec import PLAIN
+from ..call.spec import PLAIN
 from . import launch, tile
 from .cells import lstm
 from .interpreter import is_interpreted
@@ -72,7 +72,7 @@ def lstm_cell_bwd_kernel(
     tl.store(dc_ptr + n, dc, mask=mask)
 
 
-# --- host launchers: the operators cell and cell_backward of fused_lstm.ops ---
+# --- host launchers: the operators cell and cell_backward of fused_lstm.operator.ops ---
 
 
 def _launch(kernel, c: Tensor, *tensors: Tensor) -> None:

@@ -273,4 +273,14 @@ FL_APART void finish_back(const CellStepBack<T>& given, long first, long row, lo
   }
 }
 
+template <class T>
+FL_INLINE CellFunctions functions_of(Finish<T> finish, FinishBack<T> finish_back) {
+  return {reinterpret_cast<void*>(finish), reinterpret_cast<void*>(finish_back)};
+}
+
+template <class Cell, class T>
+FL_INLINE CellFunctions printed() {
+  return functions_of<T>(finish<Cell, T>, finish_back<Cell, T>);
+}
+
 }  // namespace fused_lstm::FL_ISA

@@ -14,7 +14,7 @@ template <class T>
 FL_APART void draw_step(const Worker& worker, const Lane<T>& lane, long place) {
   const long t = time_of(lane, place), rows = alive(lane, place);
   const LaneOptions<T>& options = *lane.options;
-  const StepMask<T>* const masks[] = {&options.zoneout_h, &options.zoneout_c, &options.candidate};
+  const StepMask<T>* const masks[] = {&options.zoneout_h, &options.zoneout_c};
   for (const StepMask<T>* mask : masks) {
     if (!mask->values || !mask->drawn) continue;
     const long size = lane.batch * mask->size;
@@ -104,10 +104,7 @@ FL_INLINE Vec<T> step_cell(const CellStep<T>& step, long b, long unit, Gates<Sum
     if (GATES == 4) a.f += peephole(lane, 1, unit) * c;
   }
   a = activate_all_but_o<GATES, T>(a.i, a.f, a.g, a.o);
-  const Vec<T> g = options.candidate.values
-                       ? a.g * load_mask(options.candidate, lane, step.place, b, unit)
-                       : a.g;
-  const Vec<T> made = a.f * c + a.i * g;
+  const Vec<T> made = a.f * c + a.i * a.g;
   if (options.w_ch) a.o += peephole(lane, GATES - 2, unit) * made;
   a.o = sigmoid<Sum<T>>(a.o);
   if (step.gates) store_gates<GATES>(a, step.gates + b * GATES * hidden + unit, hidden, width);
@@ -206,14 +203,10 @@ FL_INLINE void keep_gradients(const Lane<T>& lane, long place, long column, long
 template <class T>
 FL_INLINE Vec<T> made_of(const CellStepBack<T>& step, long b, long unit, const Gates<Sum<T>>& a,
                          Vec<T> c) {
-  const LaneOptions<T>& options = *step.lane->options;
-  if (!options.zoneout_c.values) {
+  if (!step.lane->options->zoneout_c.values) {
     return load(step.c_next + b * step.hidden + unit, step.hidden - unit);
   }
-  const Vec<T> g = options.candidate.values
-                       ? a.g * load_mask(options.candidate, *step.lane, step.place, b, unit)
-                       : a.g;
-  return a.f * c + a.i * g;
+  return a.f * c + a.i * a.g;
 }
 
 // Gradients by the gates before activation, of those by o so and by the c that was made through h
@@ -225,12 +218,11 @@ FL_INLINE Gates<Sum<T>> cell_gradients(const CellStepBack<T>& step, long b, long
   const Lane<T>& lane = *step.lane;
   const LaneOptions<T>& options = *lane.options;
   const long hidden = step.hidden, width = hidden - unit;
-  Vec<T> mask = broadcast(Sum<T>(1)), kept = {};
-  if (options.candidate.values) mask = load_mask(options.candidate, lane, step.place, b, unit);
+  Vec<T> kept = {};
   if (options.zoneout_c.values) kept = dc * load_mask(options.zoneout_c, lane, step.place, b, unit);
   Vec<T> by_c = dc - kept + by_made;
   if (options.w_ch) by_c += by_o * peephole(lane, GATES - 2, unit);
-  const Vec<T> through_i = GATES == 4 ? a.g * mask : a.g * mask - c;
+  const Vec<T> through_i = GATES == 4 ? a.g : a.g - c;
   const Vec<T> by_i = by_c * through_i * a.i * (1 - a.i), by_f = by_c * c * a.f * (1 - a.f);
   dc = by_c * a.f + kept;
   if (options.w_ch) {
@@ -243,7 +235,7 @@ FL_INLINE Gates<Sum<T>> cell_gradients(const CellStepBack<T>& step, long b, long
     }
     accumulate<Sum<T>>(to + (GATES - 2) * hidden, by_o * made, width);
   }
-  return {by_i, by_f, by_c * (a.i * mask) * (1 - a.g * a.g), by_o};
+  return {by_i, by_f, by_c * a.i * (1 - a.g * a.g), by_o};
 }
 
 // dh of a lane that normalizes, where the rest waits for the whole row.

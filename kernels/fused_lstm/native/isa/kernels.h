@@ -184,7 +184,6 @@ template <class T>
 struct LaneOptions {
   StepMask<T> zoneout_h;     // of what is kept of the h before
   StepMask<T> zoneout_c;
-  StepMask<T> candidate;     // what g is multiplied by
   const Sum<T>* recurrent;   // [B, P] what h is multiplied by before w_hh, or null
   long recurrent_stride;     // of its rows
   T* fed;                    // [2, B, P] scratch, so multiplied, of a step and the one before;

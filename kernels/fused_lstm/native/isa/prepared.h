@@ -1,5 +1,5 @@
 // Weights that were packed before the call, of float32, bfloat16 or int8 (see product/words.h and
-// fused_lstm/prepare.py, which packs them).
+// fused_lstm/inference/prepare.py, which packs them).
 #pragma once
 
 #include "isa/caches.h"

@@ -18,7 +18,7 @@ namespace fused_lstm {
 // A call's options that torch.nn's cells do not have.
 struct CellOptions {
   bool on, peephole, norm;
-  double zoneout_h, zoneout_c, recurrent, candidate;
+  double zoneout_h, zoneout_c, recurrent;
 };
 
 struct NamedCell {

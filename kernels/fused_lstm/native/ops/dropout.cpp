@@ -1,5 +1,5 @@
 // The operator `dropout`: x times a mask drawn from a seed, as the dropout_mask of
-// kernels/fused_lstm/reference.py.
+// kernels/fused_lstm/reference/__init__.py.
 #include "ops/drop.h"
 #include "memory.h"
 

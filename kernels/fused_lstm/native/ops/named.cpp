@@ -35,22 +35,21 @@ NamedCell cell_of(const Isa& isa, const std::string& cell, const std::vector<dou
               " compiled: import the module that makes it, and call its on_native()");
   const CellShape& shape = found->shape;
   options.peephole = options.peephole || shape.weights > 0;
-  CHECK_VALUE(rates.size() == 4 || rates.empty(), "rates: got ", rates.size(),
-              "; expected four, or none for nn.LSTM's cell");
-  std::array<double, 4> rate{};
-  std::copy(rates.begin(), rates.end(), rate.begin());
+  // Graphs that were saved before have a fourth, of an option that went.
+  const bool three = rates.size() == 3 || (rates.size() == 4 && rates[3] == 0);
+  CHECK_VALUE(three || rates.empty(), "rates: got ", rates.size(),
+              "; expected three, or none for nn.LSTM's cell");
+  std::array<double, 3> rate{};
+  std::copy_n(rates.begin(), std::min(rates.size(), rate.size()), rate.begin());
   for (const double each : rate) {
     CHECK_VALUE(each >= 0 && each <= 1, "rates: got ", each, "; expected a number in [0, 1]");
     CHECK_VALUE(each == 0 || shape.saved > 0, "rates: got ", each, "; expected 0 for ", cell);
   }
-  CHECK_VALUE(rate[3] == 0 || shape.is_lstm, "rates: got candidate_dropout ", rate[3],
-              "; expected 0 for a GRU or a custom cell");
   options.zoneout_h = rate[0];
   options.zoneout_c = shape.c_is_h ? 0 : rate[1];
   options.recurrent = drawn ? rate[2] : 0;
-  options.candidate = drawn ? rate[3] : 0;
   options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
-               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
+               options.zoneout_c > 0 || options.recurrent > 0;
   return {found, options};
 }
 

@@ -1,4 +1,4 @@
-// The operators, as kernels/fused_lstm/ops.py defines them.
+// The operators, as kernels/fused_lstm/operator/ops.py defines them.
 #pragma once
 
 #include <optional>

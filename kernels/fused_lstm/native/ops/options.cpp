@@ -8,9 +8,8 @@
 namespace fused_lstm {
 namespace {
 
-// Kinds of masks, as kernels/fused_lstm/spec.py numbers their elements.
-constexpr unsigned long long zoneout_h = 1ull << 56, zoneout_c = 2ull << 56, recurrent = 3ull << 56,
-                             candidate = 4ull << 56;
+// Kinds of masks, as kernels/fused_lstm/call/spec.py numbers their elements.
+constexpr unsigned long long zoneout_h = 1ull << 56, zoneout_c = 2ull << 56, recurrent = 3ull << 56;
 
 // Hands out the parts of one tensor.
 template <class E>
@@ -67,7 +66,7 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, B = s.batch, H = s.hidden, P = s.outputs;
   const Dtype dtype = call.dtype, sums = sum_dtype(dtype);
-  scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 5 * std::max(H, P)), true}, dtype);
+  scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 3 * std::max(H, P)), true}, dtype);
   if (options.recurrent > 0) {
     recurrent_ = fresh(Buffer{B, lanes, P, true}, dtype);
     Dropout rule = dropout_of(options.recurrent, call.seed);  // of the whole's seed, the last
@@ -109,10 +108,6 @@ OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, b
     lane_options.zoneout_h = zoneout<T>(call, lane, options.zoneout_h, zoneout_h, P, parts);
     lane_options.zoneout_c = zoneout<T>(call, lane, options.zoneout_c, zoneout_c,
                                          s.state_units(), parts);
-    if (options.candidate > 0) {
-      lane_options.candidate = {parts.take(2 * B * H), H, true, dropout_of(options.candidate, call.seed),
-                         candidate + lane * s.steps * B * H};
-    }
     if (backward && lane_options.zoneout_h.values) lane_options.carried = parts.take(B * P);
     if (options.recurrent > 0) lane_options.recurrent = part_of<Sum<T>>(recurrent_, 0) + lane * P;
     lane_options.recurrent_stride = lanes * P;

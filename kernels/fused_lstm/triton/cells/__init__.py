@@ -11,7 +11,7 @@ Element by element, in the accumulator's dtype, a kernel calls two functions of 
 All but h, dh and HAS are tuples. by_x: the parts by x, biases included, first of the gates that are
 a sum of both parts, then those that stay alone; by_h: in the same order, without biases; h_bias: of
 h's parts that stay alone. A cell has one state at least: h itself, not yet rounded, where it has no
-other. options (options.py): the weights of a unit, the multiplier of g, the part of the states that
+other. options (options.py): the weights of a unit, the part of the states that
 is kept. HAS (launch.Features) names what a cell has of these; what it has not is not compiled.
 
 Products inside a step divide it into phases (cells/program.py). `step` is then the first, and

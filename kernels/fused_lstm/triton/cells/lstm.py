@@ -1,7 +1,7 @@
-"""The LSTM's cell with its options: peepholes, coupled gates, a mask on g, c's zoneout, norms.
+"""The LSTM's cell with its options: peepholes, coupled gates, c's zoneout, norms.
 
 Gates i, f, g, o, or i, g, o where HAS.COUPLED: the forget gate is then 1 - i. The state is c. The
-weights of a unit are the peepholes of i, f and o, or of i and o. `fused_lstm.pointwise` is the same
+weights of a unit are the peepholes of i, f and o, or of i and o. `reference.pointwise` is the same
 in plain PyTorch; the cell without options is printed from fused_lstm.cells.lstm.
 
 A step is `forward` and `output`, between which c may be normalized; its backward is
@@ -23,7 +23,7 @@ def forward(gates, c, options, HAS: tl.constexpr):
 
     gates: before activation. c: before the step.
     """
-    peepholes, multiplier, kept = options
+    peepholes, kept = options
     i, g, o = gates[0], gates[HAS.G], gates[HAS.G + 1]
     if HAS.WEIGHTS:
         i += peepholes[0] * c
@@ -35,7 +35,7 @@ def forward(gates, c, options, HAS: tl.constexpr):
         if HAS.WEIGHTS:
             f += peepholes[1] * c
         f = sigmoid(f)
-    made = f * c + i * (g * multiplier if HAS.CANDIDATE else g)
+    made = f * c + i * g
     if HAS.WEIGHTS:
         o += peepholes[HAS.G] * made
     c_next = made
@@ -54,7 +54,7 @@ def made_again(gates, c, c_next, options, HAS: tl.constexpr):
     if HAS.ZONE_C:
         i, g = gates[0], gates[HAS.G]
         f = 1.0 - i if HAS.COUPLED else gates[1]
-        c_next = f * c + i * (g * options[1] if HAS.CANDIDATE else g)
+        c_next = f * c + i * g
     return c_next
 
 
@@ -80,10 +80,7 @@ def inner_backward(gates, c, made, dc_next, do, dmade, options, HAS: tl.constexp
     """
     i, g = gates[0], gates[HAS.G]
     f = 1.0 - i if HAS.COUPLED else gates[1]
-    peepholes, multiplier, kept = options
-    i_by, g_by = i, g
-    if HAS.CANDIDATE:
-        i_by, g_by = i * multiplier, g * multiplier
+    peepholes, kept = options
     dc_kept = dc_next
     if HAS.ZONE_C:
         dc_kept = dc_next * kept
@@ -91,13 +88,13 @@ def inner_backward(gates, c, made, dc_next, do, dmade, options, HAS: tl.constexp
     dc_next += dmade
     if HAS.WEIGHTS:
         dc_next += do * peepholes[HAS.G]
-    dg = dc_next * i_by * (1.0 - g * g)
+    dg = dc_next * i * (1.0 - g * g)
     dc = dc_next * f
     if HAS.COUPLED:  # what reaches i through g, less what does through its share 1 - i of c
-        di = dc_next * (g_by - c) * i * (1.0 - i)
+        di = dc_next * (g - c) * i * (1.0 - i)
         dgates = (di, dg, do)
     else:
-        di = dc_next * g_by * i * (1.0 - i)
+        di = dc_next * g * i * (1.0 - i)
         df = dc_next * c * f * (1.0 - f)
         dgates = (di, df, dg, do)
     dpeepholes = ()

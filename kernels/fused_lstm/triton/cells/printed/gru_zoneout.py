@@ -14,7 +14,7 @@ def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
     gate_z = by_x[1] + by_h[1]
     gate_n_by_x = by_x[2]
     state_h = states[0]
-    zoneout = options[2]
+    zoneout = options[1]
     v12 = sigmoid(gate_r)
     v13 = gate_n_by_h * v12
     v14 = gate_n_by_x + v13
@@ -34,7 +34,7 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     dstate_h, dh = dafter[0] + dh, tl.zeros_like(dh)
     gate_n_by_h = saved[0]
     state_h = states[0]
-    zoneout = options[2]
+    zoneout = options[1]
     v12 = saved[1]
     v15 = saved[2]
     v16 = saved[3]

@@ -1,0 +1,1 @@
+"""Engines that are PyTorch's own code."""

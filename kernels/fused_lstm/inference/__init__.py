@@ -1,0 +1,1 @@
+"""Weights that are packed once, and CUDA graphs."""

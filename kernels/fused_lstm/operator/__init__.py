@@ -1,0 +1,1 @@
+"""Operators for torch's dispatcher: schemas, fakes, derivatives, transforms, ONNX."""

@@ -1,0 +1,1 @@
+"""Hold what training needs besides layers: recomputation, the loss, dropout, denormals."""
