@@ -226,7 +226,7 @@ def _unprojected(left: BackwardBuffers, lane: int) -> Tensor:
         saved = left.kernels.saved * left.H
         return left.lane_of(left.gates, lane)[:, saved : saved + left.H].to(left.dh.dtype)
     o = left.lane_of(left.gates, lane)[:, -left.H :]
-    added = left.layers[lane].added(None)
+    added = left.layers[lane].added()
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
 
 

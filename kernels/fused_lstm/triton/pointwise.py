@@ -34,7 +34,7 @@ def lstm_cell_fwd_kernel(
     mask = n < size
     gates = tile.load_columns(gates_ptr, n + (n // H) * 3 * H, mask, H, 4, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
-    activated, _, c_next = lstm.forward(gates, c, ((), 0.0, 0.0), HAS)
+    activated, _, c_next = lstm.forward(gates, c, ((), 0.0), HAS)
     h = lstm.output(activated, c_next, HAS)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(c_next_ptr + n, c_next, mask=mask)
@@ -64,7 +64,7 @@ def lstm_cell_bwd_kernel(
     dc_next = tl.load(dc_next_ptr + n, mask=mask, other=0.0)
     # The activations are computed again: cheaper than writing and reading four of them.
     gates = tile.load_columns(gates_ptr, first, mask, H, 4, DTYPE)
-    options = (), 0.0, 0.0
+    options = (), 0.0
     activated, _, _ = lstm.forward(gates, c, options, HAS)
     do, dmade = lstm.output_backward(activated, c_next, dh, HAS)
     dgates, dc, _ = lstm.inner_backward(activated, c, c_next, dc_next, do, dmade, options, HAS)
