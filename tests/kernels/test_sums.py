@@ -306,3 +306,25 @@ def test_explained_names_them():
     text = softmax_and_maximum.explained()
     assert "product_0 = the maximum of" in text
     assert "product_1 = the sum of" in text
+
+
+@needs_native
+@pytest.mark.parametrize("given", [1, 9])
+def test_an_input_has_the_width_of_what_it_meets(given):
+    @fused_lstm.cell(states="h", inputs="dt scale", products="u")
+    def backbone(z, *, h, dt, scale, u):
+        return torch.tanh(u(torch.softmax(z * dt, -1))) * scale + 0.1 * h
+
+    layer = layer_of(backbone, 3, 6, units={"z": 9})
+    x, h = call_of(layer, 4, 3)
+    dt = torch.rand(4, 3, given, dtype=torch.float64).requires_grad_()
+    scale = torch.rand(4, 3, 6, dtype=torch.float64).requires_grad_()
+    results = []
+    for engine in ("native", "loop"):
+        layer.engine = engine
+        y, _ = layer(x, h, dt=dt, scale=scale)
+        results.append([y, *torch.autograd.grad(y.sin().sum(), [dt, scale, *layer.parameters()])])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, **near(TOLERANCE[torch.float64]))
+    with pytest.raises(ValueError, match=re.escape("expected [4, 3, 1] or [4, 3, 9]")):
+        layer(x, h, dt=torch.rand(4, 3, 6), scale=scale)

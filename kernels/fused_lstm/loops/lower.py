@@ -358,7 +358,9 @@ class Lowered:
                 parts.append(("gate", len(self.gates)))
                 self.gates.append(gate)
             parts += self._columns(terms, width)
-            parts += [("value", t) for t in terms if isinstance(t, Op | State | Sum | Const | Total)]
+            parts += [
+                ("value", t) for t in terms if isinstance(t, Op | State | Sum | Const | Total)
+            ]
             self.value[key] = parts
 
     def _outside(self, terms: list[Any], width: int) -> dict[str, tuple]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cells.sums import SUM
 from .capture import GETITEM, Node, Rows, name_of
 from .parts import BEFORE, FILLS, FIXED, ONCE, STEP
-from ..cells.sums import SUM
 from .places import ELEMENTWISE, KINDS, MOVES, NoCell, Places
 
 # Places: (first, count) in a row; (first, count, 0), one place count times; or all of them and -1.
