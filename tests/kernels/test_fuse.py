@@ -598,6 +598,15 @@ def pair():
 """
 
 
+@pytest.mark.parametrize("name", ["layer_norm_lstm", "feature_attention"])
+def test_a_first_call_without_gradients(name):
+    module, x, state = call_of(CELLS[name], 9, 3, 6, 8)
+    layer = fused_lstm.fuse(module, fuse="steps")
+    with torch.no_grad():
+        layer(x, state)
+    assert_same(layer, x, state)
+
+
 def test_the_ladder_of_a_step(tmp_path, capsys):
     (tmp_path / "my_step.py").write_text(STEP)
 

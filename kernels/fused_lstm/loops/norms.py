@@ -1,4 +1,4 @@
-"""Norms and softmax of a step as sums and maxima over units: a copy of a graph, for the cell alone."""
+"""Norms and softmax of a step as sums and maxima: a copy of a graph, for the cell alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Expansion:
         )  # fmt: skip
 
     def _is_norm(self, parts: Parts, n: Node) -> bool:
-        """Return whether a node is a norm of the step over units alone, of which that alone is read."""
+        """Return whether a node is a norm over units of the step, and nothing else of it is read."""
         if n.op != "call_function" or name_of(n) not in RULES or parts.of.get(n) != STEP:
             return False
         shape = self._old.shapes[n.args[0]]
@@ -90,7 +90,7 @@ class Expansion:
         def rule(*tensors: Any) -> Any:
             of = dict(zip(operands, tensors, strict=True))
             args, kwargs = torch.fx.map_arg((n.args, n.kwargs), lambda o: of[o])
-            with Stops():
+            with torch.enable_grad(), Stops():  # which stops gradients where a caller has none
                 return RULES[name_of(n)](*args, **kwargs)
 
         try:
