@@ -65,7 +65,7 @@ class Expansion:
         )  # fmt: skip
 
     def _is_norm(self, parts: Parts, n: Node) -> bool:
-        """Return whether a node is a norm over units of the step, and nothing else of it is read."""
+        """Return whether a node is a norm of units of the step, and nothing else of it is read."""
         if n.op != "call_function" or name_of(n) not in RULES or parts.of.get(n) != STEP:
             return False
         shape = self._old.shapes[n.args[0]]

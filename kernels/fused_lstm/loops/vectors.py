@@ -207,9 +207,15 @@ class Reader:
         """Return a sum or a maximum of the units at some places, each once."""
         if (n, key) not in self._totals:
             kind = KINDS[name_of(n)]
-            parts = [Total(kind, self.at(group[lo:hi])) for lo, hi in self.places.stretches(group)]
-            if len(parts) > 1 and kind != SUM:
-                raise NoCell(f"torch's operator {name_of(n)!r} of {len(parts)} vectors of units")
+            by_width: dict[int, list[Any]] = {}
+            for lo, hi in self.places.stretches(group):
+                by_width.setdefault(hi - lo, []).append(self.at(group[lo:hi]))
+            if kind != SUM and sum(map(len, by_width.values())) > 1:
+                raise NoCell(f"torch's operator {name_of(n)!r} of several vectors of units")
+            parts = [
+                Total(kind, several[0] if len(several) == 1 else Sum(tuple(several)))
+                for several in by_width.values()
+            ]
             self._totals[n, key] = parts[0] if len(parts) == 1 else Sum(tuple(parts))
         return self._totals[n, key]
 
