@@ -13,6 +13,8 @@ from torch.func import functional_call
 
 import fused_lstm
 from fused_lstm import native
+from fused_lstm.call.choose import choose, engine_module
+from fused_lstm.call.spec import Spec
 from tolerance import TOLERANCE, near
 
 WHY = native.missing(torch.device("cpu"))
@@ -280,6 +282,13 @@ def test_triton_says_that_it_has_none():
     layer = fused_lstm.Recurrent(norm_of_c, 3, 8, engine="triton")
     with pytest.raises(RuntimeError, match=message):
         layer(torch.randn(2, 2, 3))
+
+
+def test_auto_takes_a_step_loop_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(engine_module("triton"), "missing", lambda device: None)
+    choice = choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name))
+    assert choice[:2] == ("loop", "none")
+    assert choice.reason == "engine 'triton' has no sums over the units of a row"
 
 
 def test_a_sum_that_nothing_reads_is_not_made():

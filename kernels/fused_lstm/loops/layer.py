@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..cells.compile import CannotCompile
 from ..cells.definition import TRACING
 from ..cells.trace import CannotExpress
 from ..operator.pullback import is_transformed
@@ -411,10 +410,13 @@ class Fused(nn.Module):
         try:
             low = Lowered(Places(expanded(parts)))
             stock = stock_of(low)
-            if c.state[0].device.type == "cpu" and stock is None and self.engine != "triton":
-                low.cell.on_native()
+            if stock is None:
+                on_cpu = c.state[0].device.type == "cpu" and self.engine != "triton"
+                why = low.cell.prepare("native" if on_cpu else "triton", low.spec)
+                if why is not None:
+                    raise NoCell(why)
             plan.printed = Printed(low, stock, self.engine, self._keeps_weights)
-        except (NoCell, CannotExpress, CannotCompile, ValueError) as error:
+        except (NoCell, CannotExpress, ValueError) as error:
             plan.why = str(error)
             return self._lower(plan)
         except Exception as error:  # a person's loop does not end for it
