@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.gpu import dry
 from fused_lstm.call.spec import CELLS, cell_of
-from fused_lstm.operator.recurrence import Cell
+from fused_lstm.operator.recurrence import LaneCell
 from fused_lstm.triton import heads, launch, op
 from fused_lstm.triton.devices import DEVICES
 
@@ -75,7 +75,7 @@ def recurrence(
     cell: str, K: int = 64, reverse: bool = False, resets: bool = False
 ) -> Callable[[], object]:
     """Return a call of heads, forward and backward, and without anything saved."""
-    kernels = launch.kernel_cell(Cell(cell).spec)
+    kernels = launch.kernel_cell(LaneCell(cell).spec)
     h0, c0 = empty(B, N * K), empty(B, kernels.states * N * K)
     weights = empty(N, kernels.by_h * K, K), empty(kernels.of_h * N * K) if kernels.of_h else None
     x_part = empty(T, B, kernels.by_x * N * K)

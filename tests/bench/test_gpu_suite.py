@@ -744,3 +744,31 @@ def test_no_gpu_is_one_line(capsys):
         main(["gpu"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "bench: --device: got cpu; expected cuda for gpu\n"
+
+
+def test_the_notebook_runs_the_makefiles_command():
+    """examples/first_gpu.ipynb: its code parses, and its command is that of `make gpu-first`."""
+    root = Path(__file__).parents[2]
+    notebook = json.loads((root / "examples" / "first_gpu.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    for cell in cells:
+        compile(cell, "first_gpu.ipynb", "exec")
+    assert '"-m", "bench", "gpu-first"' in cells[1]
+    assert "PYTHONPATH=kernels:. $(if" in (root / "Makefile").read_text()
+    assert '"PYTHONPATH": "kernels:."' in cells[1]
+    assert first.__name__ == "bench.gpu.first"  # which the last cell calls
+    assert '"bench.gpu.first"' in cells[2]
+
+
+def test_the_notebook_prints_a_file(tmp_path, monkeypatch, capfd):
+    """Its last cell, on a file that a run has left that was cut off."""
+    report, _ = first_report(tmp_path, "test")
+    root = Path(__file__).parents[2]
+    notebook = json.loads((root / "examples" / "first_gpu.ipynb").read_text(encoding="utf-8"))
+    last = "".join(notebook["cells"][-1]["source"])
+    file = tmp_path / "gpu-first.json"
+    monkeypatch.chdir(root)
+    exec(last.replace("out/gpu-first.json", str(file)), {})
+    said = capfd.readouterr().out
+    assert first.table(report) in said
+    assert str(file) in said

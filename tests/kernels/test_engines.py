@@ -69,7 +69,8 @@ def test_auto_takes_nn_lstm_on_macos(monkeypatch):
 def test_auto_says_once_that_native_is_missing():
     code = (
         "import fused_lstm, torch\n"
-        "from fused_lstm import choose, native\n"
+        "from fused_lstm import native\n"
+        "from fused_lstm.call import choose\n"
         "native.load = lambda: native.NOT_BUILT\n"
         "for size in (3, 4):\n"
         "    fused_lstm.LSTM(size, 5)(torch.randn(2, 2, size))\n"

@@ -11,7 +11,7 @@ from torch import Tensor
 import fused_lstm
 from fused_lstm import heads
 from fused_lstm.operator import ops
-from fused_lstm.operator.recurrence import Cell, recur
+from fused_lstm.operator.recurrence import LaneCell, recur
 from tolerance import assert_close
 
 flashrnn: Any = pytest.importorskip("flashrnn", reason="the package flashrnn is not there")
@@ -51,7 +51,7 @@ def ours(function: str, engine: str, leaves: dict[str, Tensor]) -> tuple[Tensor,
     x_part = gates.transpose(0, 1).flatten(3) + bias  # [T, B, G, H]
     h0, *rest = leaves["states"]
     y, h_n, c_n, _ = recur(
-        ENGINES[engine], Cell(CELLS[function][0]), x_part.flatten(2), h0,
+        ENGINES[engine], LaneCell(CELLS[function][0]), x_part.flatten(2), h0,
         torch.cat(rest, -1) if rest else h0, heads.from_flashrnn(weight), bias_m,
     )  # fmt: skip
     return y, torch.stack([h_n, *(c_n.chunk(len(rest), -1) if rest else ())])

@@ -17,7 +17,7 @@ from cells import make
 from fused_lstm import reference
 from fused_lstm.call.spec import GRU, Spec
 from fused_lstm.triton import interpreter, op
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
 from lanes import Case
@@ -300,7 +300,7 @@ def test_a_graph_knows_the_dtype_of_what_is_saved(dtype, cell, engine):
 def test_a_cells_key_in_tritons_cache_has_all_its_functions():
     """A key has all phases: a change of a later one would launch the kernel of before."""
     step, backward, *more = (SimpleNamespace(cache_key=key) for key in "abcdefgh")
-    cell = Cell(
+    cell = KernelCell(
         "three products", step, backward, sums=1, saved=1, inner=(1, 1, 1), counts=(1, 0, 0, 0),
         steps=tuple(more[:3]), backs=tuple(more[3:]),
     )  # fmt: skip

@@ -219,8 +219,8 @@ dry.take_over(DEVICES["H100"])
 x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
 found = []
 for spills in ([0], [8, 4], [4, 4], [4, 8]):
-    op.planned.cache_clear()
-    op.prepare.cache_clear()
+    op.plan_call.cache_clear()
+    op.planned_for.cache_clear()
     forward.lstm_forward_kernel.device_caches.clear()
     left = list(spills)
     dry._Utils.load_binary = lambda *_: (1, len(left), 255, left.pop(0), 1024)

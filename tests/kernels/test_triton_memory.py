@@ -60,8 +60,8 @@ with torch.no_grad():
     for limit in (227 * 1024, 22 * 1024, 1024):
         driver.active.utils.properties["max_shared_mem"] = limit
         compiler.max_shared_mem.cache_clear()
-        op.planned.cache_clear()
-        op.prepare.cache_clear()
+        op.plan_call.cache_clear()
+        op.planned_for.cache_clear()
         forward.lstm_forward_kernel.device_caches.clear()
         dry.LAUNCHES.clear()
         error = ""

@@ -320,11 +320,11 @@ def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, mo
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES[card])
     shape = op.Shape(1, 1, 20, H, 0, H)
     for tf32, many_steps in ((True, True), (True, False), (False, True)):
-        prepared = op.planned.__wrapped__(
+        planned = op.plan_call.__wrapped__(
             op.plan_of, (), direction="forward", fuse="steps", dtype=dtype, tf32=tf32, shape=shape,
             device=torch.device("cuda"), cell=PLAIN, varlen=False, resets=False, save=True,
             states=dtype, many_steps=many_steps,
         )  # fmt: skip
-        assert prepared.rounds_before == (before and tf32 and many_steps)
-        at_load = prepared.call.launches[0].constants(False).ROUND_WEIGHTS
-        assert at_load == (dtype == torch.float32 and tf32 and not prepared.rounds_before)
+        assert planned.rounds_before == (before and tf32 and many_steps)
+        at_load = planned.launches.launches[0].constants(False).ROUND_WEIGHTS
+        assert at_load == (dtype == torch.float32 and tf32 and not planned.rounds_before)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from fused_lstm import reference
 from fused_lstm.triton import interpreter, launch
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid
 from fused_lstm.triton.helper import helper
 from plans import ALONE, PATHS, PATHS_BACKWARD, make_plan
@@ -52,7 +52,7 @@ def forward(plan, gates, w_hh, h0, c0, save, cell=None):
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
     exchange, _, counters = launch.workspace(plan, gates, (1, 1, 2), 1)
     launch.feed(exchange, h0[None], plan, False)
-    call = on_cell(launch.call(plan, save=save), cell)
+    call = on_cell(launch.launches(plan, save=save), cell)
     call.run(
         call.arguments(
             gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c, h_n_ptr=torch.empty_like(h0),
@@ -69,7 +69,7 @@ def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=None):
     exchange, _, counters = launch.workspace(plan, gates, (2, 4), 1)
     dgates = torch.empty_like(gates)
     partial = None if plan.split == 1 else c.new_empty(plan.split, *c0.shape)
-    call = on_cell(launch.call(plan), cell)
+    call = on_cell(launch.launches(plan), cell)
     call.run(
         call.arguments(
             dy_ptr=dy, dh_n_ptr=dh_n, gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c,
@@ -173,12 +173,12 @@ def leaky_backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr)
     return dgates, dgates, (dc * f,), ()
 
 
-LEAKY = Cell("leaky", leaky_step, leaky_backward, sums=4, saved=4)
+LEAKY = KernelCell("leaky", leaky_step, leaky_backward, sums=4, saved=4)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_kernel_s_arguments_are_given_by_name_and_kept_in_its_order(direction):
-    call = launch.call(make_plan("steps", direction, 17, 3, 1, torch.float64, {}))
+    call = launch.launches(make_plan("steps", direction, 17, 3, 1, torch.float64, {}))
     names = list(launch.KERNELS[direction].arg_names)
     x = torch.zeros(3)
     found = call.arguments(c_ptr=x, w_hh_ptrs=(x, x), T=5)

@@ -165,17 +165,17 @@ def test_deterministic_algorithms_count_after_a_first_call(file, monkeypatch):
 
     _, chosen, other = file
     monkeypatch.setattr(op.devices, "current", lambda _: H100)
-    op.planned.cache_clear()
-    op.prepare.cache_clear()
+    op.plan_call.cache_clear()
+    op.planned_for.cache_clear()
     x, h0 = torch.zeros(2, 20, 200, dtype=torch.bfloat16), torch.zeros(1, 20, 200)
     weights = [torch.zeros(800, 200, dtype=torch.bfloat16)] * 2
     found = []
     for deterministic in (False, True, False):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         call = "backward", True, x, h0, h0, weights, 0.0, None, "steps", 1, None, None, "", ()
-        found.append(op.parsed(*call).prepared.call.plan.split)
-    op.planned.cache_clear()
-    op.prepare.cache_clear()
+        found.append(op.parsed(*call).planned.launches.plan.split)
+    op.plan_call.cache_clear()
+    op.planned_for.cache_clear()
     assert found == [other.split, chosen.split, other.split]
 
 

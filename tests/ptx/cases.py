@@ -207,12 +207,12 @@ def with_polls(polls: int, seed: int = 1) -> Outcome:
     """A case whose launches trap after so many polls."""
     with mock.patch.dict(os.environ, {launch.POLLS: str(polls)}):
         launch.constants.cache_clear()
-        op.planned.cache_clear()
-        op.prepare.cache_clear()
+        op.plan_call.cache_clear()
+        op.planned_for.cache_clear()
         outcome = run(Case("steps", "bf16", 90, 33, path="whole sums"), (seed,))
     launch.constants.cache_clear()
-    op.planned.cache_clear()
-    op.prepare.cache_clear()
+    op.plan_call.cache_clear()
+    op.planned_for.cache_clear()
     return outcome
 
 

@@ -56,7 +56,7 @@ def problem(cell: str, dtype: torch.dtype, K: int, B: int) -> tuple[list[Tensor]
     gates = {"gru": 3, "gru_dreamer": 3, "rnn_tanh": 1}.get(cell, 4)
     if cell in cases.CUSTOM:
         cases.CUSTOM[cell].on_triton()
-        gates = launch.kernel_cell(recurrence.Cell(cell).spec).by_h
+        gates = launch.kernel_cell(recurrence.LaneCell(cell).spec).by_h
     S, lengths = 3 if "slstm" in cell else 1, torch.tensor(LENGTHS[B])
     c0, live = torch.randn(B, S * N * K), sum(LENGTHS[B])
     if S == 3:
@@ -90,7 +90,7 @@ def run(
         changed.append(made != ptx)
         return made
 
-    told = recurrence.Cell(cell, rows["reverse"], 0.5 if cell == "slstm" else 0.0)
+    told = recurrence.LaneCell(cell, rows["reverse"], 0.5 if cell == "slstm" else 0.0)
     wide = [t.double().requires_grad_() for t in inputs]
     y, h_n, c_n, _ = recurrence.plain(told, rows["batch_sizes"], rows["not_reset"], *wide, None)
     packed = rows["batch_sizes"] is not None
@@ -149,7 +149,7 @@ def spills(cell: str, name: str, arch: int, K: int) -> dict[str, int]:
     """Return the spills of both kernels, compiled for an architecture, by direction."""
     knobs.runtime.add_stages_inspection_hook = None  # which a Device of this process has left
     found, device = {}, devices.by_arch(arch)
-    spec = recurrence.Cell(cell).spec
+    spec = recurrence.LaneCell(cell).spec
     gates = launch.kernel_cell(spec).by_h
     for direction in ("forward", "backward"):
         plan = choice.choose(

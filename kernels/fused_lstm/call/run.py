@@ -152,14 +152,14 @@ def run(
         if is_too_wide(engine, fuse, x.device, base, wide):
             facts = facts._replace(too_wide=True)
     if compiling:
-        name, spec, one_operator = _plan_in_a_graph(
+        name, spec, one_operator = _route_in_a_graph(
             base, training, recompute, engine, fuse, x.device, x.dtype, *facts
         )
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
         key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
-        name, spec, runs, one_operator = PLANS.get((base.number, *key)) or _plan(base, *key)
+        name, spec, runs, one_operator = ROUTES.get((base.number, *key)) or _route(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     call.spec = spec
     if one_operator and not (
@@ -168,7 +168,7 @@ def run(
     ):  # fmt: skip
         call.is_whole = True  # the operator checks it
     elif not tracing:
-        check_tensors(call, autocasts)
+        check_once(call, autocasts)
         # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
         # arrive packed.
         if (rows is None or not rows.arrives_packed) and call.h0.shape[1] == 0:
@@ -217,8 +217,8 @@ def is_slow_step(base: Spec, engine: str, fuse: str | None, call: Call) -> bool:
 # --- which engine, and its Spec ---
 
 
-class Plan(NamedTuple):
-    """Plan of a call, kept for the next one."""
+class Route(NamedTuple):
+    """Route of a call, kept for the next one."""
 
     engine: str
     spec: Spec  # the call's
@@ -226,10 +226,10 @@ class Plan(NamedTuple):
     one_operator: bool  # whether one operator is given all tensors, and checks them
 
 
-PLANS: dict[tuple, Plan] = {}  # by the Spec's number and the other arguments of `_plan`
+ROUTES: dict[tuple, Route] = {}  # by the Spec's number and the other arguments of `_route`
 
 
-def _plan(
+def _route(
     base: Spec,
     training: bool,
     recompute: int | None,
@@ -239,8 +239,8 @@ def _plan(
     dtype: torch.dtype,
     facts: Facts,
     word: str,
-) -> Plan:
-    """Return the Plan of a call. word: PyTorch's precision switch, see `precision_now`."""
+) -> Route:
+    """Return the Route of a call. word: PyTorch's precision switch, see `precision_now`."""
     name, level, _ = choose(engine, fuse, device, base, facts)
     if facts.states and recompute is not None:
         raise ValueError(f"return_states: got True with recompute={recompute}; expected False")
@@ -251,17 +251,17 @@ def _plan(
     )  # fmt: skip
     module = engine_module(name)
     whole = name == "native" and level in ("steps", "layers") and not spec.in_heads
-    plan = Plan(name, spec, module.run, whole and recompute is None)
-    PLANS[base.number, training, recompute, engine, fuse, device, dtype, facts, word] = plan
-    return plan
+    route = Route(name, spec, module.run, whole and recompute is None)
+    ROUTES[base.number, training, recompute, engine, fuse, device, dtype, facts, word] = route
+    return route
 
 
 @constant_while_tracing
-def _plan_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *facts):
-    """Return `_plan`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
+def _route_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *facts):
+    """Return `_route`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    plan = _plan(base, training, recompute, engine, fuse, device, dtype, Facts(*facts), word)
-    return plan.engine, plan.spec, False
+    route = _route(base, training, recompute, engine, fuse, device, dtype, Facts(*facts), word)
+    return route.engine, route.spec, False
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -318,6 +318,25 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 
 
 # --- checks: each raises a ValueError that names the wrong argument ---
+
+
+PASSED: set[tuple] = set()  # what calls have passed `check_tensors` with
+MOST_PASSED = 4096
+
+
+def check_once(call: Call, autocasts: bool) -> None:
+    """Check a call's tensors as `check_tensors`, where no call had such tensors before."""
+    # A subclass, such as a fake tensor, may have sizes that are not numbers.
+    if call.rows is not None or type(call.x) is not Tensor or torch.compiler.is_compiling():
+        return check_tensors(call, autocasts)
+    tensors = tuple([(t.shape, t.dtype, t.device) for t in call.inputs])
+    key = call.spec.number, call.hidden_size, call.output_size, autocasts, tensors
+    if key in PASSED:
+        return
+    check_tensors(call, autocasts)
+    if len(PASSED) == MOST_PASSED:
+        PASSED.clear()
+    PASSED.add(key)
 
 
 def check_tensors(call: Call, autocasts: bool = False) -> None:

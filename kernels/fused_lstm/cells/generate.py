@@ -64,9 +64,9 @@ def row(own: Own) -> str:
 
 
 def kinds() -> str:
-    """Return call/kinds.py. The coupled LSTM is an option of a Kind, not one of its own."""
+    """Return call/kinds.py."""
     text = "".join(
-        f"    {own.cell.name!r}: {kind_of(own)},\n" for own in OWN if own.cell.name != "coupled"
+        f"    {own.cell.name!r}: {kind_of(own)},\n" for own in OWN if own.is_kind
     ).replace("'", '"')
     return (
         '"""The library\'s cells. Printed by fused_lstm.cells.generate. Do not edit."""\n\n'

@@ -26,6 +26,7 @@ class Own(NamedTuple):
     of_torch: bool = False  # a cell of torch.nn's
     wide: bool = False  # whether half precision cannot hold what a step saves
     is_lstm: bool = False  # nn.LSTM's cell or its coupled form
+    is_kind: bool = True  # whether a Spec names it; else it is an option of another
     # C++ expression of the functions of a lane with options: by hand (native/cells/options.h), or
     # printed; {} where there are none.
     with_options: str = "{}"
@@ -40,7 +41,7 @@ SLSTM_OPTIONS = "recurrent_clip", "num_heads"
 OWN = (
     Own(LSTM, LSTM_OPTIONS, of_torch=True, is_lstm=True,
         with_options="functions_of<T>(finish_options<4>, finish_options_back<4>)"),
-    Own(COUPLED, is_lstm=True,
+    Own(COUPLED, is_lstm=True, is_kind=False,
         with_options="functions_of<T>(finish_options<3>, finish_options_back<3>)"),
     Own(GRU, GRU_OPTIONS, of_torch=True, with_options="printed<GruZoneoutCell, T>()"),
     Own(RNN_TANH, of_torch=True),

@@ -1,4 +1,4 @@
-"""A cell's programs as Triton: a `Cell` of triton/cells, in a module of its own."""
+"""A cell's programs as Triton: a `KernelCell` of triton/cells, in a module of its own."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def source(p: Program, name: str, head: str) -> str:
     body = "".join([*steps, *backs, last])
     return (
         f'"""{head}"""\n\nimport triton.language as tl\n\n{imports(body)}{body}'
-        f'\n\nCELL = Cell("{name}", step, backward, {numbers})\n'
+        f'\n\nCELL = KernelCell("{name}", step, backward, {numbers})\n'
     )
 
 
 def imports(text: str) -> str:
     """Return the imports that a module's functions need."""
-    lines = ["from fused_lstm.triton.cells import Cell"]
+    lines = ["from fused_lstm.triton.cells import KernelCell"]
     for module, names in FUNCTIONS.items():
         used = [name for name in names if re.search(rf"(?<!\.)\b{name}\(", text)]
         if used:
@@ -191,7 +191,7 @@ def text_of(p: Program, name: str) -> str:
 
 
 def load(p: Program, name: str) -> Any:
-    """Return the `Cell` of a module in the user's cache: Triton reads a function's source there."""
+    """Return the cell of a module in the user's cache, where Triton reads a function's source."""
     text = text_of(p, name)
     folder = cache_folder()
     path = folder / f"triton_{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"

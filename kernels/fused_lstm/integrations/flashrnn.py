@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import native
 from ..operator import ops
-from ..operator.recurrence import Cell, recur
+from ..operator.recurrence import LaneCell, recur
 from .gates import with_bias
 
 # By its name: the package's attribute `flashrnn` is the function, not the module.
@@ -111,7 +111,7 @@ def _run(config: Any, gates: Tensor, states: Tensor, R: Tensor, b: Tensor) -> An
         bias_m, b = b[0].flatten(), b[1:]
     x_part = with_bias(gates, b).flatten(2)
     h0, *rest = first
-    cell = Cell(told.cell, clip=config.gradient_recurrent_clipval or 0.0)
+    cell = LaneCell(told.cell, clip=config.gradient_recurrent_clipval or 0.0)
     y, h_n, c_n, c = recur(
         ops.NATIVE, cell, x_part, h0, torch.cat(rest, -1) if rest else h0, R.flatten(1, 2),
         bias_m, states=bool(rest),

@@ -139,7 +139,7 @@ def _recurrence(
     ops, x_part, h0, c0, weight_hh, bias_m, cell, save,
     reverse=False, batch_sizes=None, not_reset=None, clip=0.0, precision=None,
 ):  # fmt: skip
-    told = recurrence.Cell(cell, reverse, clip, precision)
+    told = recurrence.LaneCell(cell, reverse, clip, precision)
     constants, inputs = (batch_sizes, not_reset), (x_part, h0, c0, weight_hh, bias_m)
     if save:
         return Forward.apply(recurrence.RECURRENCE, ops, told, constants, *inputs)
@@ -150,7 +150,7 @@ def _plain_recurrence(
     x_part, h0, c0, weight_hh, bias_m, cell, save,
     reverse=False, batch_sizes=None, not_reset=None, clip=0.0, precision=None,
 ):  # fmt: skip
-    told = recurrence.Cell(cell, reverse, clip)
+    told = recurrence.LaneCell(cell, reverse, clip)
     outputs = recurrence.plain(told, batch_sizes, not_reset, x_part, h0, c0, weight_hh, bias_m)
     return *outputs, x_part.new_empty(0)
 
@@ -281,7 +281,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     N, _, K = weight_hh.shape
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
-    spec = recurrence.Cell(cell).spec
+    spec = recurrence.LaneCell(cell).spec
     kind = CELLS[spec.cell]
     columns = kind.columns(engine, spec) if kind.custom else kind.kept
     # native computes a cell of several states in the state dtype, and saves as it computes.
@@ -305,7 +305,7 @@ def _fake_recurrence_backward(
 ):
     _check_devices(y=y, h0=h0, c0=c0, weight_hh=weight_hh, bias_m=bias_m, dy=dy)
     N, _, K = weight_hh.shape
-    dx_part = y.new_empty(*y.shape[:-1], recurrence.Cell(cell).spec.gates * N * K)
+    dx_part = y.new_empty(*y.shape[:-1], recurrence.LaneCell(cell).spec.gates * N * K)
     dbias_m = y.new_empty(0 if bias_m is None else bias_m.shape)
     return dx_part, *(t.new_empty(t.shape) for t in (h0, c0, weight_hh)), dbias_m
 

@@ -29,7 +29,7 @@ from . import transforms
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 
 
-class Cell(NamedTuple):
+class LaneCell(NamedTuple):
     """A lane's cell and direction, as arguments of the operators."""
 
     name: str  # of fused_lstm.call.spec.CELLS
@@ -48,10 +48,10 @@ def _spec_of(name: str, clip: float) -> Spec:
     return Spec(name, recurrent_clip=clip or None)
 
 
-def cell_of(spec: Spec, lane: int = 0) -> Cell:
+def cell_of(spec: Spec, lane: int = 0) -> LaneCell:
     """Return the operators' arguments for a call's lane."""
     clip = spec.recurrent_clip or 0.0
-    return Cell(spec.cell, is_reversed(spec, lane), float(clip), spec.precision)
+    return LaneCell(spec.cell, is_reversed(spec, lane), float(clip), spec.precision)
 
 
 # --- a stack of layers ---
@@ -107,7 +107,7 @@ def by_state(c: Tensor, S: int) -> Tensor:
 
 def recur(
     ops: SimpleNamespace | None,
-    cell: Cell,
+    cell: LaneCell,
     x_part: Tensor,
     h0: Tensor,
     c0: Tensor,

@@ -126,7 +126,7 @@ def climb(
 # --- nn.LSTM's cell ---
 
 
-class Cell(NamedTuple):
+class Pointwise(NamedTuple):
     """The pointwise part of a step: gates [B, 4H] before activation, c [B, H] in the state dtype.
 
     step(gates, c) -> h, c_next [B, H], differentiable.
@@ -140,16 +140,16 @@ class Cell(NamedTuple):
 
 
 # A kernel for each operation.
-UNFUSED = Cell(pointwise.cell, pointwise.forward, pointwise.cell_backward)
+UNFUSED = Pointwise(pointwise.cell, pointwise.forward, pointwise.cell_backward)
 
 
-def fused(ops: SimpleNamespace) -> Cell:
+def fused(ops: SimpleNamespace) -> Pointwise:
     """Return the cell as one kernel forward and one back: an engine's `cell`, `cell_backward`."""
 
     def forward(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return *kernel(ops.cell.default, gates, c), gates
 
-    return Cell(partial(fused_step, ops), forward, partial(kernel, ops.cell_backward.default))
+    return Pointwise(partial(fused_step, ops), forward, partial(kernel, ops.cell_backward.default))
 
 
 def fused_step(ops: SimpleNamespace, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,7 +280,7 @@ class Hoisted(torch.autograd.Function):
 
 
 def recurrence_backward(
-    cell: Cell,
+    cell: Pointwise,
     products: Products,
     order: Order,
     h: Tensor,

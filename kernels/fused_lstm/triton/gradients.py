@@ -17,7 +17,7 @@ from ..call.spec import CELLS, Spec
 from ..reference import Layer, stack
 from ..reference.pointwise import EPS, normalized, normalized_backward, proposed, seen
 from . import launch
-from .cells import Cell
+from .cells import KernelCell
 from .packed import LaneRows
 
 
@@ -30,7 +30,7 @@ class BackwardBuffers:
     reverse: bool  # lanes run from the last step to the first
     layers: Sequence[Layer]
     cell: Spec
-    kernels: Cell
+    kernels: KernelCell
     not_reset: Tensor | None
     drop: stack.Drop | None
     c0: Tensor  # [L, B, S*H] state dtype

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..call.spec import Spec
-from ..operator.recurrence import Cell, by_state, heads_first
+from ..operator.recurrence import LaneCell, by_state, heads_first
 from ..reference import state_dtype
 from . import launch, op, precision
 from .packed import LaneRows, as_bytes
@@ -28,7 +28,7 @@ from .packed import LaneRows, as_bytes
 class Heads:
     """Arguments of both operators, parsed before either begins."""
 
-    prepared: op.Prepared
+    planned: op.Planned
     rows: LaneRows
     weight: Tensor  # [N, G*K, K]
     not_reset: Tensor | None
@@ -47,9 +47,9 @@ class Heads:
 
     def run(self, arguments: launch.Arguments) -> None:
         """Run all launches."""
-        call = self.prepared.call
-        for index in range(self.prepared.count):
-            call.run(arguments, self.rows.T, first_lane=index * call.plan.layers)
+        launches = self.planned.launches
+        for index in range(self.planned.count):
+            launches.run(arguments, self.rows.T, first_lane=index * launches.plan.layers)
 
 
 def parsed(
@@ -68,7 +68,7 @@ def parsed(
     """Return a call's arguments with its launches; x: [.., .] with the call's rows."""
     N, _, K = weight_hh.shape
     rows, dtype = LaneRows(x, len(c0), batch_sizes), weight_hh.dtype
-    prepared = op.planned(
+    planned = op.plan_call(
         op.plan_of, op.settings(), direction=direction, fuse="heads", dtype=dtype,
         device=weight_hh.device, shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K),
         cell=spec, varlen=rows.offset is not None, resets=not_reset is not None, save=save,
@@ -76,7 +76,7 @@ def parsed(
         by_states=by_states,
     )  # fmt: skip
     return Heads(
-        prepared=prepared,
+        planned=planned,
         rows=rows,
         weight=weight_hh.contiguous(),
         not_reset=as_bytes(not_reset),
@@ -103,23 +103,23 @@ def recurrence(
 ) -> tuple[Tensor, ...]:
     """Run the forward operator, as fused_lstm.operator.ops describes it."""
     of = parsed(
-        "forward", save=save, x=x_part, c0=c0, weight_hh=weight_hh, spec=Cell(cell).spec,
+        "forward", save=save, x=x_part, c0=c0, weight_hh=weight_hh, spec=LaneCell(cell).spec,
         reverse=reverse, batch_sizes=batch_sizes, not_reset=not_reset,
     )  # fmt: skip
     (N, _, K), shape, rows = weight_hh.shape, x_part.shape[:-1], of.rows
-    X, S, columns = of.prepared.cell.by_x, of.prepared.cell.states, of.prepared.columns
+    X, S, columns = of.planned.cell.by_x, of.planned.cell.states, of.planned.columns
     y = x_part.new_empty(rows.N, N * K)
     c = of.c0.new_empty(N, rows.N if save else rows.B, S * K)
-    gates = y.new_empty(N, rows.N, columns * K, dtype=of.prepared.saved)
+    gates = y.new_empty(N, rows.N, columns * K, dtype=of.planned.saved)
     gates[..., (columns - X) * K :] = heads_first(x_part.reshape(rows.N, -1), N, K)
-    bias = y.new_zeros(N, (X + of.prepared.cell.of_h) * K)
+    bias = y.new_zeros(N, (X + of.planned.cell.of_h) * K)
     if bias_m is not None:
         bias[:, X * K :] = heads_first(bias_m, N, K)
     h_n, c_n = y.new_empty(N, rows.B, K), c0.new_empty(N, rows.B, S * K)
-    call = of.prepared.call
-    space = launch.workspace(call.plan, y, (1, N, 2), of.prepared.count)
-    launch.feed(space.exchange, heads_first(h0, N, K), call.plan, rows.offset is not None)
-    arguments = call.arguments(
+    launches = of.planned.launches
+    space = launch.workspace(launches.plan, y, (1, N, 2), of.planned.count)
+    launch.feed(space.exchange, heads_first(h0, N, K), launches.plan, rows.offset is not None)
+    arguments = launches.arguments(
         gates_ptr=gates, bias_ptrs=(bias,), c0_ptr=of.c0, c_ptr=c, h_n_ptr=h_n, c_n_ptr=c_n,
         h_ptr=y, y_ptr=y, exchange_ptr=space.exchange, barrier_ptr=space.counters, top=N - 1,
         **of.arguments(),
@@ -129,10 +129,10 @@ def recurrence(
     return (
         y.view(*shape, N * K),
         by_state(h_n, 1),
-        by_state(c_n, S) if of.prepared.spec.has_c else c0.new_empty(0),
+        by_state(c_n, S) if of.planned.spec.has_c else c0.new_empty(0),
         c.view(N, *shape, S * K) if save else c.new_empty(0),
         gates.view(N, *shape, columns * K)
-        if save and of.prepared.cell.saved
+        if save and of.planned.cell.saved
         else gates.new_empty(0),
     )
 
@@ -161,24 +161,24 @@ def recurrence_backward(
     """Run the backward operator, as fused_lstm.operator.ops describes it."""
     of = parsed(
         "backward", save=True, x=y, c0=c0, weight_hh=weight_hh, reverse=reverse,
-        spec=Cell(cell, reverse, float(clip > 0)).spec,  # compiled once for any clip
+        spec=LaneCell(cell, reverse, float(clip > 0)).spec,  # compiled once for any clip
         batch_sizes=batch_sizes, not_reset=not_reset, by_states=dc is not None,
     )  # fmt: skip
-    (N, _, K), rows, kernels = weight_hh.shape, of.rows, of.prepared.cell
+    (N, _, K), rows, kernels = weight_hh.shape, of.rows, of.planned.cell
     dgates = y.new_empty(N, rows.N, kernels.by_x * K)
     by_h = y.new_empty(N, rows.N, kernels.by_h * K) if kernels.apart else dgates
     running = torch.zeros_like(of.c0)
-    if dc_n is not None and of.prepared.spec.has_c:
+    if dc_n is not None and of.planned.spec.has_c:
         running.copy_(heads_first(dc_n, N, K))
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     last = y.new_zeros(N, rows.B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()
     c = c.view(N, rows.N, -1)
     gates = gates.view(N, rows.N, -1) if kernels.saved else c
-    call, count = of.prepared.call, of.prepared.count
-    plan = call.plan
+    launches, count = of.planned.launches, of.planned.count
+    plan = launches.plan
     partial_sums = c.new_empty(plan.layers, plan.split, rows.B, K) if plan.split > 1 else None
-    space = launch.workspace(plan, dy, (N, 2, of.prepared.exchanged), count)
-    arguments = call.arguments(
+    space = launch.workspace(plan, dy, (N, 2, of.planned.exchanged), count)
+    arguments = launches.arguments(
         dy_ptr=dy, dh_n_ptr=last, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, dc_ptr=running,
         dstates_ptr=None if dc is None else dc.contiguous(),
         dgates_ptr=dgates, exchange_ptr=space.exchange, barrier_ptr=space.counters,

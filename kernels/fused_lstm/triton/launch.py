@@ -93,11 +93,11 @@ def with_a_plan_that_loads(operator: Callable, *args, **options) -> Any:
 
 
 # Made by fused_lstm.cell: name, and whether with zoneout -> the kernels' form.
-CUSTOM: dict[tuple[str, bool], cells.Cell] = {}
+CUSTOM: dict[tuple[str, bool], cells.KernelCell] = {}
 BY_HAND = {"peephole", "zoneout", "layer_norm"}  # options of an LSTM
 
 
-def kernel_cell(cell: Spec) -> cells.Cell:
+def kernel_cell(cell: Spec) -> cells.KernelCell:
     """Return the kernels' form of a cell."""
     if CELLS[cell.cell].custom:
         return CUSTOM[cell.cell, any(cell.zones)]
@@ -507,7 +507,7 @@ class Launch:
     """A kernel on one plan with one set of constants: compiled once, then only launched."""
 
     plan: Plan
-    cell: cells.Cell
+    cell: cells.KernelCell
     constants: Callable[[bool], Constants]  # of keep_loop
     compiled: dict[tuple, Any] = field(default_factory=dict)
 
@@ -556,7 +556,7 @@ class Launch:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Call:
+class Launches:
     """All that is known of an operator's launches before its tensors: prepared once."""
 
     plan: Plan
@@ -582,7 +582,7 @@ class Call:
                 launch(arguments)
 
 
-def call(
+def launches(
     plan: Plan,
     cell: Spec = PLAIN,
     *,
@@ -595,10 +595,10 @@ def call(
     reverse: bool = False,
     width: int = 0,
     by_states: bool = False,
-) -> Call:
+) -> Launches:
     """Return a plan's launches; p: of dropout between its lanes; the rest: as in `constants`."""
     kernels = kernel_cell(cell)
-    launches = [
+    each = [
         Launch(
             plan,
             kernels,
@@ -611,7 +611,7 @@ def call(
     ]  # fmt: skip
     numbers = {"first_lane": 0, "clip": 0.0, **rates(p, cell)}
     usual = [numbers.get(name) for name in positions(plan.direction)]
-    return Call(plan=plan, launches=tuple(launches), usual=usual)
+    return Launches(plan=plan, launches=tuple(each), usual=usual)
 
 
 # --- the tensors of an operator's launches ---

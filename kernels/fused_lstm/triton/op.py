@@ -28,7 +28,7 @@ from ..operator.ops import saved_dtype
 from ..reference import Layer, as_wide, by_layer, spread, stack, state_dtype
 from ..reference.pointwise import normalized, scaled
 from . import devices, gradients, launch, philox, precision, rounding, tuned
-from .cells import Cell
+from .cells import KernelCell
 from .choice import choose
 from .packed import LaneRows, as_bytes
 from .plan import Plan
@@ -48,14 +48,14 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prepared:
-    """Parameters of an operator's call that do not depend on its tensors."""
+class Planned:
+    """The launches of an operator's call, and what else does not depend on its tensors."""
 
-    call: launch.Call
+    launches: launch.Launches
     spec: Spec
     shape: Shape
     order: tuple[Any, ...]  # of a lane's weights: of each field of Layer the number
-    cell: Cell
+    cell: KernelCell
     count: int  # of launches
     rounds_before: bool  # whether weights are rounded to TF32 before the launches
     copies: int  # of the exchange: 2 where the lane above does not read what w_hh is fed
@@ -67,7 +67,7 @@ class Prepared:
 
 
 @lru_cache(4096)
-def planned(
+def plan_call(
     make_plan: Callable[..., Plan],
     settings: tuple,  # on which `make_plan` depends
     *,
@@ -88,13 +88,13 @@ def planned(
     reverse: bool = False,
     by_states: bool = False,
     order: tuple[Any, ...] = (),
-) -> Prepared:
+) -> Planned:
     """Return the launches of a call, made once for all calls that are alike.
 
     fuse: as the operator's, or "heads". states: the dtype of c0, in which the forward's kernel
     stores c_n: a launch's kernel is one for all calls that are alike. many_steps: whether there are
     rounding.STEPS or more. reverse: lanes run from the last step to the first. by_states: of a
-    backward, whether there are gradients by every state. order: as Prepared has it.
+    backward, whether there are gradients by every state. order: as Planned has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
@@ -106,8 +106,8 @@ def planned(
     inside = dropout if plan.kind == "layers" else 0.0  # between lanes of a launch
     rounds_before = plan.rounds and plan.streams and many_steps
     recurrent = draws and cell.recurrent_dropout > 0
-    return Prepared(
-        call=launch.call(
+    return Planned(
+        launches=launch.launches(
             plan, cell, save=save or bool(kernels.inner), p=inside, varlen=varlen, resets=resets,
             draws=draws, rounded=rounds_before, reverse=reverse,
             width=shape.L * shape.P if fuse == "heads" else 0, by_states=by_states,
@@ -127,45 +127,45 @@ def planned(
     )  # fmt: skip
 
 
-@lru_cache(4096)
-def prepare(
-    make_plan: Callable[..., Plan],
-    settings: tuple,
-    direction: str,
-    save: bool,
-    tf32: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-    h0: torch.Size,
-    c0: torch.Size,
-    states: torch.dtype,
-    weights: int,
-    of_lane: tuple[torch.Size, ...],
-    dropout: float,
-    fuse: str,
-    directions: int,
-    varlen: bool,
-    resets: bool,
-    draws: bool,
-    many_steps: bool,
-    by_states: bool,
-    cell: str,
-    rates: tuple[float, ...],
-) -> Prepared:
-    """Return the launches of a call of `lstm`, from what is quickly compared.
+class Key(NamedTuple):
+    """What the launches of a call of `lstm` depend on, as it is quickly compared."""
 
-    h0, c0, of_lane: the shapes of these and of the first lane's weights. states: c0's dtype.
-    weights: how many there are. The others: as `planned` and the operator have them.
-    """
-    spec = cell_of(cell, rates)
-    (numbered, *_) = by_layer(range(weights), h0[0], spec)
-    w_hr = None if numbered.w_hr is None else of_lane[numbered.w_hr]
-    shape = _shape(h0, c0, w_hr, abs(directions), spec.c_parts)
-    return planned(
-        make_plan, settings, direction=direction, fuse=fuse, dtype=dtype, device=device,
-        shape=shape, cell=spec, varlen=varlen, resets=resets, save=save, tf32=tf32, states=states,
-        dropout=dropout, draws=draws, many_steps=many_steps, by_states=by_states,
-        reverse=directions < 0, order=tuple(numbered),
+    make_plan: Callable[..., Plan]
+    settings: tuple  # on which `make_plan` depends
+    direction: str
+    save: bool
+    tf32: bool
+    dtype: torch.dtype
+    device: torch.device
+    h0: torch.Size
+    c0: torch.Size
+    states: torch.dtype  # c0's
+    weights: int  # how many there are
+    of_lane: tuple[torch.Size, ...]  # the shapes of the first lane's
+    dropout: float
+    fuse: str
+    directions: int
+    varlen: bool
+    resets: bool
+    draws: bool
+    many_steps: bool
+    by_states: bool
+    cell: str
+    rates: tuple[float, ...]
+
+
+@lru_cache(4096)
+def planned_for(key: Key) -> Planned:
+    """Return the launches of all calls of `lstm` that are alike."""
+    spec = cell_of(key.cell, key.rates)
+    (numbered, *_) = by_layer(range(key.weights), key.h0[0], spec)
+    w_hr = None if numbered.w_hr is None else key.of_lane[numbered.w_hr]
+    return plan_call(
+        key.make_plan, key.settings, direction=key.direction, fuse=key.fuse, dtype=key.dtype,
+        device=key.device, shape=_shape(key.h0, key.c0, w_hr, abs(key.directions), spec.c_parts),
+        cell=spec, varlen=key.varlen, resets=key.resets, save=key.save, tf32=key.tf32,
+        states=key.states, dropout=key.dropout, draws=key.draws, many_steps=key.many_steps,
+        by_states=key.by_states, reverse=key.directions < 0, order=tuple(numbered),
     )  # fmt: skip
 
 
@@ -220,10 +220,10 @@ WEIGHTS = {f"{name}_ptrs": name for name in ("w_ih", "w_hh", "w_hr")}
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
-class Stack:
+class Parsed:
     """Arguments of both operators, parsed before either begins."""
 
-    prepared: Prepared
+    planned: Planned
     rows: LaneRows
     layers: list[Layer]
     multiplied: list[Layer]  # as the launches multiply by their weights: rounded, or the same
@@ -246,7 +246,7 @@ class Stack:
 
     def weights(self, index: int) -> dict[str, Any]:
         """Return the arguments of launch number `index` that the one before does not have."""
-        lanes = self.prepared.call.plan.layers
+        lanes = self.planned.launches.plan.layers
         layers = self.multiplied[index * lanes : (index + 1) * lanes]
         found: dict[str, Any] = {"first_lane": index * lanes}
         for argument, name in WEIGHTS.items():
@@ -273,31 +273,33 @@ def parsed(
     cell: str,
     rates: Sequence[float],
     by_states: bool = False,
-) -> Stack:
+) -> Parsed:
     """Return a call's arguments, checked, with its launches."""
     T, each = len(x if batch_sizes is None else batch_sizes), len(weights) // len(h0)
-    prepared = prepare(
-        plan_of, settings(), direction, save,
-        x.dtype == torch.float32 and precision.tf32(), x.dtype, x.device, h0.shape, c0.shape,
-        c0.dtype, len(weights), tuple([w.shape for w in weights[:each]]), dropout, fuse, directions,
-        batch_sizes is not None, not_reset is not None, seed is not None, T >= rounding.STEPS,
-        by_states, cell, tuple(rates),
-    )  # fmt: skip
-    shape, rows = prepared.shape, LaneRows(x, h0.shape[1], batch_sizes)
+    planned = planned_for(Key(
+        make_plan=plan_of, settings=settings(), direction=direction, save=save,
+        tf32=x.dtype == torch.float32 and precision.tf32(), dtype=x.dtype, device=x.device,
+        h0=h0.shape, c0=c0.shape, states=c0.dtype, weights=len(weights),
+        of_lane=tuple([w.shape for w in weights[:each]]), dropout=dropout, fuse=fuse,
+        directions=directions, varlen=batch_sizes is not None, resets=not_reset is not None,
+        draws=seed is not None, many_steps=T >= rounding.STEPS, by_states=by_states, cell=cell,
+        rates=tuple(rates),
+    ))  # fmt: skip
+    shape, rows = planned.shape, LaneRows(x, h0.shape[1], batch_sizes)
     weights = [w.contiguous() for w in weights]
     layers = []
     for first in range(0, len(weights), each):
-        *own, inner = prepared.order
+        *own, inner = planned.order
         lane = [None if n is None else weights[first + n] for n in own]
         layers.append(Layer(*lane, inner and tuple([weights[first + n] for n in inner])))
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
-    return Stack(
-        prepared=prepared,
+    return Parsed(
+        planned=planned,
         rows=rows,
         layers=layers,
-        multiplied=_multiplied(layers, prepared),
+        multiplied=_multiplied(layers, planned),
         seed=seed,
         not_reset=as_bytes(not_reset),
         drop=drop,
@@ -307,12 +309,12 @@ def parsed(
     )
 
 
-def _multiplied(layers: list[Layer], prepared: Prepared) -> list[Layer]:
+def _multiplied(layers: list[Layer], planned: Planned) -> list[Layer]:
     """Return the layers with the weights that the launches multiply by, rounded to TF32 or not.
 
     Those of products inside a step lie one behind the other.
     """
-    if not (prepared.rounds_before or layers[0].w_inner):
+    if not (planned.rounds_before or layers[0].w_inner):
         return layers
     each: list[dict[str, Tensor]] = []
     for lane, layer in enumerate(layers):
@@ -321,10 +323,10 @@ def _multiplied(layers: list[Layer], prepared: Prepared) -> list[Layer]:
             each[-1]["w_hr"] = layer.w_hr
         if layer.w_inner:
             each[-1]["w_inner"] = torch.cat(layer.w_inner)
-        if prepared.is_fused and lane > 0:
+        if planned.is_fused and lane > 0:
             each[-1]["w_ih"] = layer.w_ih
     found = [w for weights in each for w in weights.values()]
-    multiplied = iter(rounding.rounded(found) if prepared.rounds_before else found)
+    multiplied = iter(rounding.rounded(found) if planned.rounds_before else found)
     made = []
     for layer, weights in zip(layers, each, strict=True):
         new: dict[str, Any] = dict(zip(weights, multiplied, strict=False))
@@ -349,9 +351,9 @@ def _shape(
 # --- buffers ---
 
 
-def option_tensors(of: Stack, direction: str) -> dict[str, Tensor]:
+def option_tensors(of: Parsed, direction: str) -> dict[str, Tensor]:
     """Return the tensors of all lanes that only options of a cell need, as a kernel's arguments."""
-    cell, (L, _, B, H, _, P) = of.prepared.spec, of.prepared.shape
+    cell, (L, _, B, H, _, P) = of.planned.spec, of.planned.shape
     tensors: dict[str, Tensor] = {}
     if of.layers[0].w_ch is not None:
         tensors["weight_ptr"] = torch.stack([w.w_ch for w in of.layers])
@@ -367,7 +369,7 @@ def option_tensors(of: Stack, direction: str) -> dict[str, Tensor]:
         else:
             tensors["dh_old_ptr"] = of.c0.new_zeros(L, B, P)
     if cell.layer_norm:
-        plan = of.prepared.call.plan
+        plan = of.planned.launches.plan
         zeros, parts = of.c0.new_zeros(H), plan.programs // plan.layers
         gains = [(w.gain_hh, w.gain_c, w.b_c) for w in of.layers]
         tensors["gain_ptr"] = torch.stack(
@@ -377,7 +379,7 @@ def option_tensors(of: Stack, direction: str) -> dict[str, Tensor]:
     return tensors
 
 
-def planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
+def planes(c: Tensor, L: int, cell: KernelCell) -> tuple[Tensor, Tensor, Tensor]:
     """Return c and the raw products by x [L, N, X*H] and by h [L, N, G*H].
 
     With layer norm these lie behind c, in as many planes of its size as they take.
@@ -388,17 +390,17 @@ def planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
     return c[:L], behind[:of_x].view(L, N, -1), by_h.view(L, N, -1)
 
 
-def biases(of: Stack) -> tuple[Tensor, ...]:
+def biases(of: Parsed) -> tuple[Tensor, ...]:
     """Return each lane's bias [(X + OF_H) * H]: of x's parts, then of h's that stay alone.
 
     Of a gate that is a sum only the biases' sum appears.
     """
-    layers, H, cell = of.layers, of.prepared.shape.H, of.prepared.cell
+    layers, H, cell = of.layers, of.planned.shape.H, of.planned.cell
     if layers[0].b_ih is None:
         return (of.x.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
     if not cell.apart:
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
-    both, layers = cell.sums * H, [as_wide(layer, of.prepared.spec) for layer in layers]
+    both, layers = cell.sums * H, [as_wide(layer, of.planned.spec) for layer in layers]
     return tuple(
         torch.cat([w.b_ih[:both] + w.b_hh[:both], w.b_ih[both:], w.b_hh[both:]]) for w in layers
     )
@@ -428,31 +430,31 @@ def lstm(
             "forward", save, x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
             not_reset, cell, rates,
         )  # fmt: skip
-        prepared, rows = of.prepared, of.rows
-        call, (L, D, B, H, _, P) = prepared.call, prepared.shape
-        wide, columns = prepared.cell.states * H, prepared.columns * H
-        keep = save or bool(prepared.cell.inner)  # phases read what earlier ones have saved
+        planned, rows = of.planned, of.rows
+        launches, (L, D, B, H, _, P) = planned.launches, planned.shape
+        wide, columns = planned.cell.states * H, planned.columns * H
+        keep = save or bool(planned.cell.inner)  # phases read what earlier ones have saved
         y = of.x.new_empty(*rows.shape, D * P)
         h = of.x.new_empty(L // D - 1, *rows.shape, D * P)
         h_n, c_n = torch.empty_like(of.h0), c0.new_empty(c0.shape)
         c = kept = of.c0.new_empty(L, *(rows.shape if keep else (B,)), wide)
         raw_ih = raw_hh = None
-        if save and prepared.spec.layer_norm:
-            behind = -(-(prepared.cell.by_x + prepared.cell.by_h) // prepared.cell.states)
+        if save and planned.spec.layer_norm:
+            behind = -(-(planned.cell.by_x + planned.cell.by_h) // planned.cell.states)
             kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
-            c, raw_ih, raw_hh = planes(kept, L, prepared.cell)
-        dtype = prepared.saved if keep else x.dtype
+            c, raw_ih, raw_hh = planes(kept, L, planned.cell)
+        dtype = planned.saved if keep else x.dtype
         gates = of.x.new_empty(L if keep else D, *rows.shape, columns, dtype=dtype)
         lanes = gates.view(-1, rows.N, columns).unbind()
 
         options = option_tensors(of, "forward")
-        space = launch.workspace(call.plan, of.x, (prepared.copies, L, 2), prepared.count)
-        if prepared.cell.by_h > 0:
+        space = launch.workspace(launches.plan, of.x, (planned.copies, L, 2), planned.count)
+        if planned.cell.by_h > 0:
             mask = options.get("h_mask_ptr")
             fed = of.h0 if mask is None else of.h0 * mask
-            launch.feed(space.exchange, fed, call.plan, rows.offset is not None)
-        bias, each = biases(of), call.plan.layers
-        arguments = call.arguments(
+            launch.feed(space.exchange, fed, launches.plan, rows.offset is not None)
+        bias, each = biases(of), launches.plan.layers
+        arguments = launches.arguments(
             gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, h_n_ptr=h_n, c_n_ptr=c_n, h_ptr=h, y_ptr=y,
             exchange_ptr=space.exchange, barrier_ptr=space.counters, between_ptr=space.between,
             raw_ptr=raw_hh, top=L - 1, **options, **of.arguments(),
@@ -464,10 +466,10 @@ def lstm(
                 of_x = None if raw_ih is None else raw_ih[lane]
                 multiply_x(of, x, lane, lanes[lane % len(lanes)], bias[lane], of_x)
             given = of.weights(index)
-            call.run(arguments, rows.T, bias_ptrs=bias[first : first + each], **given)
-            return rows.of(h[index].view(rows.N, -1)) if index + 1 < prepared.count else y
+            launches.run(arguments, rows.T, bias_ptrs=bias[first : first + each], **given)
+            return rows.of(h[index].view(rows.N, -1)) if index + 1 < planned.count else y
 
-        stack.run(rows.of(of.x), prepared.count, launched, of.drop)
+        stack.run(rows.of(of.x), planned.count, launched, of.drop)
         rows.clear(y)
     if not save:
         return y, h_n, c_n, y.new_empty(0), c.new_empty(0), y.new_empty(0)
@@ -475,23 +477,23 @@ def lstm(
 
 
 def multiply_x(
-    of: Stack, x: Tensor, lane: int, gates: Tensor, bias: Tensor, raw: Tensor | None
+    of: Parsed, x: Tensor, lane: int, gates: Tensor, bias: Tensor, raw: Tensor | None
 ) -> None:
     """Write x's part of a lane's gates [N, COLUMNS*H], biases included.
 
     raw: [N, X*H] out, with layer norm: what is normalized.
     """
-    prepared, layer, gates = of.prepared, of.layers[lane], of.rows.of(gates)
-    X, H = prepared.cell.by_x, prepared.shape.H
-    if prepared.columns > X:
-        gates = gates[:, (prepared.columns - X) * H :]
-    if prepared.cell.of_h > 0:
+    planned, layer, gates = of.planned, of.layers[lane], of.rows.of(gates)
+    X, H = planned.cell.by_x, planned.shape.H
+    if planned.columns > X:
+        gates = gates[:, (planned.columns - X) * H :]
+    if planned.cell.of_h > 0:
         bias = bias[: X * H]
-    if count := CELLS[prepared.spec.cell].inputs:  # behind x, and not multiplied
+    if count := CELLS[planned.spec.cell].inputs:  # behind x, and not multiplied
         own, I = (X - count) * H, layer.w_ih.shape[1]
         gates[:, own:].copy_(spread(x[:, I:], [H] * count))
         gates, bias, x = gates[:, :own], bias[:own], x[:, :I]
-    if not prepared.spec.layer_norm:
+    if not planned.spec.layer_norm:
         if gates.dtype == x.dtype:
             torch.addmm(bias, x, layer.w_ih.T, out=gates)
         else:
@@ -540,7 +542,7 @@ def lstm_backward(
             "backward", True, x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
             not_reset, cell, rates, by_states,
         )  # fmt: skip
-        call = of.prepared.call
+        launches = of.planned.launches
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
         dh_n, running = _last_gradients(of, dh_n, dc_n)
         options = option_tensors(of, "backward")
@@ -552,14 +554,14 @@ def lstm_backward(
             dy = dy.view(of.rows.N, -1)
             below = h.new_zeros(h.shape) if dh is None else dh
             below = below.reshape(-1, *dy.shape).unbind()
-            if of.prepared.is_fused:  # each lane reads its own
+            if of.planned.is_fused:  # each lane reads its own
                 dy = torch.stack([*below, dy])
-        for index in reversed(range(of.prepared.count)):
-            if below and index + 1 < of.prepared.count:
+        for index in reversed(range(of.planned.count)):
+            if below and index + 1 < of.planned.count:
                 dy = dy + of.rows.of(below[index])
-            call.run(arguments, of.rows.T, dy_ptr=dy, **of.weights(index))
+            launches.run(arguments, of.rows.T, dy_ptr=dy, **of.weights(index))
             if index > 0 or needs_dx:
-                dy = gradients.of_x(left, index * call.plan.layers)
+                dy = gradients.of_x(left, index * launches.plan.layers)
             if index > 0 and of.drop is not None:
                 dy = of.drop(dy, index - 1)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
@@ -568,11 +570,11 @@ def lstm_backward(
 
 
 def buffers(
-    of: Stack, options: dict[str, Tensor], y: Tensor, h: Tensor, c: Tensor, gates: Tensor
+    of: Parsed, options: dict[str, Tensor], y: Tensor, h: Tensor, c: Tensor, gates: Tensor
 ) -> gradients.BackwardBuffers:
     """Allocate what the launches of a backward write, beside what the forward left."""
-    kernels, spec, rows = of.prepared.cell, of.prepared.spec, of.rows
-    (L, D, _, H, projected, P), N, norm = of.prepared.shape, rows.N, spec.layer_norm
+    kernels, spec, rows = of.planned.cell, of.planned.spec, of.rows
+    (L, D, _, H, projected, P), N, norm = of.planned.shape, rows.N, spec.layer_norm
     c, raw_ih, raw_hh = c.contiguous(), None, None
     if norm:
         c, raw_ih, raw_hh = planes(c.view(-1, N, kernels.states * H), L, kernels)
@@ -581,7 +583,7 @@ def buffers(
     left = gradients.BackwardBuffers(
         rows=rows,
         D=D,
-        reverse=of.prepared.reverse,
+        reverse=of.planned.reverse,
         layers=of.layers,
         cell=spec,
         kernels=kernels,
@@ -613,19 +615,19 @@ def buffers(
 
 
 def backward_arguments(
-    of: Stack,
+    of: Parsed,
     options: dict[str, Tensor],
     left: gradients.BackwardBuffers,
     dh_n: Tensor | None,
     dc: Tensor,
 ) -> launch.Arguments:
     """Return the arguments of all launches."""
-    prepared, (L, _, B, _, _, P) = of.prepared, of.prepared.shape
-    plan = prepared.call.plan
+    planned, (L, _, B, _, _, P) = of.planned, of.planned.shape
+    plan = planned.launches.plan
     partial_sums = of.c0.new_empty(plan.layers, plan.split, B, P) if plan.split > 1 else None
     by = of.c0.new_empty(L, B, (1 + len(plan.inner)) * P) if plan.inner else None
-    space = launch.workspace(plan, of.x, (L, 2, prepared.exchanged), prepared.count)
-    return prepared.call.arguments(
+    space = launch.workspace(plan, of.x, (L, 2, planned.exchanged), planned.count)
+    return planned.launches.arguments(
         dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,
         c_ptr=left.c, dc_ptr=dc, dgates_ptr=left.dgates, exchange_ptr=space.exchange,
         barrier_ptr=space.counters, between_ptr=space.between, dh_ptr=left.dh,
@@ -656,7 +658,7 @@ def _by_states(left: gradients.BackwardBuffers, dc: Tensor | None) -> Tensor:
 
 
 def _last_gradients(
-    of: Stack, dh_n: Tensor | None, dc_n: Tensor | None
+    of: Parsed, dh_n: Tensor | None, dc_n: Tensor | None
 ) -> tuple[Tensor | None, Tensor]:
     """Return dh [L, B, P] and dc [L, B, S*H] for the launches, which write to dc.
 

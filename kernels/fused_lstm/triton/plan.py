@@ -84,7 +84,7 @@ class Plan:
         """P."""
         return self.projected or self.hidden
 
-    @property
+    @cached_property
     def amd(self) -> bool:
         return self.gfx != ""
 
@@ -126,7 +126,7 @@ class Plan:
         """Return whether a step reads some weights anew."""
         return self.resident_fraction < 1
 
-    @property
+    @cached_property
     def rounds(self) -> bool:
         """Return whether factors of products are rounded to TF32."""
         return self.dtype == "fp32" and self.precision == "tf32"

@@ -8,7 +8,7 @@ namespace fused_lstm {
 namespace {
 
 template <class T>
-struct Stack {
+struct BackwardPass {
   const Kernels<T>& kernels;
   const Call& call;
   const Forward &by, &saved;
@@ -19,7 +19,7 @@ struct Stack {
   Backward out;
   Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own, totals, by_sums;
 
-  Stack(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
+  BackwardPass(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
       : kernels(kernels),
         call(call),
         by(by),
@@ -269,11 +269,11 @@ struct Stack {
 
 Backward run_backward(const Call& call, const Forward& by, const Forward& saved, bool needs_dx) {
   return with_factors(call.dtype, call.terms, *call.isa, [&](const auto& kernels) {
-    Stack stack(kernels, call, by, saved);
-    stack.allocate(needs_dx);
-    stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
-    stack.finish();
-    return std::move(stack.out);
+    BackwardPass pass(kernels, call, by, saved);
+    pass.allocate(needs_dx);
+    pass.plan.wavefront ? pass.as_wavefront() : pass.in_turns();
+    pass.finish();
+    return std::move(pass.out);
   });
 }
 

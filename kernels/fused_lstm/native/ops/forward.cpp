@@ -31,7 +31,7 @@ void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
 }
 
 template <class T>
-struct Stack {
+struct ForwardPass {
   const Kernels<T>& kernels;
   const Call& call;
   const Sizes& s;
@@ -43,7 +43,7 @@ struct Stack {
   Tensor input_part, product, by_h, unprojected, ready, totals, numbers, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
 
-  Stack(const Kernels<T>& kernels, const Call& call, bool save)
+  ForwardPass(const Kernels<T>& kernels, const Call& call, bool save)
       : kernels(kernels),
         call(call),
         s(call.sizes),
@@ -287,10 +287,10 @@ struct Stack {
 
 Forward run_forward(const Call& call, bool save) {
   return with_factors(call.dtype, call.terms, *call.isa, [&](const auto& kernels) {
-    Stack stack(kernels, call, save);
-    stack.allocate();
-    stack.run();
-    return std::move(stack.out);
+    ForwardPass pass(kernels, call, save);
+    pass.allocate();
+    pass.run();
+    return std::move(pass.out);
   });
 }
 

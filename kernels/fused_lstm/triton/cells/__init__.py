@@ -33,7 +33,7 @@ from itertools import accumulate
 from typing import Any
 
 
-class Cell:
+class KernelCell:
     """A cell as a kernel's constant.
 
     Args:
@@ -68,32 +68,14 @@ class Cell:
         self.inner, self.fed, self.counts = inner, fed, counts
         self.steps, self.backs = steps, backs
         self.known = tuple(accumulate(counts))  # columns that are saved before each of `steps`
+        self.by_x, self.by_h = sums + of_x, sums + of_h  # gates that x, and that h, has a part in
+        # Whether gradients by x's parts of the gates are not those by h's.
+        self.apart = of_x + of_h > 0
+        # Of the buffer that has x's parts first, then what is saved: later phases read both.
+        self.columns = saved + self.by_x if inner else max(saved, self.by_x)
 
     def __repr__(self) -> str:
         return self.name
-
-    @property
-    def by_x(self) -> int:
-        """Return how many gates x has a part in."""
-        return self.sums + self.of_x
-
-    @property
-    def by_h(self) -> int:
-        """Return how many gates h has a part in."""
-        return self.sums + self.of_h
-
-    @property
-    def apart(self) -> bool:
-        """Return whether gradients by x's parts of the gates are not those by h's."""
-        return self.of_x + self.of_h > 0
-
-    @property
-    def columns(self) -> int:
-        """Return the columns of the buffer that has x's parts first, and then what is saved.
-
-        Phases after the first read both.
-        """
-        return self.saved + self.by_x if self.inner else max(self.saved, self.by_x)
 
     @property
     def cache_key(self) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from ..helper import helper
-from . import Cell
+from . import KernelCell
 from .activation import sigmoid, tanh
 
 
@@ -136,5 +136,5 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return dgates, dgates, (dc,), dweights
 
 
-LSTM = Cell("lstm_with_options", step, backward, sums=4, saved=4)
-COUPLED = Cell("coupled_with_options", step, backward, sums=3, saved=3)
+LSTM = KernelCell("lstm_with_options", step, backward, sums=4, saved=4)
+COUPLED = KernelCell("coupled_with_options", step, backward, sums=3, saved=3)

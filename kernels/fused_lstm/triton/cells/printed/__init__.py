@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from .. import Cell
+from .. import KernelCell
 
 NAMES = (
     "coupled", "gru", "gru_dreamer", "gru_zoneout", "lstm", "rnn_relu", "rnn_tanh", "slstm",
     "slstm_exponential",
 )  # fmt: skip
-CELLS: dict[str, Cell] = {name: import_module(f".{name}", __name__).CELL for name in NAMES}
+CELLS: dict[str, KernelCell] = {name: import_module(f".{name}", __name__).CELL for name in NAMES}

@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid, tanh
 from fused_lstm.triton.helper import helper
 
@@ -57,4 +57,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v38, v36, v33), (v38, v36, v33), (v27,), ()
 
 
-CELL = Cell("coupled", step, backward, sums=3, of_x=0, of_h=0, saved=3, states=1)
+CELL = KernelCell("coupled", step, backward, sums=3, of_x=0, of_h=0, saved=3, states=1)

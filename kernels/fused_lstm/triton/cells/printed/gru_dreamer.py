@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid, tanh
 from fused_lstm.triton.helper import helper
 
@@ -51,4 +51,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v33, v29, v25), (v33, v29, v25), (v22,), ()
 
 
-CELL = Cell("gru_dreamer", step, backward, sums=3, of_x=0, of_h=0, saved=4, states=1)
+CELL = KernelCell("gru_dreamer", step, backward, sums=3, of_x=0, of_h=0, saved=4, states=1)

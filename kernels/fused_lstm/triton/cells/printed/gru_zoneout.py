@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid, tanh
 from fused_lstm.triton.helper import helper
 
@@ -60,4 +60,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v43, v35, v38), (v43, v35, v39), (v31,), ()
 
 
-CELL = Cell("gru_zoneout", step, backward, sums=2, of_x=1, of_h=1, saved=4, states=1)
+CELL = KernelCell("gru_zoneout", step, backward, sums=2, of_x=1, of_h=1, saved=4, states=1)

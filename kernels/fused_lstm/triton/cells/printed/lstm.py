@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid, tanh
 from fused_lstm.triton.helper import helper
 
@@ -61,4 +61,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v41, v38, v35, v32), (v41, v38, v35, v32), (v28,), ()
 
 
-CELL = Cell("lstm", step, backward, sums=4, of_x=0, of_h=0, saved=4, states=1)
+CELL = KernelCell("lstm", step, backward, sums=4, of_x=0, of_h=0, saved=4, states=1)

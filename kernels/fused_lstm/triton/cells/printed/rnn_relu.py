@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.functions import relu
 from fused_lstm.triton.helper import helper
 
@@ -23,4 +23,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v8,), (v8,), (tl.zeros_like(dh),), ()
 
 
-CELL = Cell("rnn_relu", step, backward, sums=1, of_x=0, of_h=0, saved=0, states=1)
+CELL = KernelCell("rnn_relu", step, backward, sums=1, of_x=0, of_h=0, saved=0, states=1)

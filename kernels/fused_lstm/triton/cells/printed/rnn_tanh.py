@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import tanh
 from fused_lstm.triton.helper import helper
 
@@ -24,4 +24,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v9,), (v9,), (tl.zeros_like(dh),), ()
 
 
-CELL = Cell("rnn_tanh", step, backward, sums=1, of_x=0, of_h=0, saved=0, states=1)
+CELL = KernelCell("rnn_tanh", step, backward, sums=1, of_x=0, of_h=0, saved=0, states=1)

@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid, tanh
 from fused_lstm.triton.cells.functions import log_sigmoid
 from fused_lstm.triton.helper import helper
@@ -98,4 +98,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v69, v72, v56, v48), (v69, v72, v56, v48), (v57, v49, v68), ()
 
 
-CELL = Cell("slstm", step, backward, sums=4, of_x=0, of_h=0, saved=5, states=3)
+CELL = KernelCell("slstm", step, backward, sums=4, of_x=0, of_h=0, saved=5, states=3)

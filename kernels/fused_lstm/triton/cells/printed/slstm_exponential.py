@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid, tanh
 from fused_lstm.triton.helper import helper
 
@@ -92,4 +92,4 @@ def backward(saved, states, after, dh, dafter, options, HAS: tl.constexpr):
     return (v68, v67, v55, v47), (v68, v67, v55, v47), (v56, v48, v67), ()
 
 
-CELL = Cell("slstm_exponential", step, backward, sums=4, of_x=0, of_h=0, saved=4, states=3)
+CELL = KernelCell("slstm_exponential", step, backward, sums=4, of_x=0, of_h=0, saved=4, states=3)
