@@ -237,10 +237,10 @@ def input_product(x: Tensor, layer: Layer, spec: Spec, bias: Tensor | None = Non
 def units_of(layer: Layer, spec: Spec) -> list[int]:
     """Return how many units h, gates and what each product makes have, of a custom cell."""
     kind = CELLS[spec.cell]
-    of_x, H = kind.gates - kind.inputs, layer.w_hh.shape[-1]
-    H = H if layer.w_hr is None else layer.w_hr.shape[1]
-    rows, count = (layer.w_ih, of_x) if of_x else (layer.w_hh, kind.of_h)
-    return [H, rows.shape[-2] // count if count else H, *units_of_products(layer, kind.cell)]
+    of_x, w_hh = kind.gates - kind.inputs, layer.w_hh.flatten(0, -2)  # of all heads
+    H = spec.num_heads * w_hh.shape[1] if layer.w_hr is None else layer.w_hr.shape[1]
+    rows, count = (layer.w_ih, of_x) if of_x else (w_hh, kind.of_h)
+    return [H, len(rows) // count if count else H, *units_of_products(layer, kind.cell)]
 
 
 def units_of_products(layer: Layer, cell: Any) -> list[int]:
