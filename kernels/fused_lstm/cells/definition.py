@@ -20,7 +20,8 @@ from ..errors import first_line
 from . import print_cpp, print_python, print_triton
 from .engine_cell import MOST_COLUMNS, MOST_PRODUCTS, EngineCell
 from .gates import Gates, order_of_rows
-from .program import Product, Program, program
+from .program import Program, program
+from .step import Product
 from .trace import INSTEAD, CannotExpress
 from .widths import Refused, Widths, units_of
 

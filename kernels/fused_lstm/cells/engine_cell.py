@@ -18,7 +18,8 @@ from ..call.spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec
 from ..errors import meant
 from . import compile, print_cpp, print_triton
 from .gates import Gates
-from .program import Product, Program
+from .program import Program
+from .step import Product
 
 # InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
 MOST_PRODUCTS, MOST_COLUMNS = 8, 4

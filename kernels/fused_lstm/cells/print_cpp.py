@@ -58,9 +58,10 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
     if count:
         meets, meets_back = zip(*p.meetings(), strict=True)
         widths, sums = p.widths, len(p.sums)
+        matrices = {k: n for n, k in enumerate(p.matrices)}
         inner |= {
             "kind": braces(f"fused_lstm::InnerKind::{kind}" for kind in p.kinds),
-            "number": braces(p.sums.get(k, n) for k, n in enumerate(p.numbers_of_products)),
+            "number": braces((p.sums if k in p.sums else matrices)[k] for k in range(count)),
             "matrices": str(count - sums),
             "sums": str(sums),
             "numbers": str(len(p.numbers)),

@@ -143,7 +143,7 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
             continue
         later = width.root(number) in (width.h, *map(width.root, factors[k + 1 :]))
         if not later and of(number) != hidden_size:
-            name = next(n for n, of_name in names.items() if width.root(of_name) == number)
+            name = next(n for n, of_name in names.items() if of_name == width.of_calls[k])
             raise Refused(
                 f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"
             )

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..call.spec import Spec
 from ..cells.engine_cell import MOST_COLUMNS, MOST_PRODUCTS, OPTIONS, EngineCell
 from ..cells.gates import Gates
-from ..cells.program import Product, Program, program
+from ..cells.program import Program, program
+from ..cells.step import Product
 from ..cells.sums import MAXIMUM
 from ..cells.trace import CannotExpress
 from ..cells.widths import Refused, Widths, units_of
