@@ -94,11 +94,15 @@ class EngineCell:
 
         units: of h, of gates, and of what each product makes.
         """
+        if not self.products:  # and no program: a transform of a caller's may be under way
+            return list(vectors)
         size, width = self._sizes(units), self.program().widths
         return [t[: size(w)] for w, t in zip(width.of_weights, vectors, strict=True)]
 
     def widths_of_inputs(self, units: list[int]) -> list[int]:
         """Return how many units each input has; units: as of `as_wide`."""
+        if not self.products:
+            return [units[0]] * len(self.inputs)
         return [self._sizes(units)(w) for w in self.program().widths.of_inputs]
 
     def widths_of_columns(self, total: int, H: int, made: list[int]) -> list[int]:
@@ -106,6 +110,8 @@ class EngineCell:
 
         total: of all of them. H: of h. made: of what each product makes.
         """
+        if not self.products:
+            return [H] * len(self.gates.columns)
         p = self.program()
         width = p.widths
         known = {width.root(2 + k): units for k, units in zip(p.matrices, made, strict=True)}

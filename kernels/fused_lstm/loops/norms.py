@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.fx import Graph as FxGraph
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..cells import sums
 from .capture import GETITEM, ROWS, Node, Rows, Stops, name_of
@@ -84,6 +83,8 @@ class Expansion:
 
     def _norm(self, n: Node) -> Node | None:
         """Add a norm as its rule has it; None where that has no such argument."""
+        from torch.fx.experimental.proxy_tensor import make_fx  # which takes long to import
+
         operands = list(dict.fromkeys(n.all_input_nodes))
         like = [self._sample(o) for o in operands]
 
