@@ -125,7 +125,7 @@ def in_default_run(contender: Contender, case: str) -> bool:
 def entered(
     known: Sequence[Contender], options: Any, case: str, dtype: str = ""
 ) -> tuple[list[Contender], dict[str, str]]:
-    """Return who of `known` runs as options ask, and, label -> why, who cannot.
+    """Return those of `known` that run as options ask, and label -> why others cannot.
 
     nn.LSTM runs too, asked for or not.
     """

@@ -22,7 +22,7 @@ HERE = str(Path(fused_lstm.__file__).parent)
 
 
 class Walk(NamedTuple):
-    """What a call enters."""
+    """Count what a call enters."""
 
     files: int
     functions: int

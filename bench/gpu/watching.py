@@ -27,7 +27,7 @@ BROKE = "broke the GPU's context"
 
 
 class End(NamedTuple):
-    """The end of a process: by itself, or by someone's fault. `who` None: well."""
+    """Tell how a process ended. `who`: the test that hung or broke it; None: by itself."""
 
     who: str | None
     why: str = ""

@@ -114,7 +114,7 @@ INTERPRETED = {
         "zoo.gru_reset_before", "zoo.multiplicative_lstm", "zoo.sru", "own.two_inputs",
     ),
     "engine": ("triton-layers", "triton-steps", "triton-hoisted", "triton-pointwise"),
-    "T": (3, 1), "B": (3, 1), "H": (5, 18), "layers": (1, 2), "directions": (1, 2, -1),
+    "T": (3, 1), "B": (3, 1, 18), "H": (5, 18), "layers": (1, 2), "directions": (1, 2, -1),
     "rows": ("plain", "lengths", "unsorted"), "resets": (False, True), "bias": (True, False),
     "dtype": ("float64", "float32"), "mode": ("train", "eval", "eval-no_grad", "eval-inference"),
     "norm": (False, True), "peephole": (False, True), "coupled": (False, True),
@@ -122,6 +122,9 @@ INTERPRETED = {
     "drop": (0.0, 0.3), "proj": (False, True), "needs": ("all", "weights"),
     "states": (False, True), "heads": (1, 2), "clip": (None, 0.05), "recompute": (None, 2),
     "inputs": ("one", "each", "both"), "by": ("all", "sum"),
+    "plan": (
+        "own", "groups of rows", "parts of the gates", "partly resident", "sums in 8 parts",
+    ),
 }  # fmt: skip
 INTERPRETED_CHECKED = INTERPRETED | {
     "mode": ("train", "eval"), "needs": ("all",), "states": (False,), "recompute": (None,),
@@ -145,6 +148,12 @@ def may(a: str, x, b: str, y) -> bool:
             return y != "packed"
         case "layers", "drop":
             return x > 1 or y == 0
+        case "plan", "engine" if x != "own":
+            return y in ("triton-layers", "triton-steps")
+        case "plan", "cell" if x != "own":  # a scan and heads have plans of their own
+            return y not in ("slstm", "dreamer", "zoo.sru")
+        case "plan", "heads" | "norm" if x != "own":  # several programs meet inside a step
+            return y == USUAL[b]
         case "heads", "norm" | "peephole" | "coupled" | "zoneout" | "rdrop" | "proj":
             return x == 1 or y == USUAL[b]
         case "heads", "H":
@@ -383,6 +392,22 @@ LARGE = (
     Case(engine="triton-layers", T=3, H=5, layers=3, states=True),
     Case("gru", "triton-steps", T=3, H=5, layers=3, rows="lengths", states=True),
     Case("own.two_inputs", "triton-layers", T=3, H=5, directions=2),
+    # Sums in parts, of several lanes at once and of more rows than a block has.
+    Case(engine="triton-layers", T=2, B=18, H=40, layers=2, rows="lengths", resets=True, drop=0.3,
+         plan="parts of the gates"),
+    Case(engine="triton-steps", T=3, B=18, H=33, directions=2, rows="lengths", resets=True,
+         plan="parts of the gates"),
+    Case(engine="triton-layers", T=3, B=18, H=33, proj=True, resets=True,
+         plan="parts of the gates"),
+    Case(engine="triton-layers", T=3, B=20, H=33, layers=2, rows="lengths", plan="groups of rows"),
+    # A program that has a lane alone keeps on chip what others exchange.
+    Case(engine="triton-steps", T=4, H=7, directions=2, plan="alone"),
+    Case(engine="triton-steps", T=5, B=9, H=17, layers=2, rows="lengths", plan="alone"),
+    Case(engine="triton-steps", T=4, B=20, H=17, rows="lengths", directions=2, plan="alone"),
+    Case(engine="triton-steps", T=4, B=17, H=9, layers=2, resets=True, directions=2, bias=False,
+         plan="alone"),
+    Case(engine="triton-steps", T=5, B=5, H=18, layers=2, rows="lengths", resets=True,
+         directions=2, drop=0.3, plan="alone"),
     Case("own.two_inputs", T=3, H=5, directions=2),
     # A scan loads its first steps before its loop.
     Case("zoo.sru", "triton-steps", T=3, H=5, directions=-1),

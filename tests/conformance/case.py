@@ -46,6 +46,9 @@ class Case:
     autocast: bool = False  # bfloat16
     isa: str = ""  # amx is emulated where this CPU has none
     threads: int = 1
+    # Of Triton's steps and layers: the path that a launch takes in place of its own, a name of
+    # PATHS_BACKWARD in tests/plans.py, or alone.
+    plan: str = "own"
     seed: int = 0
 
     def __repr__(self) -> str:

@@ -283,7 +283,7 @@ def test_what_lies_on_meta_is_an_error(kind, name, grad):
 
 
 @pytest.mark.parametrize("name", ["sparse", "mkldnn", "nested", "jagged", "no-c", "no-h"])
-def test_so_does_the_functional_form(name):
+def test_the_functional_form_names_a_bad_tensor(name):
     spoil, message = BAD[name]
     weights = list(fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
     x, state = torch.randn(SMALL.T, SMALL.B, SMALL.I), make_state(SMALL, torch.float32)

@@ -213,7 +213,7 @@ def test_buffers_have_the_gates_that_there_are():
 
 @pytest.mark.parametrize("hidden", [256, 128], ids=["in-turns", "wavefront"])
 @pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
-def test_so_does_one_of_bfloat16(bf16_isa, save, hidden, whole):
+def test_a_bfloat16_call_allocates_as_planned(bf16_isa, save, hidden, whole):
     """But for the states, which are float32 inside and converted."""
     if bf16_isa == "emulated" and not save and not whole:
         pytest.skip("seconds where a matrix unit is emulated, and other sets run it: --slow")

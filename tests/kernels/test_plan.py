@@ -290,7 +290,7 @@ def test_where_a_program_has_a_lane_alone(direction, hidden, batch, alone):
     [{"dtype": "fp32"}, {"projected": 32}, {"norm": 2}, {"device": AMD["MI300X"]}],
     ids=str,
 )
-def test_who_never_has_a_lane_alone(change):
+def test_plans_that_never_have_a_lane_alone(change):
     shape = {"hidden": 64, "batch": 4096, "layers": 1, "dtype": "bf16", "device": H100} | change
     assert not choose("forward", **shape).alone
 

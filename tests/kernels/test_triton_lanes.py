@@ -13,7 +13,6 @@ from cases import LanesCase as Case
 from cases import Shape
 from fused_lstm import reference
 from fused_lstm.triton import interpreter, op
-from plans import ALONE, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -63,106 +62,6 @@ def make_gradients(case: Case) -> list[Tensor]:
     D, (_, B, _, H, L), P = case.directions, case.shape, case.projected or case.shape.H
     shapes = (*case.rows, D * P), (L * D, B, P), (L * D, B, H)
     return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
-
-
-def check(case: Case) -> None:
-    problem, by = make_problem(case), make_gradients(case)
-    wanted, found = expected(case, problem, by), computed(case, problem, by)
-    weights = [f"weight {n}" for n in range(len(wanted) - 6)]
-    for name, a, b in zip(
-        ("y", "h_n", "c_n", "dx", "dh0", "dc0", *weights), found, wanted, strict=True
-    ):
-        assert_close(a, b, name)
-    with torch.no_grad():
-        x, h0, c0, *weights = problem.inputs
-        unsaved = op.lstm(
-            x, h0, c0, weights, case.dropout, problem.seed, "layers", False, **problem.lanes
-        )
-    for name, a, b in zip(("y", "h_n", "c_n"), unsaved, wanted, strict=False):
-        assert_close(a, b, f"{name} where nothing is saved")
-
-
-CASES = [
-    Case(Shape(4, 3, 5, 7, 1), directions=2),
-    Case(Shape(3, 20, 9, 19, 2), directions=2, bias=False),
-    Case(Shape(1, 1, 1, 1, 1), directions=2),
-    Case(Shape(4, 4, 9, 17, 3), directions=2, dropout=0.4),
-    Case(Shape(5, 3, 4, 6, 1), lengths=(5, 3, 1)),
-    Case(Shape(5, 9, 7, 17, 2), lengths=(5, 5, 4, 4, 3, 2, 2, 1, 1), dead=4),
-    Case(Shape(4, 20, 3, 17, 1), lengths=(4,) * 3 + (2,) * 17, directions=2),
-    Case(Shape(5, 4, 3, 7, 2), lengths=(5, 4, 2, 1), directions=2, dead=2, dropout=0.3),
-    Case(Shape(4, 3, 5, 7, 1), projected=3),
-    Case(Shape(1, 1, 1, 2, 1), projected=1),
-    Case(Shape(3, 20, 5, 19, 1), projected=30, bias=False),  # more than there are units
-    Case(Shape(3, 5, 6, 40, 2), projected=39, directions=2, dropout=0.4),
-    Case(Shape(5, 4, 7, 17, 2), projected=5, lengths=(4, 4, 2, 1), dead=3, dropout=0.5),
-    Case(Shape(4, 17, 4, 9, 2), projected=4, resets=True, directions=2, bias=False),
-    Case(Shape(4, 5, 4, 18, 3), projected=6, lengths=(4, 3, 3, 2, 1), resets=True, dropout=0.3),
-    Case(Shape(4, 5, 4, 18, 2), projected=6, lengths=(4, 3, 3, 2, 1), resets=True, directions=2),
-]
-# Their options stand together in cases above.
-FEWER = [
-    Case(Shape(5, 4, 7, 17, 3), lengths=(4, 4, 2, 1), dead=3, dropout=0.5),  # an empty step
-    Case(Shape(4, 3, 4, 18, 2), resets=True, dropout=0.3),
-    Case(Shape(4, 17, 4, 9, 2), resets=True, directions=2, bias=False),
-    Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), resets=True, dead=1, dropout=0.3),
-    Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), resets=True, directions=2, dropout=0.3),
-    Case(Shape(4, 3, 5, 19, 3), projected=17, dropout=0.4),
-    Case(Shape(5, 4, 4, 6, 1), resets=True),
-]
-
-
-def force(monkeypatch, path: dict, wavefront: bool) -> None:
-    """Make op.py launch what `path` says, instead of what choice.choose does."""
-
-    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, tf32):
-        L, D, B, H, projected, _ = shape
-        kind = "both" if D == 2 else "layers" if wavefront else "steps"
-        changes = path if direction == "backward" or "split" not in path else {}
-        options = {"projected": projected, "norm": norm, "gates": gates, "inner": inner}
-        return make_plan(kind, direction, H, B, L, dtype, changes, **options)
-
-    monkeypatch.setattr(op, "plan_of", made)
-
-
-FEW, MANY = (2,) * 4 + (1,) * 14, (3,) * 2 + (2,) * 15 + (1,)
-LARGE = {
-    "chain": Case(Shape(2, 18, 5, 40, 2), lengths=FEW, resets=True, dropout=0.3),
-    "both": Case(Shape(3, 18, 5, 70, 1), lengths=MANY, resets=True, directions=2),
-    "chain projected": Case(Shape(3, 18, 5, 70, 1), projected=37, resets=True),
-    "both projected": Case(Shape(3, 18, 5, 70, 1), projected=20, lengths=MANY, directions=2),
-}
-
-
-SLOW = "both", "chain projected", "both projected"
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name, case in LARGE.items()
-    ],
-)
-@pytest.mark.parametrize("path", PATHS_BACKWARD)
-def test_every_path(path, case, monkeypatch):
-    force(monkeypatch, PATHS_BACKWARD[path], True)
-    check(case)
-
-
-ALONE_CASES = [CASES[0], CASES[5], CASES[6], FEWER[2], FEWER[4]]
-
-
-@pytest.mark.parametrize("case", ALONE_CASES, ids=str)
-def test_a_program_has_a_lane_alone(case, monkeypatch):
-    """Rows that end, resets, both directions: what it keeps on chip is what others exchange."""
-    force(monkeypatch, ALONE, False)
-    check(case)
-
-
-def test_a_launch_a_layer_where_the_wavefront_does_not_fit(monkeypatch):
-    force(monkeypatch, {}, False)
-    check(Case(Shape(4, 3, 5, 7, 3), lengths=(4, 2, 1), resets=True, dropout=0.4))
 
 
 def test_gradients_that_nobody_asked_for():

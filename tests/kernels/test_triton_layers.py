@@ -10,7 +10,7 @@ from cases import of_one_leaf
 from fused_lstm import reference
 from fused_lstm.philox import first_word
 from fused_lstm.triton import interpreter, op, philox
-from plans import PATHS, PATHS_BACKWARD, make_plan
+from plans import PATHS, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -37,23 +37,6 @@ def gradients(outputs, inputs):
     return torch.autograd.grad(outputs, inputs, weights), weights
 
 
-def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None = None) -> None:
-    """Outputs and gradients of op.lstm and lstm_backward, by name."""
-    x, h0, c0, *weights = inputs
-    expected = reference.lstm(x, h0, c0, weights, p, seed)
-    wanted, by = gradients(expected, inputs)
-    with torch.no_grad():
-        y, h_n, c_n, h, c, gates = op.lstm(x, h0, c0, weights, p, seed, "layers", True)
-        dx, dh0, dc0, dweights = op.lstm_backward(
-            *by, x, h0, c0, weights, p, seed, "layers", y, h, c, gates, True
-        )
-    for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), expected, strict=True):
-        assert_close(a, b, name)
-    names = [*NAMES, *(f"weight {index}" for index in range(len(weights)))]
-    for name, a, b in zip(names, (dx, dh0, dc0, *dweights), wanted, strict=True):
-        assert_close(a, b, f"gradient of {name}")
-
-
 def force(monkeypatch, kind: str, path: dict) -> None:
     """Make op.py launch what `path` says, instead of what choice.choose does."""
 
@@ -61,31 +44,6 @@ def force(monkeypatch, kind: str, path: dict) -> None:
         return make_plan(kind, direction, shape.H, shape.B, shape.L, dtype, path)
 
     monkeypatch.setattr(op, "plan_of", made)
-
-
-@pytest.mark.slow  # test_triton_lanes.py has each path with lanes
-@pytest.mark.parametrize("path", PATHS_BACKWARD)
-def test_every_path_of_the_wavefront(path, monkeypatch):
-    force(monkeypatch, "layers", PATHS_BACKWARD[path])
-    if path not in PATHS:  # a path of the backward alone
-        original = op.plan_of
-        monkeypatch.setattr(
-            op,
-            "plan_of",
-            lambda fuse, d, dtype, device, shape, **options: (
-                original(fuse, d, dtype, device, shape, **options)
-                if d == "backward"
-                else make_plan("layers", d, shape.H, shape.B, shape.L, dtype, {})
-            ),
-        )
-    assert_is_the_references(make_stack(2, 18, 5, 70, 2, torch.float32), 0.3, torch.tensor([5]))
-
-
-@pytest.mark.parametrize("p", [0.0, 0.4])
-def test_a_launch_a_layer_where_the_wavefront_does_not_fit(p, monkeypatch):
-    force(monkeypatch, "steps", {})
-    inputs = make_stack(3, 2, 5, 17, 3, torch.float64, bias=False)
-    assert_is_the_references(inputs, p, torch.tensor([11]) if p else None)
 
 
 # The layer at the wavefront's end adds 0 times what it reads: NaN, where that is another's NaN.

@@ -1,4 +1,4 @@
-"""fuse="steps" in the interpreter: every path of the kernels against fused_lstm.reference."""
+"""fuse="steps" in the interpreter: a launch by hand; tests/conformance has values on every path."""
 
 from __future__ import annotations
 
@@ -13,30 +13,12 @@ from fused_lstm.triton import interpreter, launch
 from fused_lstm.triton.cells import KernelCell
 from fused_lstm.triton.cells.activation import sigmoid
 from fused_lstm.triton.helper import helper
-from plans import ALONE, PATHS, PATHS_BACKWARD, make_plan
+from plans import make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
 )
-
-SHAPES = [(1, 1, 1), (3, 1, 3), (2, 3, 17), (2, 20, 63), (2, 5, 130)]
-OF_DTYPES = [(*shape, torch.float64) for shape in SHAPES] + [(2, 20, 63, torch.float32)]
-
-
-def in_turn(paths: dict[str, dict]):
-    """Each path with every second shape; --slow has every pair."""
-    return pytest.mark.parametrize(
-        ("T", "B", "H", "dtype", "path"),
-        [
-            pytest.param(
-                *shape, path, id="T{}-B{}-H{}-{}-{}".format(*shape, name),
-                marks=[] if (n + p) % 2 == 0 else pytest.mark.slow,
-            )
-            for n, shape in enumerate(OF_DTYPES)
-            for p, (name, path) in enumerate(paths.items())
-        ],
-    )  # fmt: skip
 
 
 def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
@@ -87,33 +69,6 @@ def on_cell(call, cell):
         return call
     launches = [launch.Launch(one.plan, cell, one.constants) for one in call.launches]
     return replace(call, launches=tuple(launches))
-
-
-@in_turn(PATHS | {"alone": ALONE})
-def test_forward_is_the_references(T, B, H, dtype, path):
-    x, h0, c0, layer = make_layer(T, B, H, dtype)
-    expected = reference.layer_forward(x, h0, c0, layer)
-    gates = x @ layer.w_ih.T
-    y, c = forward(
-        make_plan("steps", "forward", H, B, 1, dtype, path), gates, layer.w_hh, h0, c0, save=True
-    )
-    for name, found, wanted in zip(("y", "c", "gates"), (y, c, gates), expected, strict=True):
-        assert_close(found, wanted, name)
-
-
-@in_turn(PATHS_BACKWARD | {"alone": ALONE})
-def test_backward_is_the_references(T, B, H, dtype, path):
-    x, h0, c0, layer = make_layer(T, B, H, dtype)
-    y, c, gates = reference.layer_forward(x, h0, c0, layer)
-    dy, dh_n, dc_n = torch.randn_like(y), torch.randn_like(h0), torch.randn_like(c0)
-    dx, _, dc0, _ = reference.layer_backward(dy, dh_n, dc_n, x, h0, c0, layer, y, c, gates)
-    dc = dc_n.clone()
-    dgates = backward(
-        make_plan("steps", "backward", H, B, 1, dtype, path),
-        dy, dh_n, dc, gates, layer.w_hh, c0, c,
-    )  # fmt: skip
-    assert_close(dgates @ layer.w_ih, dx, "dx")
-    assert_close(dc, dc0, "dc0")
 
 
 def test_nothing_is_saved_where_nothing_is_asked_for():

@@ -158,8 +158,8 @@ def run(
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-        key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
-        name, spec, runs, one_operator = ROUTES.get((base.number, *key)) or _route(base, *key)
+        key = base.number, training, recompute, engine, fuse, x.device, x.dtype, facts, word
+        name, spec, runs, one_operator = ROUTES.get(key) or _route(base, *key[1:])
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     call.spec = spec
     if one_operator and not (

@@ -119,7 +119,7 @@ class ThreadPool {
     core_.store(sched_getcpu(), std::memory_order_relaxed);
     const uint64_t number = State{state_.load(std::memory_order_relaxed)}.call() + 1;
     state_.store(State::of(number, 0).word, std::memory_order_release);
-    calls_.fetch_add(1);  // either this sees a sleeping thread, or that one sees this
+    calls_.fetch_add(1);  // as Dekker does with idle_: either this sees the sleeper, or it sees the call
     if (call.nanoseconds >= worth_a_wake && idle_.load() > 0) {
       wake(calls_, static_cast<int>(call.parts - 1));
     }
@@ -133,7 +133,7 @@ class ThreadPool {
     while (true) {
       const auto called = [&] { return calls_.load(std::memory_order_acquire) != last; };
       if (!lingers || !wait_awake(called)) {
-        // On its last caller's core it might be woken, and then wait there for the running thread.
+        // A thread woken on the caller's core would wait for the caller.
         const AvoidCore avoid(core_.load(std::memory_order_relaxed));
         idle_.fetch_add(1);
         while (calls_.load() == last) sleep_while(calls_, last);

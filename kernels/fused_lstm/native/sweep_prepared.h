@@ -33,8 +33,8 @@ void prepared_lane(const Worker& worker, const Lane<float>& lane, const Prepared
 template <class F>
 constexpr PreparedSweep prepared_of = {prepared_phases<F>, prepared_lane<F>, nullptr};
 
-// A file of one kind has its instructions for it, that of a matrix unit both kinds that it multiplies;
-// the others have all that they are the best for.
+// The files of VNNI and of bfloat16 define one kind of weight, that of AMX two; every other file defines
+// the remaining kinds.
 #if !defined(FL_VNNI) && !defined(FL_BF16)
 extern const PreparedSweep float32_sweep, int8_weights_sweep;
 constexpr PreparedSweep float32_sweep = prepared_of<Float32>;

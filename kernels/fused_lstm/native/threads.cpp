@@ -33,7 +33,7 @@ struct Barrier {
   alignas(64) std::atomic<int32_t> phase{0};
   alignas(64) std::atomic<int32_t> sleeping{0};
   int32_t count = 1;
-  std::atomic<bool> crowded{false};  // workers share cores: who is waited for may need the waiter's
+  std::atomic<bool> crowded{false};  // more workers than cores: spinning could block the thread we wait for
 
   void wait();
   void sleep(int32_t now);

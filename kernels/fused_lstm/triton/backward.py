@@ -69,7 +69,7 @@ def lstm_backward_kernel(
     end,
     T,
     B,
-    last,  # rows of dh_n and dc that there are: B, or 0 where both are zero and nobody wrote them
+    last,  # valid rows of dh_n and dc: B, or 0 where both are zero and not written
     first_lane,
     dropout_p,
     dropout_scale,

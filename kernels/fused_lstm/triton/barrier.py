@@ -52,7 +52,8 @@ import triton.language as tl
 
 from .helper import helper
 
-# int32 from one counter to the next, 128 bytes: who adds to one does not hold up who reads another.
+# int32 from one counter to the next: each has a cache line of 128 bytes, so that an addition to one
+# does not delay a read of another.
 APART = tl.constexpr(32)
 
 # Thread 0 reads a counter until it is not before a target; the others go on at once. By difference,

@@ -78,7 +78,7 @@ def lstm_forward_kernel(
     top,  # the number of the top lane, of which y is
     dropout_p,  # between lanes
     dropout_scale,  # 1 / (1 - p)
-    zone_h,  # probability that h is kept, in float32, and what float32 has lost of it
+    zone_h,  # probability that h is kept, as float32, and the rest that float32 cannot hold
     zone_h_rest,
     zone_c,
     zone_c_rest,

@@ -8,9 +8,9 @@ import triton
 
 from .interpreter import is_interpreted, version
 
-# Of a time loop: nothing moves out of it. Triton 3.6 builds each wgmma descriptor with an addition,
-# and would move all of them out, into more registers than there are. Later ones build none, and
-# what they move out makes their loops shorter: see launch.fewest_spills.
+# Disables loop-invariant code motion for a time loop. Triton 3.6 builds each wgmma descriptor with
+# an addition, and would move all of them out, into more registers than there are. Later ones build
+# none, and what they move out makes their loops shorter: see launch.fewest_spills.
 KEEP_LOOP = version(triton) < (3, 9)
 
 # Whether wgmma waits for what cp.async has copied to shared memory, by a fence between the two.

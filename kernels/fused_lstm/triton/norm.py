@@ -80,9 +80,8 @@ def sums(first, second, kind, rank, norms, step, block, rows, PLAN: tl.constexpr
 def column_sums(x, valid):
     """Sum x [., BLOCK_B] over its rows that are `valid`.
 
-    A select stands between a product and its sum, for a compiler fuses the two: a lane then adds
-    its own product unrounded to the rounded product of its neighbour, which does the opposite. Two
-    warps that hold the same rows would differ by a bit, and the result read would be a race's.
+    The tl.where keeps the compiler from contracting a product and its sum into an FMA. Two warps
+    that hold the same rows would then round in another order, and differ by a bit.
     """
     return tl.sum(tl.where(valid, x, 0.0), 0)
 

@@ -128,7 +128,7 @@ def plan_call(
 
 
 class Key(NamedTuple):
-    """What the launches of a call of `lstm` depend on, as it is quickly compared."""
+    """Hold what the launches of a call of `lstm` depend on, as it is quickly compared."""
 
     make_plan: Callable[..., Plan]
     settings: tuple  # on which `make_plan` depends

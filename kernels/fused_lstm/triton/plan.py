@@ -455,7 +455,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     # Tiles of products inside a step have 16 rows at least.
     splits = [(own, found.split) for own in owns if own == 16 or not found.inner]
     if backward and found.split > 1:
-        # Who sums over all gates meets nobody for it, and reads all of them.
+        # A program that sums over all gates needs no barrier for it, but reads every gate.
         blocks = found.layers * _ceil(found.hidden, 16) * found.row_groups
         more_us = read_us(blocks, found.gates) - read_us(found.programs, 1)
         if more_us < device.barrier_us:

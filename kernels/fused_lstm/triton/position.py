@@ -256,7 +256,7 @@ def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
     """
     if not PHASE:
         found = 0
-    elif PLAN.VARLEN and not PLAN.HAS.NORM:  # who normalizes meets in each turn: all have as many
+    elif PLAN.VARLEN and not PLAN.HAS.NORM:  # a layer norm meets in each turn: all have as many
         found = tl.minimum(tl.cdiv(alive, PLAN.BLOCK_B) - first_batch, PLAN.BATCH_BLOCKS)
     else:
         found = PLAN.BATCH_BLOCKS

@@ -9,7 +9,7 @@ namespace fused_lstm::FL_ISA {
 
 // --- masks ---
 
-// Draws those of a place, on the whole team; nobody may still read those of two places before.
+// Draws the masks of one step with all threads. The masks of the step before last must no longer be in use.
 template <class T>
 FL_APART void draw_step(const Worker& worker, const Lane<T>& lane, long place) {
   const long t = time_of(lane, place), rows = alive(lane, place);

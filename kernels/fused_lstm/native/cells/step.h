@@ -1,7 +1,6 @@
-// A step of a lane but for its products: where its cell finds and leaves what it needs. Forwards a
-// cell is handed the sums of a product's tile by the gates, backwards those of dh, and knows nothing
-// of how they were made. Cells are functions of their own, called once for each tile: its sums lie in
-// memory then, and no tile is compiled again for another cell.
+// The inputs and outputs of a cell in one time step; the matrix products are done before. Forwards a cell
+// gets the sums of a product's tile by gates, backwards those of dh. It is called through a pointer, once for
+// each tile, whose sums then lie in memory, so that no product is compiled again for another cell.
 #pragma once
 
 #include "product/blocks.h"

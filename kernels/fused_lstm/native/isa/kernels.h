@@ -85,9 +85,9 @@ struct InnerSizes {
   long widest = 0;
 };
 
-// Tells sweeps what they must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's,
-// or its parts are apart, and it may have one of them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates
-// are coupled; of a GRU r and z are, and n is of x alone beside m, which is of h alone. Rows of w_ih are
+// Tells sweeps what they must know of a cell. Columns are a unit's. A gate is W x + R h; or both terms are
+// stored separately, as n's of a GRU: its term of x alone, and m, of h alone; or it has only one of them. i, f, g, o of
+// an LSTM are sums, i, g, o where gates are coupled, and r and z of a GRU. Rows of w_ih are
 // the sums', then those of x alone; rows of w_hh the sums', then those of h alone. The gradients by all
 // gates, dgates, are those of h alone, of sums, of x alone: m, r, z, n.
 struct CellShape {
