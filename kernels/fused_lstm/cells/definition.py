@@ -478,7 +478,9 @@ def cell(
             c = c + F.elu(g) * torch.sigmoid(i)
             return torch.tanh(c) * torch.sigmoid(o), c
 
-    The function computes what a step does between its matrix products, on tensors of one shape. Its
+    The function computes what a step does between its matrix products, on tensors of one shape: by
+    elementwise operations, and by sums and maxima over the units of a row, such as
+    `x.mean(-1, keepdim=True)`, `torch.softmax(x, -1)` and `F.layer_norm(x, x.shape[-1:])`. Its
     positional arguments are one to eight gates: sums before activation, W x + b_ih + R h + b_hh, in
     the order of the weights' rows. Its keyword arguments are the states before the step, weights of
     a unit, inputs of the step, products, which it calls, and numbers with a default, which are
@@ -494,7 +496,8 @@ def cell(
             Where h has a part in no gate, a layer has neither.
         h_only: names of gates that are R h + b_hh alone, without rows in weight_ih and bias_ih.
         inputs: names of numbers of each step that are not multiplied, such as the time since the
-            step before. A call has them by name, [T, B, 1] or [T, B, H]; a layer is one layer then.
+            step before. A call has them by name, [T, B, 1] or [T, B, H], or with `units` as many
+            as what they meet has; a layer is one layer then.
         products: names of matrix products inside the step, in the order in which the function calls
             them, each once: `u(r * h)` is U (r h) + b. Or name -> n, up to 4 columns of a unit,
             which a call returns as a tuple. A layer has weight_u [n*H, H] and bias_u [n*H]; see
