@@ -20,7 +20,8 @@ INSTEAD = dict.fromkeys(
 )
 INSTEAD |= dict.fromkeys(
     ("sum", "mean", "var", "var_mean", "_softmax", "_log_softmax", "amax", "amin",
-     "linalg_vector_norm", "native_layer_norm", "cumsum", "prod", "logsumexp"),
+     "linalg_vector_norm", "native_layer_norm", "cumsum", "prod", "logsumexp", "max", "min",
+     "argmax", "argmin", "median", "sort", "native_group_norm"),
     "x.sum(-1, keepdim=True), mean, var, std, amax, amin, logsumexp, a Euclidean norm, softmax(-1),"
     " F.layer_norm or F.rms_norm: over the units of a row, kept as a dimension",
 )  # fmt: skip
