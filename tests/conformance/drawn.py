@@ -40,6 +40,18 @@ LINES = (
 )  # fmt: skip
 
 
+# Lines in which all units of a row meet.
+SUMS = (
+    "{a} - {a}.mean(-1, keepdim=True)", "F.layer_norm({a}, {a}.shape[-1:], eps=1e-2)",
+    "F.rms_norm({a}, {a}.shape[-1:], eps=1e-2) + 0.1 * {b}", "torch.softmax({a}, -1) + 0.5 * {b}",
+    "{a} / (1 + torch.abs({b}).sum(-1, keepdim=True))", "{a} + 0.1 * torch.log_softmax({b}, -1)",
+    "{a} * torch.tanh({b}.amax(-1, keepdim=True))", "{a} - 0.3 * {b}.amin(-1, keepdim=True)",
+    "0.2 * torch.logsumexp({a}, -1, keepdim=True) - {b}", "F.normalize({a} + 0.3, dim=-1) - {b}",
+    "{a} / (1 + {b}.var(-1, correction=0, keepdim=True))",
+    "{a} / (1 + torch.linalg.vector_norm({b}, dim=-1, keepdim=True))",
+)  # fmt: skip
+
+
 @cache
 def drawn(seed: int) -> fused_lstm.Cell:
     """Return a cell: one to eight gates, no state to three, up to three products in the step."""
@@ -70,6 +82,8 @@ def drawn(seed: int) -> fused_lstm.Cell:
         values += [f"{name}_x", f"{name}_h"] if kind == "apart" else [name]
     first = f"{gates[0]}_h" if kinds[gates[0]] == "apart" else gates[0]
     places = sorted(more.randrange(count) for _ in products)
+    sums = random.Random(f"sums of {seed}")
+    summed = {sums.randrange(count) for _ in range(sums.choice([0, 0, 0, 1, 2, 3]))}
     for k in range(count):
         for place, (name, columns) in zip(places, products.items(), strict=True):
             if place == k:
@@ -81,7 +95,9 @@ def drawn(seed: int) -> fused_lstm.Cell:
                 else:
                     values += made
         a, b, c = (draw.choice(values) for _ in "abc")
-        lines.append(f"line{k} = {draw.choice(LINES).format(a=a, b=b, c=c)}")
+        line = draw.choice(LINES)
+        line = sums.choice(SUMS) if k in summed else line
+        lines.append(f"line{k} = {line.format(a=a, b=b, c=c)}")
         values.append(f"line{k}")
     recent = values[-6:]
     outputs = [draw.choice(recent) for _ in range(1 + sum(s != "h" for s in states))]

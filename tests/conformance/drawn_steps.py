@@ -104,7 +104,9 @@ class Writer:
 
     def norm(self) -> None:
         a, width = self.some()
-        kind = self.draw.choice(["layer", "layer", "rms", "mean", "length", "softmax"])
+        kind = self.draw.choice([
+            "layer", "layer", "rms", "mean", "length", "softmax", "most", "variance", "logarithm",
+        ])  # fmt: skip
         name = f"self.norm{len(self.init)}"
         if kind in ("layer", "rms"):
             self.init.append(
@@ -116,6 +118,9 @@ class Writer:
             "mean": f"{a} - {a}.mean(-1, keepdim=True)",
             "length": f"{a} / ({a}.norm(dim=-1, keepdim=True) + 1)",
             "softmax": f"torch.softmax({a}, -1)",
+            "most": f"{a} * torch.tanh({a}.amax(-1, keepdim=True))",
+            "variance": f"{a} / (1 + {a}.var(-1, correction=0, keepdim=True))",
+            "logarithm": f"{a} - 0.3 * torch.logsumexp({a}, -1, keepdim=True)",
         }[kind], width)  # fmt: skip
 
     def weight(self) -> None:

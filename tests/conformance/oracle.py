@@ -124,7 +124,7 @@ def product_of_a_user(weight, bias, count, rows, value):
     return made if count == 1 else tuple(made.chunk(count, 1))
 
 
-def of_a_user(cell, w, by_x, by_h, h, s, inputs):
+def of_a_user(case, cell, w, by_x, by_h, h, s, inputs):
     """The user's own function, its arguments put together from the decorator's words."""
     _, _, apart, x_only, h_only, *_ = cell._told
     H, names, x_at, h_at, arguments = h.shape[1], cell.gates.names, 0, 0, []
@@ -142,7 +142,8 @@ def of_a_user(cell, w, by_x, by_h, h, s, inputs):
             arguments.append((of_x, of_h))
         else:
             arguments.append(of_x if of_h is None else of_h if of_x is None else of_x + of_h)
-    named = dict(zip(cell.states, s, strict=True)) | {n: w[n] for n in cell.weights} | inputs
+    named = dict(zip(cell.states, s, strict=True)) | {n: w[n] for n in cell.weights}
+    named |= {name: value.expand(len(h), case.H) for name, value in inputs.items()}
     for name, count in cell.products.items():
         matrix, bias = w[f"weight_{name}"], w.get(f"bias_{name}")
         named[name] = partial(product_of_a_user, matrix, bias, count, len(h))
@@ -178,7 +179,7 @@ def sweep(case, cell, w, x, h, s, masks, lane, lengths, resets, inputs):
         if cell is not None:
             told = [h_old if n == "h" else one for n, one in zip(cell.states, s_old, strict=True)]
             at = {name: value[t] for name, value in inputs.items()}
-            h_new, s_new = of_a_user(cell, w, by_x, by_h, h_old, told, at)
+            h_new, s_new = of_a_user(case, cell, w, by_x, by_h, h_old, told, at)
         elif case.cell.startswith("rnn"):
             h_new, s_new = getattr(torch, case.cell[4:])(by_x + by_h), []
         else:

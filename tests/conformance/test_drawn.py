@@ -33,6 +33,8 @@ def test_drawn(seed, call, engine):
         pytest.skip(
             "engine 'triton' has products inside a step beside gates of an h of H units alone"
         )
+    if engine == "triton" and cell.has_sums:
+        pytest.skip("engine 'triton' has no sums over the units of a row")
     try:
         check(case)
     except AssertionError as error:

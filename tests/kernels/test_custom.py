@@ -480,9 +480,27 @@ def test_errors_name_the_function_and_the_argument():
     def multiplies_by_a_gate(a, *, h):
         return a + (h @ h.T) @ a
 
-    @told("torch's operator 'mean'; expected elementwise operations of a unit's own", states="h")
+    @told("mean with dim=None, keepdim=False; expected x.mean(-1, keepdim=True), over", states="h")
     def averages(a, *, h):
-        return a - a.mean(-1, keepdim=True) + h
+        return a - a.mean() + h
+
+    @told("torch's operator 'cumsum'; expected x.sum(-1, keepdim=True), mean, var,", states="h")
+    def adds_up_some(a, *, h):
+        return a.cumsum(-1) + h
+
+    @told("layer_norm of shape [2, 3]; expected F.layer_norm(x, x.shape[-1:], ...)", states="h")
+    def normalizes_rows(a, *, h):
+        return F.layer_norm(a, a.shape) + h
+
+    @told("got a sum of what is one number a row; expected a sum of values of units", states="h")
+    def adds_up_numbers(a, *, h):
+        return a + h.amax(-1, keepdim=True).sum(-1, keepdim=True)
+
+    @told("at most 24 products, sums and maxima in a step", states="h")
+    def adds_up_often(a, *, h):
+        for _ in range(25):
+            a = torch.tanh(a - a.mean(-1, keepdim=True))
+        return a + h
 
     @told("expected no random numbers: zoneout=, recurrent_dropout= and dropout=", states="h")
     def drops(a, *, h):
@@ -666,7 +684,7 @@ def test_the_page_s_code_runs():
     message = re.search(r"^    (cell lltm: .*)$", page, flags=re.MULTILINE)[1]
 
     def lltm(i, o, g, *, c):
-        return c.sum(-1, keepdim=True) + i + o + g, c
+        return torch.atan(c) + i + o + g, c
 
     with pytest.raises(ValueError, match=re.escape(message)):
         fused_lstm.cell(lltm, states="c")

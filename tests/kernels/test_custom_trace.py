@@ -66,6 +66,26 @@ OTHERS = split("""x ** 3;x ** -1;x.abs() ** 0.5;x ** 0;2 ** x;0.5 ** x;x // 2;x 
     x.mean() * x;x.cumsum(-1);x.expand_as(y);x.view(x.shape);x.max(y);len(x) * y""")
 
 
+# Reductions over the units of a row.
+SUMS = split("""x.sum(-1, keepdim=True) * y;torch.sum(x, dim=1, keepdim=True) + y
+    x - x.mean(-1, True)
+    F.layer_norm(x, x.shape[-1:]);F.layer_norm(x, x.shape[-1:], eps=0.3) * y;F.softmax(x, -1) * y
+    F.rms_norm(x, x.shape[-1:], eps=0.1);x.softmax(-1);torch.log_softmax(x, dim=-1)
+    torch.logsumexp(x, -1, keepdim=True) * y;x.amax(-1, keepdim=True) - y
+    y.amax(-1, keepdim=True) * x;y.amin(-1, keepdim=True) * x;x.var(-1, keepdim=True) + y
+    x.var(-1, unbiased=False, keepdim=True) + y;torch.var(x, -1, correction=0, keepdim=True) * y
+    x.std(-1, keepdim=True) * y;x.norm(dim=-1, keepdim=True) * y;F.normalize(x, dim=-1)
+    torch.linalg.norm(y, dim=-1, keepdim=True) + x;F.normalize(x * 0, dim=-1) + y
+    torch.linalg.vector_norm(x, 2, -1, True) - y;(x * y).sum(-1, keepdim=True).sqrt() * x
+    x / x.sum(-1, keepdim=True).detach();x.mean(-1, keepdim=True) * x.var(-1, keepdim=True) + y
+    torch.where(x == x.amax(-1, keepdim=True), x, y);x.softmax(-1).softmax(-1) + y""")
+# Those that are none over units that are kept as one: they are refused.
+REFUSED = split("""x.sum() * y;x.sum(0, keepdim=True) * y;x.mean() + x;x.sum(-1) + y;x.softmax(0)
+    F.layer_norm(x, [3, 3]);F.normalize(x, 1.0, -1);x.cumsum(-1);x.norm(1, -1, True) * y
+    x.amax(-1, keepdim=True).sum(-1, keepdim=True) * y;x.prod(-1, keepdim=True) * y
+    F.rms_norm(x, x.shape[-1:]);x.sum(-1, keepdim=True) / x.shape[-1] + y""")
+
+
 def compared(name):
     """Yield what may become of a comparison."""
     for of in OF_COMPARE:
@@ -78,10 +98,11 @@ TEXTS |= {name: [f"torch.{name}({of})" for of in OF_TWO] for name in TWO}
 TEXTS |= {name: list(compared(name)) for name in COMPARE}
 TEXTS |= {"activations": [f"F.{text}" for text in ACTIVATIONS], "masks": MASKS}
 TEXTS["masks without a gradient"] = FLAT  # 0 on both sides of a mask
-TEXTS |= {"in place": [f"z.{text}" for text in IN_PLACE], "others": OTHERS}
+TEXTS |= {"sums": SUMS, "others": OTHERS + REFUSED}
+TEXTS |= {"in place": [f"z.{text}" for text in IN_PLACE]}
 # The forms that the page recommends are not refused.
-TAKEN = "(x > 0).to(x.dtype) * 0.2 + y", "(x > 0).to(x.dtype) * 0.2 * 3 * y"
-QUICK = ("activations", "masks", "masks without a gradient", "in place")
+TAKEN = "(x > 0).to(x.dtype) * 0.2 + y", "(x > 0).to(x.dtype) * 0.2 * 3 * y", *SUMS
+QUICK = ("activations", "sums", "masks", "masks without a gradient", "in place")
 EVALUATE = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg,
     "max": torch.maximum, "min": torch.minimum, "abs": torch.abs, "relu": torch.relu,
@@ -98,20 +119,34 @@ Y = [[0.7, -1.3, 0.0], [1.0, -0.6, 1.0], [-2.0, 2.0, 0.9]]
 
 def evaluated(p, leaves):
     """The values of a program's nodes. An operand is a mask where the operation takes one."""
-    values = []
-    for op, *rest in p.expressions.nodes:
-        if op == "const":
-            values.append(torch.tensor(rest[0], dtype=torch.float64))
-        elif op == "leaf":
-            values.append(leaves[tuple(rest)])
-        else:
-            operands = [values[n] for n in rest]
-            masks = {"and": 2, "or": 2, "not": 1, "where": 1}.get(op, 0)
-            assert [t.dtype == torch.bool for t in operands] == [
-                n < masks for n in range(len(rest))
-            ]
-            values.append(EVALUATE[op](*operands))
-    return values
+    values = {}
+
+    def leaf(kind, k):
+        if kind == "share":
+            return torch.tensor(1 / 3, dtype=torch.float64)
+        if kind in ("product", "dfed"):  # a sum or a maximum of units, each of which makes a column
+            units = value(p.fed[k] if kind == "product" else p.dproducts[k]).expand(3, 3)
+            over = torch.amax if p.kinds[k] == "maximum" else torch.sum
+            return over(units, -1, keepdim=True).expand(3, 3)
+        return leaves[kind, k]
+
+    def value(n):
+        if n not in values:
+            op, *rest = p.expressions.nodes[n]
+            if op == "const":
+                values[n] = torch.tensor(rest[0], dtype=torch.float64)
+            elif op == "leaf":
+                values[n] = leaf(*rest)
+            else:
+                operands = [value(o) for o in rest]
+                masks = {"and": 2, "or": 2, "not": 1, "where": 1}.get(op, 0)
+                assert [t.dtype == torch.bool for t in operands] == [
+                    k < masks for k in range(len(rest))
+                ]
+                values[n] = EVALUATE[op](*operands)
+        return values[n]
+
+    return value
 
 
 def functions_of(text):
@@ -142,15 +177,17 @@ def test_it_is_right_or_refused(name):
         except ValueError:
             assert text not in TAKEN + tuple(FLAT)
             continue
+        assert text not in REFUSED
         x, y = (torch.tensor(values, dtype=torch.float64) for values in (X, Y))
         leaves = {("gate", 0): x, ("gate", 1): y, ("dh", 0): torch.ones_like(x)}
-        values = evaluated(p, leaves)
-        needed = set(p.expressions.order(p.dgates, p.known)) - p.known
+        value = evaluated(p, leaves)
+        gradients = [*p.dgates, *p.dproducts]
+        needed = set(p.expressions.order(gradients, p.known)) - p.known
         kinds = [p.expressions.nodes[n][:2] for n in needed]
         assert ("leaf", "gate") not in kinds, f"{text}: a gate that is not saved"
         assert print_cpp.source(p)
         for n, expected in zip((p.h, *p.dgates), wanted, strict=True):
-            found = values[n].expand_as(x)
+            found = value(n).expand_as(x)
             torch.testing.assert_close(
                 found, expected, rtol=1e-12, atol=1e-13, equal_nan=True,
                 msg=lambda why, text=text: f"{text}: {why}",

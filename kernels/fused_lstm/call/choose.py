@@ -285,6 +285,9 @@ def _on_a_gpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -
         return Choice("loop", "none", "too few programs run at once to normalize so wide a layer")
     triton = ENGINES["triton"]
     if engine_module("triton").missing(device) is None and triton.runs(spec):
+        why = why_no_cell("triton", spec)
+        if why is not None:
+            return Choice("loop", "none", why)
         _warn_that_no_gpu_has_run_it()
         return Choice("triton", triton.default, "auto's choice for what nn.LSTM does not have")
     return Choice("loop", "none", "neither cudnn nor triton can run it")

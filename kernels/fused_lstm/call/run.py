@@ -351,8 +351,9 @@ def check_tensors(call: Call, autocasts: bool = False) -> None:
     I = x.shape[-1] if x.dim() else 0
     if (count := CELLS[spec.cell].inputs) and weights[0].dim() == 2:  # behind what it multiplies
         own, I = I - weights[0].shape[1], weights[0].shape[1]
-        if own not in (count, count * H):
-            raise ValueError(f"x: got {own} columns of inputs; expected {count} or {count * H}")
+        every = count * H if spec.units is None else sum(spec.units.inputs)
+        if own not in (count, every):
+            raise ValueError(f"x: got {own} columns of inputs; expected {count} or {every}")
     expected = expected_weights(spec, I, H, P)
     device, dtype = x.device, x.dtype
     sizes = rows.batch_sizes if rows is not None and rows.arrives_packed else None

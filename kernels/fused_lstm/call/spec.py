@@ -26,6 +26,7 @@ class Units(NamedTuple):
     gates: int
     products: tuple[int, ...]  # that each makes of a column
     factors: tuple[int, ...]  # that each multiplies
+    inputs: tuple[int, ...] = ()  # of the cell's inputs
 
     def widest(self, H: int) -> int:
         """Return the most; weights of a unit are so long, whatever they meet."""

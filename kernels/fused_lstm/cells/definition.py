@@ -20,7 +20,8 @@ from ..errors import first_line
 from . import print_cpp, print_python, print_triton
 from .engine_cell import MOST_COLUMNS, MOST_PRODUCTS, EngineCell
 from .gates import Gates, order_of_rows
-from .program import Product, Program, program
+from .program import Program, program
+from .step import Product
 from .trace import INSTEAD, CannotExpress
 from .widths import Refused, Widths, units_of
 
@@ -329,7 +330,8 @@ class Cell(EngineCell):
             return None
         gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
         names = dict.fromkeys(gates, Widths.gates) if self.products else {}
-        names |= {name: 2 + k for k, name in enumerate(self.products)}
+        numbers = [2 + k for k in self.program().matrices]
+        names |= dict(zip(self.products, numbers, strict=True))
         try:
             return units_of(self.program(), names, told, hidden_size)
         except Refused as refused:
@@ -338,7 +340,8 @@ class Cell(EngineCell):
     def units_of_weights(self, hidden_size: int, units: Units) -> list[int]:
         """Return how long the vectors of weights are, in the order of `vectors`."""
         width = self.program().widths
-        of = dict(enumerate([hidden_size, units.gates, *units.products]))
+        numbers = [width.h, width.gates, *(2 + k for k in self.program().matrices)]
+        of = dict(zip(numbers, [hidden_size, units.gates, *units.products], strict=True))
         return [of.get(width.root(w), hidden_size) for w in width.of_weights]
 
     def refused(self) -> dict[str, str]:
@@ -350,6 +353,8 @@ class Cell(EngineCell):
             why["layer_norm"] = "inputs"
         if self.products:
             why |= dict.fromkeys(("layer_norm", "num_heads"), "products inside the step")
+        if self.has_sums:
+            why |= dict.fromkeys(("layer_norm", "num_heads"), "sums over units")
         if not self.gates.by_h:
             why |= dict.fromkeys(("layer_norm", "num_heads"), "no gate of h")
         if len(self.states) != 1:
@@ -473,7 +478,9 @@ def cell(
             c = c + F.elu(g) * torch.sigmoid(i)
             return torch.tanh(c) * torch.sigmoid(o), c
 
-    The function computes what a step does between its matrix products, on tensors of one shape. Its
+    The function computes what a step does between its matrix products, on tensors of one shape: by
+    elementwise operations, and by sums and maxima over the units of a row, such as
+    `x.mean(-1, keepdim=True)`, `torch.softmax(x, -1)` and `F.layer_norm(x, x.shape[-1:])`. Its
     positional arguments are one to eight gates: sums before activation, W x + b_ih + R h + b_hh, in
     the order of the weights' rows. Its keyword arguments are the states before the step, weights of
     a unit, inputs of the step, products, which it calls, and numbers with a default, which are
@@ -489,7 +496,8 @@ def cell(
             Where h has a part in no gate, a layer has neither.
         h_only: names of gates that are R h + b_hh alone, without rows in weight_ih and bias_ih.
         inputs: names of numbers of each step that are not multiplied, such as the time since the
-            step before. A call has them by name, [T, B, 1] or [T, B, H]; a layer is one layer then.
+            step before. A call has them by name, [T, B, 1] or [T, B, H], or with `units` as many
+            as what they meet has; a layer is one layer then.
         products: names of matrix products inside the step, in the order in which the function calls
             them, each once: `u(r * h)` is U (r h) + b. Or name -> n, up to 4 columns of a unit,
             which a call returns as a tuple. A layer has weight_u [n*H, H] and bias_u [n*H]; see

@@ -6,7 +6,7 @@ Whoever makes one says its gates, states, vectors, products and inputs, and how 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,7 +18,8 @@ from ..call.spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec
 from ..errors import meant
 from . import compile, print_cpp, print_triton
 from .gates import Gates
-from .program import Product, Program
+from .program import Program
+from .step import Product
 
 # InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
 MOST_PRODUCTS, MOST_COLUMNS = 8, 4
@@ -88,28 +89,61 @@ class EngineCell:
     def _ready(self) -> set[tuple[str, str]]:  # instruction set or "triton", a variant
         return set()
 
-    def as_wide(
-        self, parts: Sequence[Tensor], vectors: Sequence[Tensor], units: list[int]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return parts of gates and vectors of weights, each as wide as what it meets in a step.
+    def as_wide(self, vectors: Sequence[Tensor], units: list[int]) -> list[Tensor]:
+        """Return vectors of weights, each as wide as what it meets in a step.
 
         units: of h, of gates, and of what each product makes.
         """
-        width = self.program().widths
-        size = dict(enumerate(units)).get
-        return (
-            [t[..., : size(width.of_gate(k), None)] for k, t in enumerate(parts)],
-            [
-                t[: size(width.root(w), None)]
-                for w, t in zip(width.of_weights, vectors, strict=True)
-            ],
-        )
+        if not self.products:  # and no program: a transform of a caller's may be under way
+            return list(vectors)
+        size, width = self._sizes(units), self.program().widths
+        return [t[: size(w)] for w, t in zip(width.of_weights, vectors, strict=True)]
+
+    def widths_of_inputs(self, units: list[int]) -> list[int]:
+        """Return how many units each input has; units: as of `as_wide`."""
+        if not self.products:
+            return [units[0]] * len(self.inputs)
+        return [self._sizes(units)(w) for w in self.program().widths.of_inputs]
+
+    def widths_of_columns(self, total: int, H: int, made: list[int]) -> list[int]:
+        """Return how many units each part of a gate has, the inputs last.
+
+        total: of all of them. H: of h. made: of what each product makes.
+        """
+        if not self.products:
+            return [H] * len(self.gates.columns)
+        p = self.program()
+        width = p.widths
+        known = {width.root(2 + k): units for k, units in zip(p.matrices, made, strict=True)}
+        known[width.h] = H
+        roots = [width.of_gate(k) for k in range(len(p.gates.columns))]
+        like_gates = width.root(width.gates)
+        others = [known.get(root, H) for root in roots if root in known or root != like_gates]
+        if len(others) < len(roots):
+            known[like_gates] = (total - sum(others)) // (len(roots) - len(others))
+        return [known.get(root, H) for root in roots]
+
+    def _sizes(self, units: list[int]) -> Callable[[int], int]:
+        p = self.program()
+        width = p.widths
+        numbers = [width.h, width.gates, *(2 + k for k in p.matrices)]
+        sizes = dict(zip(map(width.root, numbers), units, strict=True)) | {width.h: units[0]}
+        return lambda number: sizes.get(width.root(number), units[0])
 
     def program(self, zoneout: bool = False) -> Program:
         """Return the cell's programs, with zoneout of its states or without."""
         if zoneout not in self._programs:
             self._programs[zoneout] = self._traced(zoneout)
         return self._programs[zoneout]
+
+    @property
+    def has_sums(self) -> bool:
+        """Return whether units of a row meet in a sum or a maximum."""
+        return bool(self.program().sums)
+
+    def numbers(self, spec: Spec) -> int:
+        """Return how many numbers of a row a step saves, behind the states."""
+        return len(self.program(any(spec.zones)).numbers)
 
     def _register(self) -> None:
         """Make the engines know the cell by its name."""
@@ -126,6 +160,8 @@ class EngineCell:
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
+        if engine == "triton" and self.has_sums:
+            return "engine 'triton' has no sums over the units of a row"
         if engine == "triton" and self.products:
             found = {
                 "beside a projected h": spec.projection,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from .expressions import HEAVY, Expressions
 from .printing import INFIX, operation, variable
 from .program import Program
+from .sums import MAXIMUM, SUM
 
 CALLS = {"max": "maximum", "min": "minimum", "abs": "absolute", "sqrt": "square_root"}
 
@@ -43,7 +44,8 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
     count, space = len(p.inner), "fused_lstm::FL_ISA::"
 
     def functions_of(dtype: str, forward: int, back: int) -> str:
-        names = ("finish", forward), ("finish_back", back)
+        names = [("finish", forward), ("finish_back", back)]
+        names += [("derive", forward)] * (forward - 1 in p.sums)
         return braces(
             f"(void*){space}{name}<{space}{struct_name('custom', phase)}, {dtype}>"
             for name, phase in names
@@ -55,14 +57,22 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
     inner = {"count": str(count)}
     if count:
         meets, meets_back = zip(*p.meetings(), strict=True)
-        widths = p.widths
+        widths, sums = p.widths, len(p.sums)
+        matrices = {k: n for n, k in enumerate(p.matrices)}
         inner |= {
+            "kind": braces(f"fused_lstm::InnerKind::{kind}" for kind in p.kinds),
+            "number": braces((p.sums if k in p.sums else matrices)[k] for k in range(count)),
+            "matrices": str(count - sums),
+            "sums": str(sums),
+            "numbers": str(len(p.numbers)),
+            "works": braces(int(works(p, k + 1)) for k in range(count)),
+            "works_back": braces(int(bool(gradients(p, k))) for k in range(count)),
             "columns": braces(p.inner),
-            "fed": braces(p.saved.index(n) for n in p.fed),
+            "fed": braces(0 if k in p.sums else p.saved.index(n) for k, n in enumerate(p.fed)),
             "meets": braces(map(int, meets)),
             "meets_back": braces(map(int, meets_back)),
             "width_of_gates": str(widths.told(widths.gates)),
-            "width": braces(widths.told(2 + k) for k in range(count)),
+            "width": braces(map(widths.told, widths.of_calls)),
             "factor": braces(map(widths.told, widths.of_factors)),
             "width_of_input": braces(map(widths.told, widths.of_inputs)),
             "functions": by_kind(lambda d: braces(functions_of(d, k + 1, k) for k in range(count))),
@@ -99,12 +109,14 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
     A step's work is in one loop over a tile's rows, or in two: the last of functions that wait for
     each other are in the second.
     """
-    e, stored_in = p.expressions, p.stored_in
+    e, stored_in, first = p.expressions, p.stored_in, p.phases()
     known = {n for n in p.saved if stored_in[n] < phase}  # by the phases before
+    known |= {n for n in p.numbers if first[n] <= phase}
     stores = [(n, f"save({k}, ") for k, n in enumerate(p.saved) if stored_in[n] == phase]
     if phase == len(p.inner):
         last = [*((n, f"after({k}, ") for k, n in enumerate(p.after)), (p.h, "h(")]
         stores = [*last, *stores]
+    stores += [(n, feed(p, k)) for k, n in p.feeds(phase)]
     order = e.order([n for n, _ in stores], known)
     loop = loops(e, order, known)
     nodes = [
@@ -113,7 +125,8 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
     nodes[1] = with_masks(e, nodes[1], set(nodes[0]))
     used = {o for n in nodes[1] for o in e.operands(n)} | {n for n, _ in stores if loop[n]}
     weights = [n for n in order if e.nodes[n][:2] == ("leaf", "weight")]
-    there = {*nodes[1], *weights}
+    numbers = [n for n in order if n in p.numbers]
+    there = {*nodes[1], *weights, *numbers}
     crossing = [n for n in sorted(used) if n not in there and not is_const(e, n)]
 
     def body(k: int) -> list[str]:
@@ -124,20 +137,47 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
             text += [f"row.crossing({i}) = {var(p, n)};" for i, n in enumerate(crossing)]
         return text
 
+    sums = p.inner[phase - 1] if phase else len(p.gates.by_h)
+    begins_with_number = phase > 0 and phase - 1 in p.sums
     text = [
         f"static constexpr CellShape shape{{{shape(p)}{facts}}};",
-        f"static constexpr long sums = {p.inner[phase - 1] if phase else len(p.gates.by_h)};",
+        f"static constexpr long sums = {0 if begins_with_number else sums};",
     ]
     others = {"products": len(p.inner), "phase": phase}
     others |= {"zoneout": int(p.zoneout), "crossing": len(crossing)}
+    others |= {"numbers": len(p.numbers)}
     text += [f"static constexpr long {name} = {n};" for name, n in others.items() if n]
     text += function("step", [*leaf_lines(p, order, phase, known), *body(0)])
     if nodes[1]:
-        found = leaf_lines(p, [n for n in weights if n in used], phase, known)
+        found = leaf_lines(p, [n for n in order if n in used & {*weights, *numbers}], phase, known)
         text += function("finish", [*found, *body(1)])
+    if begins_with_number:
+        text += function("derive", derived(p, phase, first))
     text += function("back", backward(p, phase))
     lines = "".join(f"  {line}\n" if line else "\n" for line in text)
     return f"struct {name} : PrintedCell {{\n{lines}}};\n"
+
+
+def feed(p: Program, k: int) -> str:
+    """Return the beginning of what adds to a sum or a maximum."""
+    name = "feed_maximum" if p.kinds[k] == MAXIMUM else "feed"
+    return f"{name}({p.sums[k]}, "
+
+
+def derived(p: Program, phase: int, first: list[int]) -> list[str]:
+    """Return the statements that make numbers of a row of a phase's sum, and of earlier ones."""
+    e = p.expressions
+    made = [n for n, at in p.numbers.items() if first[n] == phase and at >= len(p.sums)]
+    known = {n for n in p.numbers if n not in made}
+    order = e.order(made, known)
+    lines = leaf_lines(p, [n for n in order if n not in made], phase, known)
+    lines += [statement(p, n) for n in order if e.operands(n) and n not in known]
+    return lines + [f"row.leave({p.numbers[n]}, {vector(p, n)});" for n in made]
+
+
+def works(p: Program, phase: int) -> bool:
+    """Return whether a phase computes values of units."""
+    return phase in (len(p.inner), *p.stored_in.values(), *p.fed_in.values())
 
 
 def shape(p: Program) -> str:
@@ -164,6 +204,9 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
     lines, column = [], sum(p.inner[: phase - 1]) if phase else 0
     for n in order:
         op, *rest = p.expressions.nodes[n]
+        if n in p.numbers:
+            lines.append(f"const auto {var(p, n)} = row.number({p.numbers[n]});")
+            continue
         if n in known:
             lines.append(f"const auto {var(p, n)} = row.saved({p.saved.index(n)});")
         if n in known or op != "leaf":
@@ -177,6 +220,7 @@ def leaf_lines(p: Program, order: list[int], phase: int, known: set[int]) -> lis
             "state": lambda k: f"state({k})",
             "weight": lambda k: f"weight({k})",
             "zoneout": lambda _: "zoneout()",
+            "share": lambda k: f"share({k})",
         }[kind](k)
         lines.append(f"const auto {var(p, n)} = row.{value};")
     return lines
@@ -195,12 +239,15 @@ def backward(p: Program, phase: int) -> list[str]:
     results = [n for n, _ in stores]
 
     def gradient(at: int) -> str:  # that comes to a phase
+        if at in p.sums:
+            return f"total({p.sums[at]})"
         return "by_h" if at == phase else f"arrived({at - 1})"
 
     places = {n: f"after({k})" for k, n in enumerate(p.after)}
     if not p.states:
         places[p.h] = "h()"
     places |= {n: f"saved({k})" for k, n in enumerate(p.saved)}
+    places |= {n: f"number({k})" for n, k in p.numbers.items()}
     text = []
     for n in e.order(results, p.known):
         op, *rest = e.nodes[n]
@@ -211,11 +258,12 @@ def backward(p: Program, phase: int) -> list[str]:
             value = {
                 "state": f"state({k})", "weight": f"weight({k})", "zoneout": "zoneout()",
                 "dh": gradient(last), "dfed": gradient(k), "dstate": f"by_after({k})",
+                "share": f"share({k})",
             }[kind]  # fmt: skip
             text.append(f"const auto {var(p, n)} = row.{value};")
         elif op != "const":
             text.append(statement(p, n))
-    text += [f"row.arrive({phase - 1});"] * bool(phase)
+    text += [f"row.arrive({phase - 1});"] * (phase > 0 and phase not in p.sums)
     return text + [f"row.{store}{vector(p, n)});" for n, store in stores]
 
 
@@ -225,7 +273,10 @@ def gradients(p: Program, phase: int) -> list[tuple[int, str]]:
     for product, count in enumerate(p.inner):
         if p.products_made_in[product] == phase:
             columns = p.dproducts[column : column + count]
-            made += [(n, f"by_product({product}, {j}, ") for j, n in enumerate(columns)]
+            if product not in p.sums:
+                made += [(n, f"by_product({product}, {j}, ") for j, n in enumerate(columns)]
+            elif p.kinds[product] == SUM and columns[0] != p.expressions.absent:
+                made.append((columns[0], f"feed({p.sums[product]}, "))
         column += count
     stores = [(n, f"by_state({k}, ") for k, n in enumerate(p.dstates)]
     gates = len(p.dgates) - p.inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .expressions import HEAVY
 from .printing import operation
 from .program import Program
+from .sums import PRODUCT
 
 CALLS = {
     "max": "torch.maximum", "min": "torch.minimum", "elu": "F.elu", "log_sigmoid": "F.logsigmoid",
@@ -28,6 +29,7 @@ def text(p: Program, name: str) -> str:
         f"# Saved for the backward, in addition to the states: {len(p.saved)} numbers per unit.",
     ]
     lines += [f"{named(p, n)}  # {why(p, n)}" for n in p.saved]
+    lines += [f"{named(p, n)}  # a number of a row" for n in p.numbers]
     lines += [
         "",
         "# Its backward: by_h is the gradient with respect to h, by_next_s to the next s.",
@@ -52,7 +54,8 @@ def step(p: Program) -> list[str]:
         known |= {*order}
         if not last:
             columns = [f"product_{column + j}" for j in range(p.inner[k])]
-            lines.append(f"{', '.join(columns)} = product {k} of {named(p, p.fed[k])}")
+            kind = f"product {k}" if p.kinds[k] == PRODUCT else f"the {p.kinds[k]}"
+            lines.append(f"{', '.join(columns)} = {kind} of {named(p, p.fed[k])}")
             column += p.inner[k]
     return lines
 
@@ -69,7 +72,7 @@ def why(p: Program, n: int) -> str:
     """Return why a step saves a node."""
     op = p.expressions.nodes[n][0]
     if n in p.fed:
-        return "what a product inside the step multiplies"
+        return "what a product inside the step multiplies, or a maximum is of"
     if op == "leaf":
         return "what comes out of the products is nowhere else"
     if op in HEAVY:
@@ -85,8 +88,10 @@ def named(p: Program, n: int) -> str:
     if op != "leaf":
         return f"v{n}"
     kind, k = rest
-    if kind in ("product", "dfed"):
-        return f"product_{k}" if kind == "product" else f"by_what_product_{k}_multiplies"
+    if kind in ("product", "dfed", "share"):
+        words = {"product": "product_{}", "dfed": "by_what_product_{}_is_of",
+                 "share": "1_over_units_of_{}"}  # fmt: skip
+        return words[kind].format(k)
     if kind in ("dh", "zoneout"):
         return {"dh": "by_h"}.get(kind, kind)
     if kind in ("gate", "x", "h"):

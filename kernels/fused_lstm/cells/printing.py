@@ -22,7 +22,7 @@ def variable(p: Program, n: int) -> str:
         return f"gate_{p.gates.column_name((kind, k))}"
     if kind in ("dh", "zoneout"):
         return kind
-    if kind in ("product", "dfed"):
+    if kind in ("product", "dfed", "share"):
         return f"{kind}_{k}"
     return f"{kind}_{p.weights[k] if kind == 'weight' else p.states[k]}"
 

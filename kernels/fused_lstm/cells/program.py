@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .expressions import HEAVY, Expressions
 from .gates import Gates
-from .trace import CannotExpress, traced
+from .step import Step, Traced, expressed, superfluous
+from .sums import MAXIMUM, PRODUCT, SUM
+from .trace import CannotExpress
 from .widths import Widths
 
-# (k, a value of the step) -> the columns that product k makes of it
-Product = Callable[[int, Tensor], list[Tensor]]
-# function(parts of gates in the order of Gates.columns, states, weights, product) -> h, the states
-# after
-Step = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Product], tuple]
+MOST_CALLS = 24  # products, sums and maxima: InnerProducts of native/isa/kernels.h
 
 
 @dataclass(frozen=True)
@@ -60,16 +57,50 @@ class Program:
     fed: tuple[int, ...] = ()  # what each multiplies
     dproducts: tuple[int, ...] = ()  # the gradients by all columns that products make
     inputs: int = 0  # how many of the gates, the last ones, are inputs that nothing multiplies
+    kinds: tuple[str, ...] = ()  # of each product: PRODUCT, SUM or MAXIMUM
 
     @property
     def columns(self) -> int:
         """Return how many columns the engines save: one at least where there are states."""
-        return max(len(self.saved), 1 if self.states else 0)
+        return max(len(self.saved), 1 if self.states or self.numbers else 0)
 
     @property
     def known(self) -> set[int]:
         """Return the nodes that a backward finds in memory."""
-        return {*self.saved, *self.after, *([] if self.states else [self.h])}
+        return {*self.saved, *self.after, *([] if self.states else [self.h]), *self.numbers}
+
+    @cached_property
+    def sums(self) -> dict[int, int]:
+        """Return the products that are sums or maxima: product -> its number among these."""
+        calls = [k for k, kind in enumerate(self.kinds) if kind != PRODUCT]
+        return {k: j for j, k in enumerate(calls)}
+
+    @property
+    def matrices(self) -> list[int]:
+        """Return the products that are no sums or maxima."""
+        return [k for k, kind in enumerate(self.kinds) if kind == PRODUCT]
+
+    @cached_property
+    def numbers(self) -> dict[int, int]:
+        """Return the nodes that are a number of a row and are kept: node -> place, sums first.
+
+        Beside sums these are what vectors are computed with, and results.
+        """
+        if not self.sums:
+            return {}
+        e, of_row, column, places = self.expressions, of_rows(self.expressions, self), 0, {}
+        for k, count in enumerate(self.inner):
+            if k in self.sums:
+                places[e.node("leaf", "product", column)] = self.sums[k]
+            column += count
+        results = [self.h, *self.after, *self.fed, *self.dgates, *self.dstates, *self.dweights]
+        results += self.dproducts
+        used = set(results)
+        for n in e.order(results):
+            used |= {o for o in e.operands(n) if n not in of_row or e.is_mask(n)}
+        for n in sorted(n for n in used - set(places) if n in of_row and not e.is_mask(n)):
+            places[n] = len(places)
+        return places
 
     @cached_property
     def rounded(self) -> set[int]:
@@ -82,6 +113,8 @@ class Program:
         results = self.h, self.after, self.dgates, self.dstates
         if self.inner:
             results = *results, self.inner, self.fed, self.dproducts
+        if self.sums:
+            results = *results, self.kinds
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -100,8 +133,29 @@ class Program:
         return first
 
     def results_of(self, phase: int) -> list[int]:
-        """Return what a phase computes for the next product, or in the end."""
-        return [self.fed[phase]] if phase < len(self.fed) else [self.h, *self.after]
+        """Return what a phase computes for products and sums, or in the end."""
+        results = [self.fed[k] for k, at in self.fed_in.items() if at == phase]
+        if phase == len(self.fed):
+            return [self.h, *self.after, *results]
+        return results if phase in self.sums else [self.fed[phase], *results]
+
+    def feeds(self, phase: int) -> list[tuple[int, int]]:
+        """Return what a phase adds to sums and maxima: (the product, what it is of)."""
+        return [(k, self.fed[k]) for k, at in self.fed_in.items() if at == phase]
+
+    @cached_property
+    def fed_in(self) -> dict[int, int]:
+        """Return the phase that adds to each sum or maximum: product -> phase."""
+        first = self.phases()
+        phases = {k: self._first_as_wide(self.fed[k], first, k) for k in self.sums}
+        return {k: max(first[self.fed[k]], 0) if at is None else at for k, at in phases.items()}
+
+    def _first_as_wide(self, n: int, first: list[int], until: int) -> int | None:
+        """Return the first phase up to `until` that can compute a node and is as wide, or None."""
+        width = self.widths
+        root = width.of_node.get(n, width.h)
+        phases = range(max(first[n], 0), until + 1)
+        return next((k for k in phases if width.of_phase(k) == root), None)
 
     @cached_property
     def widths(self) -> Widths:
@@ -115,17 +169,14 @@ class Program:
         It is the first one that can compute it and whose values are as wide. What needs no product
         has a width of its own: that of a state, a weight or an input.
         """
-        width, last, first = self.widths, len(self.inner), self.phases()
-        begins = [width.root(w) for w in (width.gates, *range(2, 2 + last))]
-        stored = {}
+        last, first, stored = len(self.inner), self.phases(), {}
         for n in self.saved:
-            phase = first[n]
-            if phase < 0:
-                root, until = width.of_node.get(n, width.h), last
-                if n in self.fed:  # which its product needs; `units_of` checks the width
-                    until = self.fed.index(n)
-                phases = [k for k, of in enumerate(begins[: until + 1]) if of == root]
-                phase = phases[0] if phases else 0 if n in self.fed else last
+            until = last
+            if n in self.fed and first[n] < 0:  # its product needs it; `units_of` checks the width
+                until = self.fed.index(n)
+            phase = self._first_as_wide(n, first, until)
+            if phase is None:
+                phase = first[n] if first[n] >= 0 else 0 if n in self.fed else last
             stored[n] = phase
         return stored
 
@@ -154,12 +205,15 @@ class Program:
             of += [rest[1]] if op == "leaf" and rest[0] == "dfed" else []
             known.append(min(of, default=last))
         ends = list(accumulate(self.inner, initial=0))
-        found = [min(known[n] for n in self.dproducts[a:b]) for a, b in pairwise(ends)]
+        columns = [self.dproducts[a:b] for a, b in pairwise(ends)]
+        found = [min(known[n] for n in made) for made in columns]
         phases = [*map(width.root, width.of_factors), width.h]
         for k, phase in enumerate(found):
-            if phase == last:
-                wide = [q for q in range(k + 1, last + 1) if phases[q] == width.root(2 + k)]
-                found[k] = wide[-1] if wide else last
+            if phase == last or k in self.sums:
+                of = width.of_node.get(columns[k][0], width.h)
+                root = of if k in self.sums else width.root(width.of_calls[k])
+                wide = [q for q in range(k + 1, phase + 1) if phases[q] == root]
+                found[k] = wide[-1] if wide else phase
         return found
 
     def meetings(self) -> list[tuple[bool, bool]]:
@@ -167,30 +221,40 @@ class Program:
 
         They need not where the last meeting was behind the phase that made its factor. A worker has
         the same units of products of as many columns: what another may have saved, or may still
-        read of states that the last phase writes over, comes before a meeting too.
+        read of states that the last phase writes over, comes before a meeting too. Behind a sum it
+        has whole rows, backwards the same units of all sums. A maximum has no gradient, and no
+        meeting backwards.
         """
-        e, met, forwards = self.expressions, -1, []
+        e, first, met, forwards = self.expressions, self.phases(), -1, []
+        divided = [0 if k in self.sums else n for k, n in enumerate(self.inner)]
         reads: list[list[int]] = []  # nodes, by phase
         for phase in range(1 + len(self.inner)):
-            known = {n for n in self.saved if self.stored_in[n] < phase}
+            known = {*self.numbers, *(n for n in self.saved if self.stored_in[n] < phase)}
             stored = [n for n in self.saved if self.stored_in[n] == phase]
+            stored += [n for _, n in self.feeds(phase)]
             stored += [self.h, *self.after] * (phase == len(self.inner))
             reads.append(e.order(stored, known))
         for k, fed in enumerate(self.fed):
             before = [self.stored_in[n] for n in reads[k + 1] if n in self.stored_in]
+            before += [first[n] for n in reads[k + 1] if n in self.numbers]
             if k + 1 == len(self.inner):
                 before += [
                     q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
                 ]
-            others = [
-                q for q in before if met < q <= k and (not q or self.inner[q - 1] != self.inner[k])
-            ]
-            forwards.append(self.stored_in[fed] > met or bool(others))
+            others = [q for q in before if met < q <= k and (not q or divided[q - 1] != divided[k])]
+            made = self.fed_in[k] if k in self.sums else self.stored_in[fed]
+            of_own_rows = k in self.sums and made - 1 in self.sums
+            forwards.append((made > met and not of_own_rows) or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
-        met, backwards = len(self.inner) + 1, []
+        met, backwards, since = len(self.inner) + 1, [], {False}  # whether phases since are sums'
         for k in reversed(range(len(self.inner))):
-            backwards.insert(0, self.products_made_in[k] < met)
-            met = k + 1 if backwards[0] else met
+            is_sum, is_maximum = k in self.sums, self.kinds[k] == MAXIMUM
+            is_other = self.products_made_in[k] < met or bool(since - {is_sum})
+            backwards.insert(0, is_other and not is_maximum)
+            if backwards[0]:
+                met, since = k + 1, set()
+            if not is_maximum:
+                since.add(is_sum)
         return list(zip(forwards, backwards, strict=True))
 
 
@@ -211,7 +275,7 @@ def program(
         step: see `Step`.
         states, weights: names.
         zoneout: with zoneout of the states, which no step has to know of.
-        inner: the columns that each product inside the step makes.
+        inner: the columns that each product inside the step makes, in the order of `Step`.
         inputs: how many gates, the last ones, are inputs.
         by_autograd: differentiate by torch.autograd, which runs an autograd.Function's own backward
             but no operation in place.
@@ -226,126 +290,133 @@ def program(
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
     likes = likes if dtype is None else (((2, 3), dtype),)
     follows: dict[str, bool] = {}
-    told = step, gates, states, weights, zoneout, inner
-    found = [_expressed(*told, *like, follows, by_autograd) for like in likes]
-    if len({repr((e.nodes, *rest)) for e, *rest in found}) > 1:  # as text, since NaN is not NaN
-        raise CannotExpress(
-            "results that depend on a tensor's shape or dtype",
-            "the same formula for all; a number that depends on them is a keyword with a default,"
-            " which with_(name=value) sets",
-        )
-    e, h, after, fed, gradients = found[0]
-    parts, by_weights = len(gates.columns), len(gates.columns) + len(states)
-    by_products = by_weights + len(weights) + zoneout
-    # Without a state nothing changes h on its way. What a product multiplies is a factor of its
-    # weight's gradient.
-    stored = {*after, *fed, *([] if states else [h])}
-    saved = cut(e, [h, *after, *fed], gradients, stored)
-    return with_crossing(Program(
-        e, gates, states, weights, zoneout, h, tuple(after),
-        saved=tuple(dict.fromkeys([*fed, *saved])),
-        dgates=tuple(gradients[:parts]),
-        dstates=tuple(gradients[parts:by_weights]),
-        dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
-        inner=inner, fed=tuple(fed),
-        dproducts=tuple(gradients[by_products : by_products + sum(inner)]), inputs=inputs,
-    ))  # fmt: skip
+    instead: dict[int, int | None] = {}
+    while True:
+        told = step, gates, states, weights, zoneout, inner, instead
+        found = [expressed(*told, *like, follows, by_autograd) for like in likes]
+        if len({repr((t.expressions.nodes, t.results)) for t in found}) > 1:  # NaN is not NaN
+            raise CannotExpress(
+                "results that depend on a tensor's shape or dtype",
+                "the same formula for all; x.mean(-1, keepdim=True) for a mean over units; a number"
+                " that depends on them is a keyword with a default, which with_(name=value) sets",
+            )
+        more = superfluous(found[0])
+        if not more:
+            break
+        instead |= more
+    return _program(found[0], gates, states, weights, zoneout, inputs)
 
 
-def _expressed(
-    step: Step,
+def _program(
+    t: Traced,
     gates: Gates,
     states: tuple[str, ...],
     weights: tuple[str, ...],
     zoneout: bool,
-    inner: tuple[int, ...],
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    follows: dict[str, bool],
-    by_autograd: bool = False,
-) -> tuple[Expressions, int, list[int], list[int], list[int]]:
-    """Return a step, traced with tensors of a shape and dtype: its expressions, and the nodes.
-
-    The nodes are h, the states after it, what products inside it multiply, and the gradients by all
-    that goes into it.
-    """
-    e = Expressions()
-    kinds = [*gates.columns, *(("state", k) for k in range(len(states)))]
-    kinds += [("weight", k) for k in range(len(weights))] + [("zoneout", 0)] * zoneout
-    kinds += [("product", j) for j in range(sum(inner))]
-    count, parts = len(kinds), len(gates.columns)
-    kinds += [("dh", 0), *(("dstate", k) for k in range(len(states)))]
-    kinds += [("dfed", k) for k in range(len(inner))]
-    leaves = [e.node("leaf", *kind) for kind in kinds]
-
-    def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-        rest = inputs[parts : count - sum(inner)]
-        before, own = rest[: len(states)], rest[len(states) : len(states) + len(weights)]
-        columns, fed = iter(inputs[count - sum(inner) : count]), {}
-
-        def product(k: int, value: Tensor) -> list[Tensor]:
-            fed[k] = value
-            return [next(columns) for _ in range(inner[k])]
-
-        h, after = step(inputs[:parts], before, own, product)
-        if zoneout:
-            after = [a + rest[-1] * (b - a) for a, b in zip(after, before, strict=True)]
-        return h, *after, *(fed[k] for k in range(len(inner)))
-
-    def forward_and_backward(*inputs: Tensor) -> tuple[Tensor, ...]:
-        if by_autograd:
-            return by_torchs_autograd(forward, inputs[:count], inputs[count:])
-        outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
-        return *outputs, *pullback(tuple(inputs[count:]))
-
-    numbers = torch.linspace(0.1, 1.0, shape[0] * shape[1], dtype=dtype, device="cpu")
-    tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
-    h, *results = traced(e, forward_and_backward, leaves, tensors, follows, not by_autograd)
-    after, results = results[: len(states)], results[len(states) :]
-    return e, h, after, results[: len(inner)], results[len(inner) :]
+    inputs: int,
+) -> Program:
+    """Return the program of a traced step."""
+    e, kinds, inner = t.expressions, tuple(t.calls.kinds), tuple(t.calls.inner)
+    parts, by_weights = len(gates.columns), len(gates.columns) + len(states)
+    by_products = by_weights + len(weights) + zoneout
+    # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
+    # are found by comparing what it is of.
+    kept = [n for n, kind in zip(t.fed, kinds, strict=True) if kind != SUM]
+    p = Program(
+        e, gates, states, weights, zoneout, t.h, tuple(t.after),
+        saved=tuple(dict.fromkeys(kept)),
+        dgates=tuple(t.gradients[:parts]),
+        dstates=tuple(t.gradients[parts:by_weights]),
+        dweights=tuple(t.gradients[by_weights : by_weights + len(weights)]),
+        inner=inner, fed=tuple(t.fed),
+        dproducts=tuple(t.gradients[by_products : by_products + sum(inner)]), inputs=inputs,
+        kinds=kinds,
+    )  # fmt: skip
+    if len(kinds) > MOST_CALLS:
+        expected = f"at most {MOST_CALLS} products, sums and maxima in a step"
+        raise CannotExpress(f"{len(kinds)} of them", expected)
+    of_row = of_rows(e, p)
+    for k in p.sums:
+        if t.fed[k] in of_row:
+            raise CannotExpress(
+                "a sum of what is one number a row", "a sum of values of units, such as a gate's"
+            )
+    # Without a state nothing changes h on its way.
+    stored = {*t.after, *kept, *([] if states else [t.h])}
+    # What later phases of a step need is in memory, whatever the backward needs.
+    there = {*of_row, *with_crossing(p).saved} if p.sums else set()
+    saved = cut(e, [t.h, *t.after, *t.fed], t.gradients, stored, there)
+    saved = [*kept, *(n for n in with_crossing(p).saved if p.sums), *saved]
+    return with_crossing(replace(p, saved=tuple(dict.fromkeys(saved))))
 
 
-def by_torchs_autograd(
-    forward: Callable, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    """Return a function's results and its gradients by all inputs, by torch.autograd."""
-    with torch.enable_grad():
-        given = [x.detach().requires_grad_() for x in inputs]
-        outputs = forward(*given)
-        # An output that depends on nothing that has a gradient is left out.
-        pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
-        found: Sequence[Tensor | None] = [None] * len(given)
-        if pairs:
-            outs, grads = zip(*pairs, strict=True)
-            found = torch.autograd.grad(outs, given, grads, allow_unused=True)
-    made = [torch.zeros_like(x) if g is None else g for x, g in zip(given, found, strict=True)]
-    return *outputs, *made
+def of_rows(e: Expressions, p: Program) -> set[int]:
+    """Return the nodes that are a number of a row: sums, and what follows from these alone."""
+    kind_of = [kind for kind, count in zip(p.kinds, p.inner, strict=True) for _ in range(count)]
+    found, everywhere = set(), set()  # everywhere: the same in all rows
+    for n, (op, *rest) in enumerate(e.nodes):
+        operands = set(e.operands(n))
+        if op == "const" or (op == "leaf" and rest[0] == "share"):
+            everywhere.add(n)
+        elif op == "leaf":
+            if rest[0] == "product" and kind_of[rest[1]] != PRODUCT:
+                found.add(n)
+        elif operands <= everywhere:
+            everywhere.add(n)
+        elif operands <= found | everywhere:
+            found.add(n)
+    return found
 
 
 def with_crossing(p: Program) -> Program:
-    """Return a program that saves, too, what a phase needs of the products of earlier phases."""
-    e, phase, saved = p.expressions, p.phases(), list(p.saved)
-    for k in range(len(p.inner), 0, -1):  # what a later phase needs, an earlier one saves
-        here = [n for n in saved if phase[n] == k]
-        stack, seen = [*p.results_of(k), *here], {n for n in saved if phase[n] < k}
-        while stack:
-            n = stack.pop()
-            if n in seen:
-                continue
-            seen.add(n)
-            if 0 <= phase[n] < k and not e.is_mask(n):  # of which there is no vector of numbers
-                saved.append(n)
-            else:
-                stack += e.operands(n)
+    """Return a program that saves, too, what a phase needs of the products of earlier phases.
+
+    Beside sums, arithmetic of what is saved already is computed again.
+    """
+    e, phase, saved, before = p.expressions, p.phases(), list(p.saved), -1
+    while before < len(saved):  # what a later phase needs, an earlier one saves
+        before = len(saved)
+        for k in range(1, len(p.inner) + 1):
+            here = [n for n in saved if phase[n] == k]
+            stack = [*p.results_of(k), *here]
+            seen = {*p.numbers, *(n for n in saved if phase[n] < k)}
+            while stack:
+                n = stack.pop()
+                if n in seen:
+                    continue
+                seen.add(n)
+                known = {*saved, *p.numbers} if p.sums else ()
+                # No vector of numbers is a mask.
+                if 0 <= phase[n] < k and not e.is_mask(n) and not follows(e, n, known, phase):
+                    saved.append(n)
+                else:
+                    stack += e.operands(n)
     return replace(p, saved=tuple(saved))
 
 
-def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int]) -> list[int]:
+def follows(e: Expressions, n: int, known: Container[int], phase: list[int]) -> bool:
+    """Return whether node n is arithmetic of known nodes and of what needs no product."""
+    op = e.nodes[n][0]
+    if n in known or op == "const":
+        return True
+    if op == "leaf":
+        return phase[n] < 0
+    return op not in HEAVY and all(follows(e, o, known, phase) for o in e.operands(n))
+
+
+def cut(
+    e: Expressions,
+    forward: list[int],
+    backward: list[int],
+    stored: set[int],
+    others: Iterable[int] = (),
+) -> list[int]:
     """Return the fewest results of a step that its backward can be computed from.
 
     stored: results that are in memory: the states after a step, or h where there is none. So are
     the states before, and weights. What follows from these alone is computed again, and so is
     arithmetic; no function such as exp is, of other values.
+    others: more of what is in memory, a function of which is not computed again.
     """
     import networkx  # comes with torch; imported where a cell is made, since it takes 0.3 s
 
@@ -354,16 +425,17 @@ def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int
         operands = set(e.operands(n))
         if (op == "leaf" and rest[0] in ("dh", "dstate", "dfed")) or operands & late:
             late.add(n)
-        in_memory = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
+        in_memory = op == "leaf" and rest[0] in ("state", "weight", "zoneout", "share")
         if n in stored or op == "const" or in_memory or (operands and operands <= free):
             free.add(n)
+    there = free.union(others)
     # Node n is an edge from 2 n to 2 n + 1. Numbers, since the order of strings in a set differs
     # from process to process, and with it the cut that is found among equal ones.
     start, end = -1, -2
     network: Any = networkx.DiGraph()
     network.add_nodes_from([start, end])
     wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)}
-    wanted = (wanted | set(backward)) - late - free  # a gradient itself may come of no other
+    wanted = (wanted | set(backward)) - late - there  # a gradient itself may come of no other
     network.add_edges_from((2 * n + 1, end) for n in wanted)  # no capacity: infinite
     seen, stack = set(), sorted(wanted)
     while stack:
@@ -377,7 +449,7 @@ def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int
         if op == "leaf" or op in HEAVY:
             network.add_edge(start, 2 * n)
             continue
-        operands = [o for o in e.operands(n) if o not in free]
+        operands = [o for o in e.operands(n) if o not in there]
         network.add_edges_from((2 * o + 1, 2 * n) for o in operands)
         stack += operands
     _, (near, _) = networkx.minimum_cut(network, start, end)

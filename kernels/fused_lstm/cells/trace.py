@@ -20,9 +20,10 @@ INSTEAD = dict.fromkeys(
 )
 INSTEAD |= dict.fromkeys(
     ("sum", "mean", "var", "var_mean", "_softmax", "_log_softmax", "amax", "amin",
-     "linalg_vector_norm", "native_layer_norm", "cumsum", "prod", "logsumexp"),
-    "elementwise operations of a unit's own numbers; layer_norm=True of a layer normalizes W x and"
-    " R h, and nothing else adds up units",
+     "linalg_vector_norm", "native_layer_norm", "cumsum", "prod", "logsumexp", "max", "min",
+     "argmax", "argmin", "median", "sort", "native_group_norm"),
+    "x.sum(-1, keepdim=True), mean, var, std, amax, amin, logsumexp, a Euclidean norm, softmax(-1),"
+    " F.layer_norm or F.rms_norm: over the units of a row, kept as a dimension",
 )  # fmt: skip
 INSTEAD |= dict.fromkeys(
     ("empty", "rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout"),

@@ -35,19 +35,23 @@ class Widths:
     def __init__(self, p: Any) -> None:
         e, products = p.expressions, 2 + len(p.inner)
         of_column = [2 + k for k, count in enumerate(p.inner) for _ in range(count)]
+        of_sum = {k: products + len(p.weights) + p.inputs + j for k, j in p.sums.items()}
+        self.of_calls = [of_sum.get(k, 2 + k) for k in range(len(p.inner))]
         self.of_weights = [products + k for k in range(len(p.weights))]
         inputs = products + len(p.weights)
         first_input = len(p.gates.names) - p.inputs
         self._of_gate = [
             inputs + k - first_input if k >= first_input else self.gates for _, k in p.gates.columns
         ]
-        self._of = list(range(inputs + p.inputs))
+        self._of = list(range(inputs + p.inputs + len(p.sums)))
         self.of_node: dict[int, int] = {}
         gates = dict(zip(p.gates.columns, self._of_gate, strict=True))
         for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
             if op == "leaf":
                 kind, k = rest
-                if kind == "dfed":  # as wide as what its product multiplies
+                # The gradient by a factor is as wide as this; a number of a row has no width.
+                is_sum = kind == "product" and of_column[k] - 2 in p.sums
+                if kind in ("dfed", "share") or is_sum:
                     continue
                 of = {"weight": self.of_weights, "product": of_column}
                 self.of_node[n] = of[kind][k] if kind in of else gates.get((kind, k), self.h)
@@ -60,6 +64,9 @@ class Widths:
         for n in (p.h, *p.after):
             if n in self.of_node:
                 self._join(self.h, self.of_node[n])
+        for k in p.sums:  # behind which there is what the next one is of
+            following = p.fed[k + 1] if k + 1 < len(p.fed) else p.h
+            self._join(self.of_calls[k], self.of_node.get(following, self.h))
         self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
         self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
         self._products, self.of_inputs = products, range(inputs, inputs + p.inputs)
@@ -71,6 +78,10 @@ class Widths:
         """
         root = self.root(width)
         return root if root < self._products else self.h
+
+    def of_phase(self, phase: int) -> int:
+        """Return the width of a phase's values."""
+        return self.root(self.of_calls[phase - 1] if phase else self.gates)
 
     def of_gate(self, column: int) -> int:
         """Return the width of a part of a gate, as in `Gates.columns`."""
@@ -115,26 +126,28 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
     def of(number: int) -> int:
         return found.get(width.root(number), hidden_size)
 
-    phases = [width.gates, *range(2, 2 + last)]  # what each begins with
+    phases = [width.of_phase(k) for k in range(1 + last)]  # what each begins with
     if of(phases[last]) != hidden_size:
         raise Refused(f"{of(phases[last])} for the last product", f"hidden_size, {hidden_size}")
     for k, n in enumerate(p.fed):
-        beside = of(phases[p.stored_in[n]])
+        beside = of(phases[p.fed_in[k] if k in p.sums else p.stored_in[n]])
         if of(factors[k]) != beside:
-            got = f"{of(factors[k])} for what product {k} multiplies"
+            got = f"{of(factors[k])} for what product {k} is of"
             raise Refused(got, f"{beside}, as what it is computed beside")
     for k, number in enumerate(phases[1:]):  # a phase of the backward has its gradients' width
+        if k in p.sums:
+            by_sum = width.of_node.get(p.dproducts[sum(p.inner[:k])])
+            beside = of([*factors, width.h][p.products_made_in[k]])
+            if by_sum is not None and of(by_sum) != beside:
+                raise Refused(f"{of(by_sum)} for what sum {k} is read by", f"{beside}")
+            continue
         later = width.root(number) in (width.h, *map(width.root, factors[k + 1 :]))
         if not later and of(number) != hidden_size:
-            name = next(n for n, of_name in names.items() if of_name == number)
+            name = next(n for n, of_name in names.items() if of_name == width.of_calls[k])
             raise Refused(
                 f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"
             )
-    for k in range(len(p.gates.columns) - p.inputs, len(p.gates.columns)):
-        units, name = of(width.of_gate(k)), p.gates.names[p.gates.columns[k][1]]
-        if units != hidden_size:
-            raise Refused(f"{units} for what meets {name}", f"hidden_size, {hidden_size}")
-    if p.inputs and hidden_size > of(width.gates):
-        raise Refused(f"{of(width.gates)} for gates", f"at least {hidden_size}, what inputs have")
-    products = [of(number) for number in phases[1:]]
-    return Units(of(width.gates), tuple(products), tuple(of(number) for number in factors))
+    inputs = tuple(of(width.root(number)) for number in width.of_inputs)
+    products = [of(width.of_calls[k]) for k in p.matrices]
+    multiplied = tuple(of(factors[k]) for k in p.matrices)
+    return Units(of(width.gates), tuple(products), multiplied, inputs)

@@ -41,7 +41,8 @@ def with_inputs(
 
     module: has sizes and the layout. every_unit: a number of each unit, even where one was given.
     """
-    names, H = () if cell is None else cell.inputs, module.hidden_size
+    names, units = () if cell is None else cell.inputs, module.spec.units
+    widths = [module.hidden_size] * len(names) if units is None else units.inputs
     if sorted(inputs) != sorted(names):
         got, expected = ", ".join(inputs) or "none", ", ".join(names) or "none"
         raise ValueError(f"inputs: got {got}; expected the cell's: {expected}")
@@ -50,7 +51,7 @@ def with_inputs(
     before, given = list(x.shape[:-1]), []
     steps = 1 if module.batch_first and x.dim() == 3 else 0  # where T is
     row = before[:steps] + before[steps + 1 :]
-    for name in names:
+    for name, H in zip(names, widths, strict=True):
         check_packed_as(name, inputs[name], input)
         got: Any = data_of(inputs[name])
         if isinstance(got, Tensor):
@@ -66,7 +67,7 @@ def with_inputs(
             raise ValueError(f"{name}: got {shape}; expected {expected}")
         given.append(got.to(x.dtype))
     if every_unit or len({tensor.shape[-1] for tensor in given}) > 1:
-        given = [tensor.expand(*before, H) for tensor in given]
+        given = [t.expand(*before, H) for t, H in zip(given, widths, strict=True)]
     joined = torch.cat([x, *given], -1)
     return with_data(input, joined), joined.shape[-1]
 

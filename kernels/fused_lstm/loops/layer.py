@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..cells.compile import CannotCompile
 from ..cells.definition import TRACING
 from ..cells.trace import CannotExpress
 from ..operator.pullback import is_transformed
@@ -411,10 +410,13 @@ class Fused(nn.Module):
         try:
             low = Lowered(Places(expanded(parts)))
             stock = stock_of(low)
-            if c.state[0].device.type == "cpu" and stock is None and self.engine != "triton":
-                low.cell.on_native()
+            if stock is None:
+                on_cpu = c.state[0].device.type == "cpu" and self.engine != "triton"
+                why = low.cell.prepare("native" if on_cpu else "triton", low.spec)
+                if why is not None:
+                    raise NoCell(why)
             plan.printed = Printed(low, stock, self.engine, self._keeps_weights)
-        except (NoCell, CannotExpress, CannotCompile, ValueError) as error:
+        except (NoCell, CannotExpress, ValueError) as error:
             plan.why = str(error)
             return self._lower(plan)
         except Exception as error:  # a person's loop does not end for it
@@ -426,14 +428,11 @@ class Fused(nn.Module):
         return plan
 
     def _tier(self, plan: Plan, c: Loop) -> str:
-        """Return the tier that runs a call: the fastest of short calls, and of those with sums.
-
-        Sums over units are products with ones on the kernels, which costs where rows are many.
-        """
+        """Return the tier that runs a call: of short calls the fastest."""
         if plan.tier == STEPS and c.reset_to is not None:
             return HOISTED
         T, B = c.sizes
-        is_sure = plan.printed is not None and T >= SHORT and not plan.printed.low.has_sums
+        is_sure = plan.printed is not None and T >= SHORT
         is_forced = self.fuse is not None or B == 0 or is_transformed() or c.x[0].is_meta
         if plan.tier == NONE or is_forced or is_sure:
             return plan.tier
@@ -544,7 +543,8 @@ def described_plan(plan: Plan) -> str:
         low = plan.printed.low
         products = [len(p.columns) for p in low.products]
         counted = {"gates": len(low.layout.names) - len(low.inputs), "inputs": len(low.inputs),
-                   "products inside": products, "states": len(low.order) or 1,
+                   "products inside": products, "sums inside": len(low.cell.program().sums),
+                   "states": len(low.order) or 1,
                    "vectors": len(low.vectors)}  # fmt: skip
         told = ", ".join(f"{name} {n}" for name, n in counted.items() if n)
         text = f"steps: a printed kernel, {low.cell.name}: {told}"

@@ -14,14 +14,15 @@ from torch import Tensor
 from ..call.spec import Spec
 from ..cells.engine_cell import MOST_COLUMNS, MOST_PRODUCTS, OPTIONS, EngineCell
 from ..cells.gates import Gates
-from ..cells.program import Product, Program, program
+from ..cells.program import Program, program
+from ..cells.step import Product
+from ..cells.sums import MAXIMUM
 from ..cells.trace import CannotExpress
 from ..cells.widths import Refused, Widths, units_of
 from .capture import FUNCTION, STOP, Node, call_function, name_of
 from .parts import STEP, ancestors
 from .places import NoCell, Places
 from .vectors import (
-    ONES,
     Block,
     Column,
     Const,
@@ -31,6 +32,7 @@ from .vectors import (
     Reader,
     State,
     Sum,
+    Total,
     operands_of,
     width_of,
 )
@@ -44,7 +46,6 @@ TOTAL = {
     "stop", "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_not", "floor",
     "ceil", "round", "trunc", "sign", "sgn", "masked_fill", "_to_copy",
 }  # fmt: skip
-ZERO: Any = Linear((), None, (), 0, 0)  # type: ignore[arg-type]  # W of a gate that nothing reads
 
 
 @dataclass
@@ -156,9 +157,9 @@ class Lowered:
             "before", "after" or "extra".
         again: nodes that y reads and that are computed again after the loop.
         gates, products, vectors: what the engine's weights are made of.
-        source: the places of x that the engine multiplies. identity, inputs: gates, by number,
-            whose values of x enter by an identity, or as an input.
-        layout: the cell's Gates, named g0, ... with rows, d0, ... by an identity, i0, ... inputs.
+        source: the places of x that the engine multiplies. inputs: gates, by number, whose values
+            of x are ready.
+        layout: the cell's Gates, named g0, ... with rows, i0, ... inputs.
         spec, units: the engine's.
     """
 
@@ -285,7 +286,7 @@ class Lowered:
     def _is_sum(self, e: Any) -> bool:
         """Return whether an expression is a sum that products, or values of x, are terms of."""
         return isinstance(e, Sum | Outer) or (
-            is_add(e) and any(not isinstance(t, Op | State) for t in self._terms(e, True))
+            is_add(e) and any(not isinstance(t, Op | State | Total) for t in self._terms(e, True))
         )
 
     def _terms(self, e: Any, is_root: bool) -> list[Any]:
@@ -358,7 +359,9 @@ class Lowered:
                 parts.append(("gate", len(self.gates)))
                 self.gates.append(gate)
             parts += self._columns(terms, width)
-            parts += [("value", t) for t in terms if isinstance(t, Op | State | Sum | Const)]
+            parts += [
+                ("value", t) for t in terms if isinstance(t, Op | State | Sum | Const | Total)
+            ]
             self.value[key] = parts
 
     def _outside(self, terms: list[Any], width: int) -> dict[str, tuple]:
@@ -471,25 +474,14 @@ class Lowered:
             names.insert(0, "h")
         names += [f"e{k}" for k in range(len(self.extra))]
         self._find_pads()
-        # An input is as wide as h; what is as wide as gates enters as a gate, by an identity.
-        self.identity = [
-            k for k, g in enumerate(self.gates) if g.ready
-            and g.width == self.gate_width != self.H and g.width not in self.pads
-        ]  # fmt: skip
-        # native finds the units of gates by rows of weight_ih: one gate of x at least, here of 0.
-        has_rows = self.identity or any(g.x for g in self.gates)
-        is_known = not self.products and any(g.ready for g in self.gates)  # by an input
-        if not has_rows and not is_known:
-            self.gates.append(Gate(x=(ZERO,), width=self.gate_width))
         every = sorted(range(len(self.gates)), key=lambda k: natural(self.gates[k]))
         with_rows = [k for k in every if self.gates[k].x or self.gates[k].h]
-        self.inputs = [k for k in every if self.gates[k].ready and k not in self.identity]
+        self.inputs = [k for k in every if self.gates[k].ready]
         inputs = tuple(f"i{k}" for k in self.inputs)
-        gate_names = *(f"g{k}" for k in with_rows), *(f"d{k}" for k in self.identity)
+        gate_names = tuple(f"g{k}" for k in with_rows)
         if len(gate_names) + len(inputs) > MOST_GATES:
             raise NoCell(f"{len(gate_names) + len(inputs)} gates")
-        x_only = {f"g{k}" for k in with_rows if not self.gates[k].h}
-        x_only |= {*(f"d{k}" for k in self.identity), *inputs}
+        x_only = {*(f"g{k}" for k in with_rows if not self.gates[k].h), *inputs}
         h_only = {f"g{k}" for k in with_rows if not self.gates[k].x}
         self.layout = Gates((*gate_names, *inputs), frozenset(x_only), frozenset(h_only))
         self.cell = FusedCell(Recipe(
@@ -503,15 +495,11 @@ class Lowered:
         self.spec = Spec(self.cell.name, units=self.units, bias=self.bias)
 
     def _find_pads(self) -> None:
-        """Find the widths that are made as wide as h by zeros: native's inputs and states are.
+        """Find the widths that are made as wide as h by zeros: the engines' states are.
 
         What an operation makes of zeros has to be finite, since a weight's zeros multiply it.
         """
-        ready = {g.width for g in self.gates if g.ready}
-        self.pads = {w for w in ready if w < self.H and w != self.gate_width}
-        self.pads |= self.narrow
-        if self.gate_width < self.H and self.H in ready:
-            self.pads.add(self.gate_width)
+        self.pads = self.narrow
         seen: set = set()
 
         def visit(e: Any) -> None:
@@ -520,6 +508,8 @@ class Lowered:
             seen.add(key)
             if isinstance(e, Op) and e.hi - e.lo in self.pads and name_of(e.node) not in TOTAL:
                 raise NoCell(f"{e.hi - e.lo} units beside {self.H}: {name_of(e.node)!r}")
+            if isinstance(e, Total) and (units := width_of(e.value)) in self.pads:
+                raise NoCell(f"{units} units beside {self.H}: a {e.kind}")
             columns = [p for p in self.value.get(key, ()) if p[0] == "column"]
             for o in (*operands_of(e), *(self.groups[p[1]][0] for p in columns)):
                 visit(o)
@@ -535,12 +525,11 @@ class Lowered:
         H, M = self.H, self.wide(self.gate_width)
         for p in self.products:
             p.width, p.factor_width = self.wide(p.width), self.wide(p.factor_width)
-        for k in self.inputs:
-            if self.gates[k].width not in (H, *self.pads):
-                raise NoCell(f"a value of x of {self.gates[k].width} units beside states of {H}")
         self.units = None
+        inputs = [self.wide(self.gates[k].width) for k in self.inputs]
         widths = {"gate": M} | {f"p{k}": p.width for k, p in enumerate(self.products)}
-        if all(w == H for w in (*widths.values(), *(p.factor_width for p in self.products))):
+        factors = [p.factor_width for p in self.products]
+        if all(w == H for w in (*widths.values(), *factors, *inputs)):
             return
         if not self.products:
             raise NoCell("gates of another width than h")
@@ -551,10 +540,9 @@ class Lowered:
             self.units = units_of(self.cell.program(), names, told, H)
         except Refused as refused:
             raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
-        if self.units.products != tuple(p.width for p in self.products) or (
-            self.units.factors != tuple(p.factor_width for p in self.products)
-        ):
-            raise NoCell("widths of products")
+        made = tuple(p.width for p in self.products)
+        if self.units[1:] != (made, tuple(factors), tuple(inputs)):
+            raise NoCell("widths of products and inputs")
 
     def _read_states(self) -> set[State]:
         """Return the states that the step reads beside R's product of h."""
@@ -593,11 +581,6 @@ class Lowered:
                     raise NoCell(f"numbers of {dtype} in a step")
         return masks
 
-    @property
-    def has_sums(self) -> bool:
-        """Return whether sums over units are products with ones."""
-        return any(b.node is ONES for p in self.products for bs in p.columns for b in bs)
-
     def is_one_weight(self) -> bool:
         """Return whether the gates are rows of one weight, in their order."""
         return len({b.node for g in self.gates for b in g.h}) == 1 < len(self.gates)
@@ -628,13 +611,17 @@ class Evaluation:
                 terms = [self._term(*part) for part in self._recipe.value[key]]
                 total = sum(terms[1:], terms[0])
                 self._known[key] = total > 0.5 if key in self._recipe.masks else total
+            elif isinstance(e, Total):
+                units = full(self.value(e.value), self._like)
+                make = torch.amax if e.kind == MAXIMUM else torch.sum
+                self._known[key] = make(units, -1, keepdim=True)
             else:
                 self._known[key] = run_op(e.node, [self.value(a) for a in e.args], self._like)
         return self._known[key]
 
     def _term(self, kind: str, what: Any, number: int = 0) -> Any:
         if kind == "gate":
-            parts = [self._parts[name, what] for name in "gdi" if (name, what) in self._parts]
+            parts = [self._parts[name, what] for name in "gi" if (name, what) in self._parts]
             return sum(parts[1:], parts[0])
         if kind == "vector":
             return self._vectors[what]
@@ -688,8 +675,8 @@ def full(value: Any, like: Tensor) -> Tensor:
 
 
 def key_of(e: Any) -> Any:
-    """Return what an expression is known by: a reader makes each Op and Sum once."""
-    return id(e) if isinstance(e, Op | Sum) else e
+    """Return what an expression is known by: a reader makes each Op, Sum and Total once."""
+    return id(e) if isinstance(e, Op | Sum | Total) else e
 
 
 def is_add(e: Any) -> bool:
@@ -703,8 +690,6 @@ def is_add(e: Any) -> bool:
 def natural(g: Gate) -> tuple:
     """Return a key that sorts gates as their rows lie in a weight."""
     first = (g.x or g.h or g.ready)[0]
-    if first is ZERO:
-        return 3, "", 0
     if isinstance(first, Linear):
         return 0, first.node.name, first.c0
     if isinstance(first, Block):

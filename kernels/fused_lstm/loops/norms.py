@@ -1,29 +1,36 @@
-"""Normalizations of a step as sums over units: a copy of a graph, for the cell alone."""
+"""Norms and softmax of a step as sums and maxima: a copy of a graph, for the cell alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
 from torch.fx import Graph as FxGraph
 
-from .capture import GETITEM, ROWS, Node, Rows, name_of
+from ..cells import sums
+from .capture import GETITEM, ROWS, Node, Rows, Stops, name_of
 from .parts import STEP, Parts
 
-aten = torch.ops.aten
+# ATen's reductions: name -> what makes sums and maxima of one, with the operator's own arguments.
+RULES: dict[str, Callable] = {
+    "native_layer_norm": sums.layer_norm, "mean": sums.mean, "var": sums.var, "std": sums.std,
+    "linalg_vector_norm": sums.vector_norm, "amin": sums.amin, "logsumexp": sums.logsumexp,
+    "_softmax": lambda x, dim, to_float: sums.softmax(x, dim),
+    "_log_softmax": lambda x, dim, to_float: sums.log_softmax(x, dim),
+}  # fmt: skip
 
 
 def expanded(parts: Parts) -> Parts:
-    """Return parts whose step has sums in place of norms and means; the same without any."""
-    if not any(name_of(n) in NORMS for n in parts.part(STEP)):
+    """Return parts whose step has sums and maxima in place of norms; the same without any."""
+    if not any(name_of(n) in RULES for n in parts.part(STEP)):
         return parts
     return Parts(Expansion(parts).graph, parts.hoists)
 
 
 class Expansion:
-    """A copy of a graph, with sums in place of norms."""
+    """A copy of a graph, with sums and maxima in place of norms."""
 
     def __init__(self, parts: Parts) -> None:
         old = parts.graph
@@ -35,7 +42,7 @@ class Expansion:
                 if n.args[1] == 0:
                     self._copies[n] = self._copies[n.args[0]]
                 continue
-            norm = NORMS[name_of(n)](self, n) if self._is_norm(parts, n) else None
+            norm = self._norm(n) if self._is_norm(parts, n) else None
             if norm is None:
                 norm = self._copy.node_copy(n, lambda o: self._copies[o])
                 self.shapes[norm] = old.shapes[n]
@@ -57,68 +64,62 @@ class Expansion:
         )  # fmt: skip
 
     def _is_norm(self, parts: Parts, n: Node) -> bool:
-        if n.op != "call_function" or name_of(n) not in NORMS or parts.of.get(n) != STEP:
+        """Return whether a node is a norm of units of the step, and nothing else of it is read."""
+        if n.op != "call_function" or name_of(n) not in RULES or parts.of.get(n) != STEP:
             return False
         shape = self._old.shapes[n.args[0]]
-        return isinstance(shape[0], Rows) and not any(isinstance(k, Rows) for k in shape[1:])
+        has_rows = isinstance(shape[0], Rows) and not any(isinstance(k, Rows) for k in shape[1:])
+        if isinstance(self._old.shapes[n], list):  # a layer norm, its mean and its root
+            reads_more = any(u.args[1] != 0 and u.users for u in n.users)
+            return has_rows and len(n.args[1]) < len(shape) and not reads_more
+        dims = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim")
+        if name_of(n) == "linalg_vector_norm":
+            dims = n.args[2] if len(n.args) > 2 else None
+        return has_rows and bool(dims or dims == 0) and 0 not in self._dims(shape, dims)
 
-    def _call(self, target: Any, shape: Any, *args: Any) -> Node:
-        n = self._copy.call_function(target, args)
-        self.shapes[n] = shape
-        sizes = [ROWS[0] * k if isinstance(k, Rows) else int(k) for k in shape]
-        n.meta["val"] = torch.empty(sizes, dtype=args[0].meta["val"].dtype, device="meta")
+    @staticmethod
+    def _dims(shape: Any, dims: Any) -> list[int]:
+        return [d % len(shape) for d in ((dims,) if isinstance(dims, int) else dims)]
+
+    def _norm(self, n: Node) -> Node | None:
+        """Add a norm as its rule has it; None where that has no such argument."""
+        from torch.fx.experimental.proxy_tensor import make_fx  # which takes long to import
+
+        operands = list(dict.fromkeys(n.all_input_nodes))
+        like = [self._sample(o) for o in operands]
+
+        def rule(*tensors: Any) -> Any:
+            of = dict(zip(operands, tensors, strict=True))
+            args, kwargs = torch.fx.map_arg((n.args, n.kwargs), lambda o: of[o])
+            with torch.enable_grad(), Stops():  # which stops gradients where a caller has none
+                return RULES[name_of(n)](*args, **kwargs)
+
+        try:
+            graph = make_fx(rule)(*like).graph
+        except (sums.CannotExpress, TypeError):
+            return None
+        rows, made = self._old.shapes[n.args[0]][0], {}
+        waiting = iter(operands)
+        for m in graph.nodes:
+            if m.op == "placeholder":
+                made[m] = self._copies[next(waiting)]
+            elif m.op == "output":
+                return made[m.args[0]]
+            else:
+                made[m] = self._call(m, made, rows)
+        return None
+
+    def _sample(self, n: Node) -> torch.Tensor:
+        sizes = [ROWS[0] * k if isinstance(k, Rows) else int(k) for k in self._old.shapes[n]]
+        return torch.empty(sizes, dtype=n.meta["val"].dtype, device="meta")
+
+    def _call(self, m: Node, made: dict[Node, Node], rows: Rows) -> Node:
+        """Add a rule's operation; its values have the rows of what is normalized."""
+        arguments = torch.fx.map_arg(m.args, lambda o: made[o])
+        places = {"device": self._old.device} if "device" in m.kwargs else {}
+        n = self._copy.call_function(m.target, arguments, m.kwargs | places)
+        value = m.meta["val"]
+        n.meta["val"] = torch.empty_like(value, device="meta")
+        self.shapes[n] = (rows, *value.shape[1:]) if value.dim() else ()
         self._nodes.append(n)
         return n
-
-    def _mean(self, value: Node, dims: list[int], shape: Any, keep: bool = True) -> Node:
-        """Add a mean over units; shape: of the result."""
-        count = prod(int(self.shapes[value][d]) for d in dims)
-        total = self._call(aten.sum.dim_IntList, shape, value, dims, keep)
-        return self._call(aten.mul.Tensor, shape, total, 1 / count)
-
-    def layer_norm(self, n: Node) -> Node | None:
-        """Add a layer norm; None where its mean is read too, or it spans rows."""
-        value, normalized, weight, bias, eps = n.args
-        x, shape = self._copies[value], self._old.shapes[value]
-        count = len(normalized)
-        if any(u.args[1] != 0 and u.users for u in n.users) or count >= len(shape):
-            return None
-        dims, small = list(range(-count, 0)), (*shape[:-count], *[1] * count)
-        centered = self._call(aten.sub.Tensor, shape, x, self._mean(x, dims, small))
-        square = self._call(aten.mul.Tensor, shape, centered, centered)
-        variance = self._mean(square, dims, small)
-        root = self._call(
-            aten.rsqrt.default, small, self._call(aten.add.Tensor, small, variance, eps)
-        )
-        result = self._call(aten.mul.Tensor, shape, centered, root)
-        for target, factor in ((aten.mul.Tensor, weight), (aten.add.Tensor, bias)):
-            if factor is not None:
-                result = self._call(target, shape, result, self._copies[factor])
-        return result
-
-    def mean(self, n: Node) -> Node | None:
-        """Add a mean over units; None where it is one over rows."""
-        value, dims, keep = (*n.args, None, False)[:3]
-        dims = self._dims(value, dims)
-        if n.kwargs or 0 in dims:
-            return None
-        return self._mean(self._copies[value], dims, self._old.shapes[n], bool(keep))
-
-    def norm(self, n: Node) -> Node | None:
-        """Add a Euclidean norm over units; None for others."""
-        value, order, dims, keep = (*n.args, None, None, False)[:4]
-        dims = self._dims(value, dims)
-        if n.kwargs or 0 in dims or order not in (None, 2):
-            return None
-        x, shape = self._copies[value], self._old.shapes[n]
-        square = self._call(aten.mul.Tensor, self.shapes[x], x, x)
-        total = self._call(aten.sum.dim_IntList, shape, square, dims, bool(keep))
-        return self._call(aten.sqrt.default, shape, total)
-
-    def _dims(self, value: Node, dims: Any) -> list[int]:
-        count = len(self._old.shapes[value])
-        return [d % count for d in (dims or range(count))]
-
-
-NORMS = {"native_layer_norm": Expansion.layer_norm, "mean": Expansion.mean,
-         "linalg_vector_norm": Expansion.norm}  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..cells.expressions import Expressions
+from ..cells.sums import MAXIMUM, SUM
 from ..cells.trace import aten as table_of
 from .capture import FUNCTION, GETITEM, STOP, Node, Rows, name_of
 from .parts import AFTER, FILLS, ONCE, STEP, Parts, any_rows
@@ -29,6 +30,7 @@ MOVES = {
     "repeat", "flip", "roll", "copy", "lift_fresh_copy", "index_select", "narrow", "contiguous",
     "chunk",
 }  # fmt: skip
+KINDS = {"sum": SUM, "amax": MAXIMUM}  # operators that make one number of many
 ELEMENTWISE = set(table_of(Expressions())) - MOVES - FILLS - {"detach"}
 
 
@@ -40,7 +42,7 @@ class Places:
     """Places of all values of a graph, and the stretches that are unit vectors.
 
     of: node -> places of one row [1, ..], or of a weight [..]; a list of them for several values.
-    summed: node -> places [results, terms] of a sum over units.
+    summed: node -> places [results, terms] of a sum or a maximum over units.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -92,19 +94,19 @@ class Places:
         if name in ("mm", "addmm"):
             if not self.parts.is_weight(n.args[-1]):
                 raise NoCell(f"torch's operator {name!r}: a product of two values of the step")
-        elif name == "sum":
+        elif name in KINDS:
             self.summed[n] = self._groups(n)
         elif name not in ELEMENTWISE:
             raise NoCell(f"torch's operator {name!r}")
         return self._fresh(n, shape)
 
     def _groups(self, n: Node) -> Tensor:
-        """Return which places each number of a sum over units adds up."""
+        """Return which places each number of a sum or a maximum over units is of."""
         places = self.of[n.args[0]]
         dims = n.args[1] if len(n.args) > 1 and n.args[1] else range(places.dim())
         dims = sorted(d % places.dim() for d in dims)
         if self._row_dim(self.graph.shapes[n.args[0]], n) in dims or n.kwargs:
-            raise NoCell("torch's operator 'sum' over rows")
+            raise NoCell(f"torch's operator {name_of(n)!r} over rows")
         others = [d for d in range(places.dim()) if d not in dims]
         count = prod(places.shape[d] for d in dims)
         return places.permute(*others, *dims).reshape(-1, count)

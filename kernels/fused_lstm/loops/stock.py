@@ -22,9 +22,7 @@ class Stock(NamedTuple):
 def stock_of(low: Any) -> Stock | None:
     """Return the library's cell that computes what a lowered step does, or None."""
     by = low.layout
-    plain = low.has_r and not (
-        low.inputs or low.identity or low.products or low.vectors or low.extra
-    )
+    plain = low.has_r and not (low.inputs or low.products or low.vectors or low.extra)
     if not plain or low.units is not None:
         return None
     kinds = len(by.summed), len(by.of_x), len(by.of_h), len(low.order)

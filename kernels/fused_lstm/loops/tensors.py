@@ -13,18 +13,16 @@ from torch import Tensor
 from ..cells.gates import Gates
 from ..operator.pullback import is_transformed
 from .capture import Node
-from .lower import ZERO, Gate, Lowered
+from .lower import Gate, Lowered
 from .parts import Values
-from .vectors import ONES, Block, Linear, Outer, Stretch, units_in
+from .vectors import Block, Linear, Outer, Stretch, units_in
 
 
 class Part(NamedTuple):
-    """Columns of some rows of a weight: a sum of blocks, a matrix of one number, or an identity."""
+    """Columns of some rows of a weight: a sum of blocks, or zeros."""
 
     columns: int
     blocks: tuple[Block, ...] = ()
-    number: float = 0.0
-    is_identity: bool = False
 
 
 @dataclass
@@ -57,10 +55,8 @@ class Matrix:
 
     @staticmethod
     def _of_part(rows: int, part: Part, of: dict[Node, Tensor], like: Tensor) -> Tensor:
-        if part.is_identity:
-            return torch.eye(rows, dtype=like.dtype, device=like.device)
         if not part.blocks:
-            return like.new_full((rows, part.columns), part.number)
+            return like.new_zeros(rows, part.columns)
         blocks = [block_of(of[b.node], b).T for b in part.blocks]
         return sum(blocks[1:], blocks[0])
 
@@ -136,8 +132,7 @@ class Weights(torch.autograd.Function):
             for r in matrix.rows if g is not None else ():
                 for part in r.parts:
                     for b in part.blocks:
-                        if b.node is not ONES:
-                            blocks.setdefault(b.node, []).append(b)
+                        blocks.setdefault(b.node, []).append(b)
         for n, (shape, stride, dtype, device), needs in zip(
             ctx.nodes, ctx.shapes, ctx.needs_input_grad[3:], strict=True
         ):
@@ -177,7 +172,7 @@ class Tensors:
         self.of_x = [gates[k] for k in layout.by_x if layout.names[k][0] == "g"]
         self.of_h = [gates[k] for k in layout.by_h]
         self.M = low.wide(low.gate_width)
-        self.reads_x = any(g.x not in ((), (ZERO,)) for g in self.of_x)
+        self.reads_x = any(g.x for g in self.of_x)
         self.matrices = [self._weight_ih(), self._weight_hh(), *map(self._inner, low.products)]
         self.nodes = list(dict.fromkeys(
             b.node for m in self.matrices for r in m.rows for p in r.parts for b in p.blocks
@@ -185,7 +180,7 @@ class Tensors:
         self.has_vectors = bool(low.cell.vectors)
         # A gate that both x and h have a part in has its bias in bias_ih.
         of_h = [() if g.x else g.bias for g in self.of_h]
-        self.biases = [[g.bias for g in self.of_x] + [()] * len(low.identity), of_h]
+        self.biases = [[g.bias for g in self.of_x], of_h]
         ready = [t for g in low.gates for t in g.ready]
         bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
         bias += [t for of_one in low.biases for several in of_one for t in several]
@@ -205,37 +200,28 @@ class Tensors:
 
     def _weight_ih(self) -> Matrix:
         low = self.low
-        each = self.M * len(low.identity)
-        width = sum(units_in(s) for s in low.source) if self.reads_x else int(not low.identity)
+        width = sum(units_in(s) for s in low.source) if self.reads_x else 1
         rows = []
         for g in self.of_x:
             parts = []
             for place, stretch in enumerate(low.source if self.reads_x else ()):
                 count = units_in(stretch)
-                blocks = tuple(
-                    Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x if t is not ZERO
-                )
+                blocks = tuple(Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x)
                 parts.append(Part(count, blocks))
             parts = parts or [Part(width)] * bool(width)
-            parts += [Part(each)] * bool(each)
-            rows.append(Rows(low.gate_width if g.x != (ZERO,) else self.M, parts, self.M))
-        for k in range(len(low.identity)):
-            behind = self.M * (len(low.identity) - 1 - k)
-            parts = [Part(width + self.M * k)] * bool(width + self.M * k)
-            parts += [Part(self.M, is_identity=True), *[Part(behind)] * bool(behind)]
-            rows.append(Rows(self.M, parts, self.M))
-        return Matrix(rows, width + each)
+            rows.append(Rows(low.gate_width, parts, self.M))
+        return Matrix(rows, width)
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
-        return Matrix([Rows(width, [part_of(H, g.h)], self.M) for g in self.of_h], H)
+        return Matrix([Rows(width, [Part(H, g.h)], self.M) for g in self.of_h], H)
 
     def _inner(self, product: Any) -> Matrix:
         rows = []
         for blocks in product.columns:
             b = blocks[0]
             units, count = b.c1 - b.c0, b.r1 - b.r0
-            parts = [part_of(count, blocks)]
+            parts = [Part(count, blocks)]
             more = product.factor_width - count
             rows.append(Rows(units, parts + [Part(more)] * bool(more), product.width))
         return Matrix(rows, product.factor_width)
@@ -245,11 +231,10 @@ class Tensors:
     def weights(self, values: Values, like: Tensor) -> list[Tensor]:
         """Return the engine's weights; like: a tensor of their dtype and device."""
         of = values.of
-        inputs = [of[n] for n in self.nodes if n is not ONES]
+        inputs = [of[n] for n in self.nodes]
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
         if trains and not is_transformed() and not torch.compiler.is_compiling():
-            nodes = [n for n in self.nodes if n is not ONES]
-            matrices = list(Weights.apply(self.matrices, nodes, like, *inputs))
+            matrices = list(Weights.apply(self.matrices, self.nodes, like, *inputs))
         else:
             matrices = [m.value(of, like) for m in self.matrices]
         result = matrices[:2]
@@ -295,18 +280,16 @@ class Tensors:
         low, T, B = self.low, values.T, values.B
         like = values.of[self.parts.graph.x[0]]
         parts = [self._gathered(low.source, values)] if self.reads_x else []
-        if not self.reads_x and not low.identity:
+        if not self.reads_x:
             parts = [like.new_zeros(T, B, 1, dtype=low.dtype)]
-        for k in low.identity:
-            ready = self._ready(low.gates[k], values)
-            parts.append(ready.expand(T, B, low.gate_width))
         whole = self._inputs_in_a_row(values) if len(low.inputs) > 1 else None
         if whole is not None:
             parts.append(whole)
         else:
             for k in low.inputs:
                 ready = self._ready(low.gates[k], values)
-                parts.append(as_wide(ready.expand(T, B, ready.shape[-1]), low.H))
+                units = low.wide(low.gates[k].width)
+                parts.append(as_wide(ready.expand(T, B, ready.shape[-1]), units))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _ready(self, g: Gate, values: Values) -> Tensor:
@@ -342,7 +325,9 @@ class Tensors:
         ready = [self.low.gates[k].ready for k in self.low.inputs]
         if len(ready) < 2 or any(len(r) != 1 for r in ready):
             return None
-        first, H = ready[0][0], self.low.H
+        first, H = ready[0][0], self.low.gates[self.low.inputs[0]].width
+        if any(self.low.gates[k].width != H or H in self.low.pads for k in self.low.inputs):
+            return None
         if all(isinstance(t, Outer) and t.of_x for (t,) in ready):
             stretches = [t.places for (t,) in ready]
             if lie_in_a_row(stretches, H):
@@ -355,11 +340,6 @@ class Tensors:
             whole = Linear(first.source, first.node, first.rows, first.c0, ready[-1][0].c1)
             return F.linear(self._gathered(first.source, values), self._linear(whole, values))
         return None
-
-
-def part_of(columns: int, blocks: tuple[Block, ...]) -> Part:
-    """Return a part of a weight: of blocks, or of ones."""
-    return Part(columns, number=1.0) if blocks and blocks[0].node is ONES else Part(columns, blocks)
 
 
 def lie_in_a_row(stretches: list[Stretch], width: int) -> bool:
@@ -379,7 +359,7 @@ def taken(value: Tensor, stretch: Stretch, base: int) -> Tensor:
 
 
 def as_wide(value: Tensor, H: int) -> Tensor:
-    """Return a value of x as wide as h: one number for all units, or zeros behind it."""
+    """Return a value of x of H units: one number for all of them, or zeros behind it."""
     if value.shape[-1] == 1 and H > 1:
         return value.expand(*value.shape[:-1], H)
     return F.pad(value, (0, H - value.shape[-1])) if value.shape[-1] < H else value

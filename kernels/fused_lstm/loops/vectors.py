@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cells.sums import SUM
 from .capture import GETITEM, Node, Rows, name_of
 from .parts import BEFORE, FILLS, FIXED, ONCE, STEP
-from .places import ELEMENTWISE, MOVES, NoCell, Places
+from .places import ELEMENTWISE, KINDS, MOVES, NoCell, Places
 
 # Places: (first, count) in a row; (first, count, 0), one place count times; or all of them and -1.
 Stretch = tuple[int, ...]
@@ -88,13 +89,12 @@ class Sum:
     terms: tuple[Any, ...]
 
 
-class Ones:
-    """A matrix of ones, which a sum over units is a product with."""
+@dataclass(frozen=True, eq=False)
+class Total:
+    """One number of a row: the sum or the maximum of a unit vector's units."""
 
-    name = ""
-
-
-ONES: Any = Ones()
+    kind: str
+    value: Any
 
 
 class Reader:
@@ -104,6 +104,7 @@ class Reader:
         self.places, self.parts, self.graph = places, places.parts, places.graph
         self.sinks = sinks
         self._known: dict[tuple, Any] = {}
+        self._totals: dict[tuple, Any] = {}
         self._state = {n: k for k, n in enumerate(self.graph.state)}
 
     def vectors(self, n: Node) -> list[tuple[int, int, Any]]:
@@ -135,7 +136,7 @@ class Reader:
         if len(key) != 2:
             raise NoCell(f"numbers of {name_of(n) or 'a state'!r} that are spread over units")
         if n in self.places.summed:
-            raise NoCell("torch's operator 'sum', whose results are units")
+            raise NoCell(f"torch's operator {name_of(n)!r}, whose results are units")
         lo = first - self.places.base[n]
         hi = lo + len(places)
         if n in self._state:
@@ -188,13 +189,7 @@ class Reader:
         at = place - self.places.base[n]
         if n in self.places.summed:
             group = self.places.summed[n][at]
-            parts = [self.at(group[lo:hi]) for lo, hi in self.places.stretches(group)]
-            widths = {hi - lo for lo, hi in self.places.stretches(group)}
-            if len(widths) != 1:
-                raise NoCell(f"torch's operator 'sum' of units of {len(widths)} widths")
-            total = parts[0] if len(parts) == 1 else Sum(tuple(parts))
-            one = Sum((Column(total, Block(ONES, 0, widths.pop(), 0, 1)),))
-            return Sum((Column(one, Block(ONES, 0, 1, 0, width)),))
+            return self._total(n, tuple(group.tolist()), group)
         if n in self._state or name_of(n) in ("mm", "addmm"):
             raise NoCell(f"one number of {name_of(n) or 'a state'!r} beside {width} units")
         out = self.places.of[n]
@@ -207,6 +202,22 @@ class Reader:
             return tuple(argument(b) for b in a) if isinstance(a, tuple | list) else Const(a)
 
         return Op(n, at, at + width, tuple(argument(a) for a in n.args))
+
+    def _total(self, n: Node, key: tuple[int, ...], group: Tensor) -> Any:
+        """Return a sum or a maximum of the units at some places, each once."""
+        if (n, key) not in self._totals:
+            kind = KINDS[name_of(n)]
+            by_width: dict[int, list[Any]] = {}
+            for lo, hi in self.places.stretches(group):
+                by_width.setdefault(hi - lo, []).append(self.at(group[lo:hi]))
+            if kind != SUM and sum(map(len, by_width.values())) > 1:
+                raise NoCell(f"torch's operator {name_of(n)!r} of several vectors of units")
+            parts = [
+                Total(kind, several[0] if len(several) == 1 else Sum(tuple(several)))
+                for several in by_width.values()
+            ]
+            self._totals[n, key] = parts[0] if len(parts) == 1 else Sum(tuple(parts))
+        return self._totals[n, key]
 
     def _product(self, n: Node, lo: int, hi: int) -> Any:
         a, weight = n.args[-2], n.args[-1]
@@ -318,6 +329,8 @@ def operands_of(e: Any) -> list[Any]:
     if isinstance(e, Op):
         return [o for a in e.args for o in (a if isinstance(a, tuple) else (a,))
                 if not isinstance(o, Const)]  # fmt: skip
+    if isinstance(e, Total):
+        return [e.value]
     if isinstance(e, Sum):
         return [t.factor if isinstance(t, Column) else t for t in e.terms
                 if not isinstance(t, Linear)]  # fmt: skip

@@ -65,6 +65,12 @@ void divide_heads(Plan& plan, const Sizes& s, const Machine& m) {
   plan.team = std::min(plan.team, plan.abreast * std::max(tiles, 1L));
 }
 
+// The sums inside a step of `lanes` lanes; each worker has its own.
+Buffer totals_of(const Sizes& s, const Plan& plan, const Machine& m, long lanes) {
+  const long size = s.cell.inner->totals_size(s.batch, m.shapes.lanes);
+  return {size > 0 ? lanes : 0, plan.team, size, true};
+}
+
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long lanes = s.lanes(), width = s.width();
   const CellShape& cell = s.cell;
@@ -89,6 +95,8 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
     plan.c = {plan.wavefront ? s.layers : s.abreast(), s.batch, s.state_columns(), true};
   }
   if (cell.inner && !save) plan.gates = {plan.abreast, s.batch, s.saved_columns()};
+  if (cell.inner) plan.totals = totals_of(s, plan, m, plan.abreast);
+  if (cell.inner && !save) plan.numbers = {plan.abreast, s.batch, cell.inner->numbers, true};
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (!plan.in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
@@ -115,8 +123,11 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (cell.inner) {
     long size = 0;
     for (long k = 0; k < cell.inner->count; ++k) {
+      if (!cell.inner->is_product(k)) continue;
       size += m.blocks_size(cell.inner->columns[k], s.inner.units[k], s.rows);
     }
+    plan.totals = totals_of(s, plan, m, s.directions);
+    plan.by_sums = {s.directions, plan.team, s.batch * cell.inner->sums, true};
     plan.by_inner = {s.directions, 1, size};
     plan.arrived = {s.directions, s.batch, cell.inner->count * s.inner.widest, true};
   }
@@ -124,7 +135,8 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
     long inner = 0;
-    for (long k = 0; k < cell.products_inside(); ++k) {
+    for (long k = 0; k < cell.phases_inside(); ++k) {
+      if (!cell.inner->is_product(k)) continue;
       inner += cell.inner->columns[k] * s.inner.units[k] * s.inner.depth[k];
     }
     const long of_ih = cell.x_gates() * s.hidden * s.input().depth;
@@ -183,7 +195,8 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
     plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
     long size = m.recurrent_size(s.recurrent(), s.projected);
-    for (long k = 0; k < s.cell.products_inside(); ++k) {
+    for (long k = 0; k < s.cell.phases_inside(); ++k) {
+      if (!s.cell.inner->is_product(k)) continue;
       size += m.recurrent_size({s.cell.inner->columns[k], s.inner.units[k], s.inner.depth[k]}, false);
     }
     plan.recurrent = {plan.abreast, 1, size};

@@ -35,6 +35,8 @@ struct Sizes {
   long state_units() const { return cell.inner ? inner.states : hidden; }
   long column_units() const { return cell.inner ? inner.widest : hidden; }
   long state_columns() const { return cell.states * state_units(); }
+  long input_columns() const { return cell.inner ? inner.inputs : cell.inputs * hidden; }
+  long input_at(long k) const { return cell.inner ? inner.input_at[k] : k * hidden; }
   long saved_columns() const { return cell.saved * column_units(); }
 
   WeightShape recurrent() const { return {cell.h_gates(), hidden, outputs}; }
@@ -42,9 +44,12 @@ struct Sizes {
     const long widest = layers > 1 ? std::max(inputs, width()) : inputs;
     return {cell.x_gates(), hidden, widest};
   }
-  // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h. None of an RNN.
+  // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h, or numbers of rows.
+  // None of an RNN.
   long planes() const {
-    return norm ? 1 + (cell.products() + cell.states - 1) / cell.states : cell.saved > 0;
+    const long numbers = cell.inner ? cell.inner->numbers : 0, width = state_columns();
+    return norm ? 1 + (cell.products() + cell.states - 1) / cell.states
+                : (cell.saved > 0) + (numbers + width - 1) / std::max(width, 1L);
   }
 };
 
@@ -100,6 +105,7 @@ struct Plan {
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;
   Buffer by_inner, arrived;  // of products inside a step: see GradientScratch
+  Buffer totals, numbers, by_sums;  // of sums inside a step: see LaneScratch and LaneResults
   Buffer sampled;            // a sample's part of them, for each worker
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers

@@ -62,6 +62,7 @@ template <class T>
 void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                 T* packed) {
   for (long k = 0; k < lane.cell.inner->count; ++k) {
+    if (!lane.cell.inner->is_product(k)) continue;
     const Blocks<T> made = by_inner_of(lane, gradient, k);
     clear_rest(worker, made);
     Fma<T>::pack_columns_of(worker, lane.weights.w_inner[k], made, lane.inner.depth[k], packed);
@@ -69,17 +70,50 @@ void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
   }
 }
 
+// From the gradients by sums, the last of which is k and `end` is behind the first, backwards, to those by what
+// they add up: a worker's units of each row through all phases between.
+template <class T>
+void sums_back(const Worker& worker, const Lane<T>& lane, CellStepBack<T> step, long k, long end) {
+  const InnerProducts& inner = *lane.cell.inner;
+  const Vec<T> nothing[32] = {};
+  for (long row = 0; row < alive(lane, step.place); ++row) {
+    for (long at = k; at > end; --at) {
+      if (inner.kind[at] == InnerKind::sum) {
+        step.by_sums[row * inner.sums + inner.number[at]] = total_of(worker, lane, at, row);
+      }
+      if (!inner.works_back[at]) continue;
+      const auto finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, at).finish_back);
+      step.hidden = lane.inner.depth[at];
+      const Range blocks = part(blocks_of<T>(step.hidden), worker.id, worker.count);
+      for_blocks<T>(blocks, [&](long block, long blocks) {
+        finish(step, block, row, 1, blocks, nothing);
+      });
+    }
+  }
+}
+
 // From the gradients by what the last product made to those by all gates.
 template <class T>
 void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                 CellStepBack<T> step, const T* packed, Sum<T>* sums) {
-  const long count = lane.cell.inner->count;
-  for (long k = 0; k < count; ++k) packed += Fma<T>::columns_size(inner_shape(lane, k));
-  for (long k = count - 1; k >= 0; --k) {
-    packed -= Fma<T>::columns_size(inner_shape(lane, k));
-    if (lane.cell.inner->meets_back[k]) worker.sync();
+  const InnerProducts& inner = *lane.cell.inner;
+  step.totals = totals_of(lane, worker.id);
+  if (lane.scratch.by_sums) step.by_sums = lane.scratch.by_sums + worker.id * lane.batch * inner.sums;
+  for (long k = 0; k < inner.count; ++k) {
+    if (inner.is_product(k)) packed += Fma<T>::columns_size(inner_shape(lane, k));
+  }
+  for (long k = inner.count - 1, next; k >= 0; k = next) {
+    if (inner.meets_back[k]) worker.sync();
+    next = k - 1;
+    if (!inner.is_product(k)) {
+      const bool alone = worker.count == 1;
+      while (next >= 0 && !inner.is_product(next) && (alone || !inner.meets_back[next])) --next;
+      sums_back(worker, lane, step, k, next);
+      continue;
+    }
     step.hidden = lane.inner.depth[k];
     step.finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, k).finish_back);
+    packed -= Fma<T>::columns_size(inner_shape(lane, k));
     Fma<T>::columns(worker, by_inner_of(lane, gradient, k), step.line,
                     {0, alive(lane, step.place)}, step.hidden, packed, (step.place + k) % 2, sums,
                     [&](const Sums<T>& tile, long first, long row) {
@@ -100,6 +134,7 @@ template <class T>
 void inner_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                      long behind, T* panel) {
   for (long k = 0; k < lane.cell.inner->count; ++k) {
+    if (!lane.cell.inner->is_product(k)) continue;
     const Rows<T> fed = fed_of(lane, k, lane.results.gates);
     const WeightShape shape = inner_shape(lane, k);
     T* const out = gradient.weights.w_inner[k];
@@ -137,6 +172,7 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   if (step.by_own.data) step.by_own.data += row * step.by_own.stride;
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
+  if (lane.results.numbers) step.numbers = lane.results.numbers + row * lane.cell.inner->numbers;
   if (lane.cell.inner) {
     step.by_inner = gradient.scratch.by_inner;
     step.arrived = gradient.scratch.arrived;
@@ -217,7 +253,9 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
                    long place, const T* packed, Sum<T>* sums) {
   const long outputs = lane.outputs, rows = alive(lane, place);
   CellStepBack<T> step{};
+  begin_sums(worker, lane, true);
   if (rows > 0) step = cell_step_back(lane, gradient, place);
+  step.totals = totals_of(lane, worker.id);
   const Blocks<T> dh = dh_of(lane, gradient);
   for_gradients_after(lane, by_recurrent_of(lane, gradient), place,
                       [&](const Blocks<T>& dgates, long line, Range range) {
@@ -240,7 +278,8 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
 template <class T>
 void project_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                   long place, const T* packed, Sum<T>* sums) {
-  const CellStepBack<T> step = cell_step_back(lane, gradient, place);
+  CellStepBack<T> step = cell_step_back(lane, gradient, place);
+  step.totals = totals_of(lane, worker.id);
   Fma<T>::columns(worker, dh_of(lane, gradient), step.line, {0, alive(lane, place)}, lane.hidden,
                   packed, place % 2, sums, [&](const Sums<T>& tile, long first, long row) {
     finish_cell_back(step, first, row, tile);
@@ -266,7 +305,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
-  const bool meets = by_h.groups > 0 || lane.options || lane.weights.w_hr || !even;
+  const bool meets = by_h.groups > 0 || lane.options || lane.weights.w_hr || !even || lane.scratch.totals;
   for (long place = lane.steps - 1; place >= -1; --place) {
     if (meets || place < 0 || place == lane.steps - 1) worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
@@ -318,7 +357,7 @@ void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T
   if (gradient.scratch.by_x) pair_rows(worker, by_input_of(lane, gradient));
   if (lane.weights.w_hr) pair_rows(worker, dh_of(lane, gradient));
   for (long k = 0; lane.cell.inner && k < lane.cell.inner->count; ++k) {
-    pair_rows(worker, by_inner_of(lane, gradient, k));
+    if (lane.cell.inner->is_product(k)) pair_rows(worker, by_inner_of(lane, gradient, k));
   }
 }
 

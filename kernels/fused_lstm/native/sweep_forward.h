@@ -7,6 +7,10 @@
 // or a layer norm of them), R h is brought to memory first. Of few inputs a step makes W x too.
 #pragma once
 
+#include <algorithm>
+#include <limits>
+
+#include "cells/functions.h"
 #include "cells/layer_norm.h"
 #include "product/step.h"
 
@@ -144,6 +148,9 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.input_part = input_part;
   step.input_stride = lane.scratch.input_stride;
   step.own = lane.arguments.cell_inputs.columns.data + row * lane.arguments.cell_inputs.columns.stride;
+  if (lane.results.numbers) {
+    step.numbers = lane.results.numbers + lane.save * row * lane.cell.inner->numbers;
+  }
   step.gates = lane.save ? lane.results.gates + row * saved_width(lane) : lane.results.gates;
   step.c_next = lane.save ? lane.results.c + row * c_width(lane) : lane.results.c;
   step.h = lane.scratch.unprojected ? lane.scratch.unprojected : lane.results.y + row * lane.results.y_stride;
@@ -199,11 +206,27 @@ FL_INLINE Place<T> load_begins(const Sums<T>& tile, const Lane<T>& lane, long ga
   return place_of(tile);
 }
 
+// Lets a worker's sums of a step begin: no other reads those of the step before any more.
+template <class T>
+FL_INLINE void begin_sums(const Worker& worker, const Lane<T>& lane, bool is_back) {
+  if (!lane.scratch.totals) return;
+  const InnerProducts& inner = *lane.cell.inner;
+  for (long k = 0; k < inner.count; ++k) {
+    if (inner.is_product(k)) continue;
+    const bool is_maximum = inner.kind[k] == InnerKind::maximum && !is_back;
+    const Sum<T> none = is_maximum ? -std::numeric_limits<Sum<T>>::infinity() : Sum<T>(0);
+    Sum<T>* const own = total_of_units(lane, totals_of(lane, worker.id), inner.number[k], 0);
+    for (long b = 0; b < lane.batch; ++b) store(own + b * W<T>, broadcast(none));
+  }
+}
+
 // Runs a step with weights as Multiply takes them: packed, or as they lie.
 template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const E* weight) {
+  begin_sums(worker, lane, false);
   CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
   const WeightShape shape = recurrent_shape(lane);
   const long gates = shape.gates;
   const bool plain = lane.cell.in_tiles();
@@ -321,7 +344,9 @@ void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Su
   const CellShape& shape = lane.cell;
   const long hidden = lane.hidden, gates = shape.h_gates();
   const Part mine = part_of_steps(worker, lane);
+  begin_sums(worker, lane, false);
   CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const long end = min(rows.end, mine.rows.end);
@@ -406,11 +431,80 @@ FL_INLINE Rows<T> fed_of(const Lane<T>& lane, long k, const T* gates) {
   return {gates + lane.cell.inner->fed[k] * lane.inner.widest, saved_width(lane)};
 }
 
+// --- sums of a row's units ---
+//
+// A phase adds what is summed to a vector of its worker's own for each row. A phase behind a sum is divided by
+// rows: a worker adds up all workers' vectors of its rows, and has all units of these.
+
+// Returns sum k of a row, of all workers' vectors.
+template <class T>
+FL_INLINE Sum<T> total_of(const Worker& worker, const Lane<T>& lane, long k, long b) {
+  const InnerProducts& inner = *lane.cell.inner;
+  const long size = inner.totals_size(lane.batch, W<T>);
+  const Sum<T>* const from = total_of_units(lane, lane.scratch.totals, inner.number[k], b);
+  Vec<T> total = load(from);
+  if (inner.kind[k] == InnerKind::sum) {
+    for (long other = 1; other < worker.count; ++other) total += load(from + other * size);
+    return sum<Sum<T>>(total);
+  }
+  for (long other = 1; other < worker.count; ++other) {
+    total = maximum<Sum<T>>(total, load(from + other * size));
+  }
+  for (long n = 1; n < W<T>; ++n) total = maximum<Sum<T>>(total, broadcast(Sum<T>(total[n])));
+  return total[0];
+}
+
+// Calls body(block, blocks) for so many blocks of a row as a cell takes at once.
+template <class T, class Body>
+FL_INLINE void for_blocks(Range blocks, const Body& body) {
+  constexpr long most = 32;
+  for (long block = blocks.begin; block < blocks.end; block += most) {
+    body(block, min(blocks.end - block, most));
+  }
+}
+
+// Runs a step from sum `first` to what product `end` multiplies, or to the step's end: a worker's rows, each
+// through all phases between.
+template <class T>
+void sum_phases(const Worker& worker, const Lane<T>& lane, long place, long first, long end,
+                const Sum<T>* input_part) {
+  const InnerProducts& inner = *lane.cell.inner;
+  CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
+  const Range mine = part(alive(lane, place), worker.id, worker.count);
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    for (long row = max(rows.begin, mine.begin); row < min(rows.end, mine.end); ++row) {
+      for (long k = first; k < end; ++k) {
+        const CellFunctions functions = functions_around(lane, k);
+        const auto finish = reinterpret_cast<Finish<T>>(functions.finish);
+        step.numbers[row * inner.numbers + inner.number[k]] = total_of(worker, lane, k, row);
+        reinterpret_cast<Derive<T>>(functions.derive)(step, row, 1);
+        if (!inner.works[k]) continue;
+        step.hidden = lane.inner.units[k];
+        for_blocks<T>({0, blocks_of<T>(step.hidden)}, [&](long block, long blocks) {
+          finish(step, block * W<T>, row, 1, blocks, nullptr);
+        });
+      }
+    }
+  });
+}
+
+// Returns the end of the sums from k on for which the workers do not meet.
+FL_INLINE long end_of_sums(const InnerProducts& inner, long k) {
+  long end = k + 1;
+  while (end < inner.count && !inner.is_product(end) && !inner.meets[end]) ++end;
+  return end;
+}
+
+// --- products ---
+
 // A step from product k to what the next one multiplies, or to its end.
 template <class Multiply, class T, class E>
 void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
                  const Sum<T>* input_part, const E* weight) {
   CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
   step.finish = reinterpret_cast<Finish<T>>(functions_around(lane, k).finish);
   const WeightShape shape = inner_shape(lane, k);
   step.hidden = shape.units;
@@ -450,7 +544,8 @@ struct Steps {
         behind(packed.input) {
     if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.weights.w_hh, recurrent, memory);
     if (few) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
-    for (long k = 0; k < lane.cell.products_inside(); ++k) {
+    for (long k = 0; k < lane.cell.phases_inside(); ++k) {
+      if (!lane.cell.inner->is_product(k)) continue;
       Fma<T>::pack_gates_of(worker, lane.weights.w_inner[k], inner_shape(lane, k), behind);
       behind += Fma<T>::gates_size(inner_shape(lane, k));
     }
@@ -472,10 +567,17 @@ struct Steps {
       finish_part(worker, lane, place, x);
     }
     const T* weight = packed.input;
-    for (long k = 0; k < lane.cell.products_inside(); ++k) {
-      if (lane.cell.inner->meets[k]) worker.sync();
-      inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
-      weight += Fma<T>::gates_size(inner_shape(lane, k));
+    for (long k = 0, next; k < lane.cell.phases_inside(); k = next) {
+      const InnerProducts& inner = *lane.cell.inner;
+      if (inner.meets[k]) worker.sync();
+      if (inner.is_product(k)) {
+        inner_phase<Fma<T>>(worker, lane, place, k, x, weight);
+        weight += Fma<T>::gates_size(inner_shape(lane, k));
+        next = k + 1;
+      } else {
+        next = end_of_sums(inner, k);
+        sum_phases(worker, lane, place, k, next, x);
+      }
     }
   }
 };

@@ -60,9 +60,16 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
   } else if (kind <= phases.inner) {
-    for (long k = 0, met = 0; k < lane.cell.products_inside(); ++k) {
+    for (long k = 0, met = 0; k < lane.cell.phases_inside(); ++k) {
       met += lane.cell.inner->meets[k];
-      if (met == kind) inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+      if (met != kind) continue;
+      if (lane.cell.inner->is_product(k)) {
+        inner_phase<Multiply>(worker, lane, place, k, x, w_inner(k));
+      } else {
+        const long end = end_of_sums(*lane.cell.inner, k);
+        sum_phases(worker, lane, place, k, end, x);
+        k = end - 1;
+      }
     }
   } else if (kind == 1 && lane.scratch.by_h) {
     finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);

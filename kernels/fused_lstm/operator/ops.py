@@ -225,7 +225,10 @@ def _widest(spec: Spec, weights: Sequence[Tensor], H: int) -> int:
     lane = weights[: len(spec.weight_names)]
     made = [len(w) // n for w, n in zip(lane[-len(inner) :], inner, strict=True)]
     factors = [w.shape[1] for w in lane[-len(inner) :]]
-    gates = len(lane[0]) // (spec.gates - CELLS[spec.cell].inputs)
+    kind = CELLS[spec.cell]
+    of_x = spec.gates - kind.inputs
+    rows, count = (lane[0], of_x) if of_x else (lane[1], kind.of_h)
+    gates = len(rows) // count if count else H
     return Units(gates, tuple(made), tuple(factors)).widest(H)
 
 
@@ -240,6 +243,8 @@ def _fake_lstm(
     columns, raw = CELLS[spec.cell].columns(engine, spec), 0
     if spec.layer_norm:  # W x and R h too, in planes of c's size
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
+    if CELLS[spec.cell].custom and H:  # numbers of rows
+        raw = -(-CELLS[spec.cell].cell.numbers(spec) // H)
     h, c, gates = [(0,)] * 3
     dtype = x.dtype
     if save:

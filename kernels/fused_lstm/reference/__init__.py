@@ -226,22 +226,37 @@ class ClippedGradient(torch.autograd.Function):
 
 def input_product(x: Tensor, layer: Layer, spec: Spec, bias: Tensor | None = None) -> Tensor:
     """Return x's part of all gates [.., G*H], those of a cell's inputs, the last ones, as given."""
-    count, I = CELLS[spec.cell].inputs, layer.w_ih.shape[1]
-    made = F.linear(x[..., :I] if count else x, layer.w_ih, bias)
-    if not count:
+    kind, I = CELLS[spec.cell], layer.w_ih.shape[1]
+    made = F.linear(x[..., :I] if kind.inputs else x, layer.w_ih, bias)
+    if not kind.inputs:
         return made
-    gates = CELLS[spec.cell].gates - count
-    return torch.cat([made, spread(x[..., I:], count, made.shape[-1] // gates)], -1)
+    widths = kind.cell.widths_of_inputs(units_of(layer, spec))
+    return torch.cat([made, spread(x[..., I:], widths)], -1)
 
 
-def spread(given: Tensor, count: int, units: int) -> Tensor:
-    """Return inputs [.., count * units], given one number of each, or as many as of units of h."""
-    each = given.unflatten(-1, (count, -1))
-    if each.shape[-1] == 1:
-        each = each.expand(*each.shape[:-1], units)
-    elif each.shape[-1] < units:
-        each = F.pad(each, (0, units - each.shape[-1]))
-    return each.flatten(-2)
+def units_of(layer: Layer, spec: Spec) -> list[int]:
+    """Return how many units h, gates and what each product makes have, of a custom cell."""
+    kind = CELLS[spec.cell]
+    of_x, w_hh = kind.gates - kind.inputs, layer.w_hh.flatten(0, -2)  # of all heads
+    H = spec.num_heads * w_hh.shape[1] if layer.w_hr is None else layer.w_hr.shape[1]
+    rows, count = (layer.w_ih, of_x) if of_x else (w_hh, kind.of_h)
+    return [H, len(rows) // count if count else H, *units_of_products(layer, kind.cell)]
+
+
+def units_of_products(layer: Layer, cell: Any) -> list[int]:
+    """Return how many units each product inside a step makes of a column."""
+    columns = cell.products.values()
+    return [len(w) // n for w, n in zip(layer.w_inner or (), columns, strict=True)]
+
+
+def spread(given: Tensor, widths: Sequence[int]) -> Tensor:
+    """Return inputs [.., their units], given one number of each, or as many as of units."""
+    if given.shape[-1] != len(widths):
+        return given
+    each = given.split(1, -1)
+    return torch.cat([
+        e.expand(*e.shape[:-1], units) for e, units in zip(each, widths, strict=True)
+    ], -1)  # fmt: skip
 
 
 def as_wide(layer: Layer, spec: Spec) -> Layer:
@@ -298,8 +313,9 @@ def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
     kind = CELLS[spec.cell]
     if kind.apart or kind.of_h != kind.gates:
         if layer.b_ih is not None and layer.b_hh is not None:
-            by_x, by_h = by_x + layer.b_ih, by_h + layer.b_hh
-        columns = kind.sums * (by_x.shape[-1] // kind.gates)
+            b_ih = F.pad(layer.b_ih, (0, by_x.shape[-1] - len(layer.b_ih)))  # inputs have none
+            by_x, by_h = by_x + b_ih, by_h + layer.b_hh
+        columns = kind.sums * (by_h.shape[-1] // kind.of_h if kind.of_h else 0)
         summed = by_x[..., :columns] + by_h[..., :columns]
         return torch.cat([by_h[..., columns:], summed, by_x[..., columns:]], dim=-1)
     gates = by_x + by_h
@@ -347,22 +363,24 @@ def step(
 def told(gates: Tensor, c: Tensor, layer: Layer, spec: Spec) -> tuple[Tensor, Tensor]:
     """Run a cell that is told as a function: gates [B, G*H], as `sums` has them -> h, c_next."""
     cell = CELLS[spec.cell].cell
-    parts = gates.to(c.dtype).chunk(len(cell.gates.columns), -1)
     states = c.chunk(len(cell.states), -1) if cell.states else ()
+    H, made = c.shape[-1] // max(len(states), 1), units_of_products(layer, cell)
+    widths = cell.widths_of_columns(gates.shape[-1], H, made)
+    parts = gates.to(c.dtype).split(widths, -1)
+    units = [H, widths[0] if len(widths) > len(cell.inputs) else H, *made]
     w, vectors = layer.w_ch, ()
     if w is not None:
         vectors = w.to(c.dtype).chunk(len(cell.vectors))
     columns, matrices = list(cell.products.values()), layer.w_inner or ()
-    if matrices:
-        made = [w.shape[0] // n for w, n in zip(matrices, columns, strict=True)]
-        units = [c.shape[-1] // max(len(states), 1), parts[0].shape[-1], *made]
-        parts, vectors = cell.as_wide(parts, vectors, units)
+    vectors = cell.as_wide(vectors, units)
 
     def product(k: int, value: Tensor) -> list[Tensor]:
         made = value.to(matrices[k].dtype) @ matrices[k].T
         return list(made.to(c.dtype).chunk(columns[k], -1))
 
     h, after = cell.step(parts, states, vectors, product)
+    full = *gates.shape[:-1], H
+    h, after = h.expand(full), [a.expand(full) for a in after]  # what is one number of a row, too
     return h.to(gates.dtype), torch.cat(after, -1) if after else h
 
 
@@ -507,7 +525,7 @@ def run(call: Call) -> tuple[Tensor, ...]:
         order, layer = rows.order(is_reversed(spec, lane)), layers[lane]
         drawn = draw(spec, seed, lane, lanes, rows.T, B, P, c0.shape[2])
         if CELLS[spec.cell].custom:  # which has no other engine where there is no compiler
-            x, layer = input_product(x, layer, spec), as_wide(layer, spec)._replace(w_ih=None)
+            x, layer = input_product(x, layer, spec), layer._replace(w_ih=None)
         h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], layer, order, drawn, spec)
         end = order.steps[-1]
         return stack.Swept(rows.pack(h), rows.pack(c), h[end], c[end])

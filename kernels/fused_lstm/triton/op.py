@@ -491,7 +491,7 @@ def multiply_x(
         bias = bias[: X * H]
     if count := CELLS[planned.spec.cell].inputs:  # behind x, and not multiplied
         own, I = (X - count) * H, layer.w_ih.shape[1]
-        gates[:, own:].copy_(spread(x[:, I:], count, H))
+        gates[:, own:].copy_(spread(x[:, I:], [H] * count))
         gates, bias, x = gates[:, :own], bias[:own], x[:, :I]
     if not planned.spec.layer_norm:
         if gates.dtype == x.dtype:

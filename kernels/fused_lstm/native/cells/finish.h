@@ -7,6 +7,7 @@
 //   step        expressions of the first loop over a tile's rows, forwards
 //   finish      expressions of the second one, where there is one
 //   back        expressions backwards
+//   derive      of a phase behind a sum, expressions of a row: numbers that follow from sums
 //
 // S is the type of sums.
 //
@@ -23,6 +24,7 @@ namespace fused_lstm::FL_ISA {
 struct PrintedCell {
   static constexpr long products = 0;  // inside a step, see InnerProducts
   static constexpr long phase = 0;     // of such a step: 0 begins with R h
+  static constexpr long numbers = 0;   // of a row: sums, and what follows from sums alone
   static constexpr long zoneout = 0;   // whether its states are kept in part
   static constexpr long crossing = 0;  // vectors that the first loop leaves for a second; 0: there is none
 };
@@ -46,6 +48,12 @@ FL_INLINE const StepMask<T>* zoneout_of(const Lane<T>& lane) {
 template <class Cell, class T>
 FL_INLINE long column_units(const Lane<T>& lane) {
   return Cell::products ? lane.inner.widest : lane.hidden;
+}
+
+// Returns where input k begins in a row of all inputs; gate: how long each is that is as wide as h.
+template <class Cell, class T>
+FL_INLINE long input_at(const Lane<T>& lane, long k, long gate) {
+  return Cell::products ? lane.inner.input_at[k] : k * gate;
 }
 
 // A row's vector of W units in a step: what a cell reads, and where it leaves what it makes.
@@ -73,8 +81,9 @@ struct CellRow {
   }
   FL_INLINE Vec<T> input(long k) const {
     const HeadColumns<const T>& columns = lane.arguments.cell_inputs.columns;
-    const T* const of_row = step.own + b * columns.stride + k * columns.gate;
-    return lane.arguments.cell_inputs.single ? broadcast(S(load(of_row, 1)[0])) : load(of_row + unit, width);
+    const T* const of_row = step.own + b * columns.stride;
+    if (lane.arguments.cell_inputs.single) return broadcast(S(load(of_row + k * columns.gate, 1)[0]));
+    return load(of_row + input_at<Cell>(lane, k, columns.gate) + unit, width);
   }
   FL_INLINE Vec<T> state(long k) const {
     return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
@@ -88,6 +97,24 @@ struct CellRow {
   FL_INLINE Vec<T> zoneout() const {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
   }
+
+  // A number of the row, which every unit has; where one is left that the others may read.
+  FL_INLINE Vec<T> number(long k) const {
+    return broadcast(step.numbers[b * Cell::numbers + k]);
+  }
+  FL_INLINE Vec<T> share(long k) const { return broadcast(S(lane.inner.share[k])); }
+  FL_INLINE void leave(long k, Vec<T> v) const { step.numbers[b * Cell::numbers + k] = v[0]; }
+  // Adds units to sum j of the row, or to a maximum of them: of what is saved.
+  FL_INLINE void feed(long j, Vec<T> v) const {
+    accumulate<S>(total_of_units(lane, step.totals, j, b), v, width);
+  }
+  FL_INLINE void feed_maximum(long j, Vec<T> v) const {
+    S* const most = total_of_units(lane, step.totals, j, b);
+    T saved[W<T>];
+    store(saved, v, width);
+    store(most, maximum<S>(load(most), load(saved, width)), width);
+  }
+
   // Returns the place of a vector for the second loop: where the sums were, then behind.
   FL_INLINE Vec<T>& crossing(long k) const {
     return k < Cell::sums ? sums[k] : more[k - Cell::sums];
@@ -151,6 +178,16 @@ struct CellRowBack {
     return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
   }
 
+  // A number of the row that the step left; the gradient by what sum j adds up, and to what it is added.
+  FL_INLINE Vec<T> number(long k) const { return broadcast(step.numbers[b * Cell::numbers + k]); }
+  FL_INLINE Vec<T> share(long k) const { return broadcast(S(lane.inner.share[k])); }
+  FL_INLINE Vec<T> total(long j) const {
+    return broadcast(step.by_sums[b * lane.cell.inner->sums + j]);
+  }
+  FL_INLINE void feed(long j, Vec<T> v) const {
+    accumulate<S>(total_of_units(lane, step.totals, j, b), v, width);
+  }
+
   // By h, and by what products multiply: the k-th that came to a later phase.
   FL_INLINE Vec<T> arrived(long k) const {
     return load(step.arrived + apart(Cell::products, k), width);
@@ -171,7 +208,8 @@ struct CellRowBack {
   }
   FL_INLINE void by_input(long k, Vec<T> v) const {
     const HeadColumns<T>& own = step.by_own;
-    if (own.data) store(own.data + b * own.stride + k * own.gate + unit, v, width);
+    const long at = input_at<Cell>(lane, k, own.gate) + unit;
+    if (own.data) store(own.data + b * own.stride + at, v, width);
   }
   FL_INLINE void by_weight(long k, Vec<T> v) const {
     accumulate<S>(lane.options->dw_ch + apart(shape.weights, k), v, width);
@@ -207,6 +245,16 @@ FL_APART void finish(const CellStep<T>& given, long first, long row, long rows, 
   if constexpr (Cell::crossing > 0) {
     for_rows<Cell>(step, first, row, rows, blocks, sums, more,
                    [](const CellRow<Cell, T>& at) { Cell::template finish<Sum<T>>(at); });
+  }
+}
+
+// Makes the numbers of some rows that follow from sums.
+template <class Cell, class T>
+FL_APART void derive(const CellStep<T>& given, long row, long rows) {
+  const CellStep<T> step = given;
+  for (long b = row; b < row + rows; ++b) {
+    const CellRow<Cell, T> at{step, *step.lane, nullptr, nullptr, b, 0, W<T>, true};
+    Cell::template derive<Sum<T>>(at);
   }
 }
 

@@ -20,6 +20,10 @@ template <class T>
 using Finish = void (*)(const CellStep<T>& step, long unit, long row, long rows, long blocks,
                         Vec<T>* sums);
 
+// Of a phase behind a sum: makes the numbers of `rows` rows from `row` on that follow from sums.
+template <class T>
+using Derive = void (*)(const CellStep<T>& step, long row, long rows);
+
 // dh: the gradients by h, of `rows` rows by the units of `blocks` blocks from `first` on.
 template <class T>
 using FinishBack = void (*)(const CellStepBack<T>& step, long first, long row, long rows,
@@ -41,6 +45,8 @@ struct CellStep {
   Sum<T>* c_next;       // [B, H]
   T* h;                 // [B, H], a row every `stride`
   long stride;
+  Sum<T>* totals;       // the worker's part of LaneScratch::totals
+  Sum<T>* numbers;      // [B, numbers]
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
 };
@@ -66,6 +72,9 @@ struct CellStepBack {
   T* const* by_inner; // by what each product inside the step made, as GradientScratch::by_inner
   Sum<T>* arrived;    // of each, by what they multiplied, but the first; then by h
   long line;
+  Sum<T>* totals;     // the worker's part of LaneScratch::totals
+  const Sum<T>* numbers;  // [B, numbers]
+  Sum<T>* by_sums;    // the worker's part of LaneScratch::by_sums
 
   FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
   FL_INLINE const Sum<T>* before(long b) const {
@@ -77,6 +86,19 @@ template <class T>
 FL_INLINE void store_block(const Blocks<T>& blocks, long gate, long block, long row, Vec<T> v,
                            long width) {
   store_left(blocks.at(gate * blocks.in_group() + block, row), v, width);
+}
+
+// Returns a worker's part of a lane's totals.
+template <class T>
+FL_INLINE Sum<T>* totals_of(const Lane<T>& lane, long worker) {
+  if (!lane.scratch.totals) return nullptr;
+  return lane.scratch.totals + worker * lane.cell.inner->totals_size(lane.batch, W<T>);
+}
+
+// Where a worker adds up a row's units for sum j, in its part.
+template <class T>
+FL_INLINE Sum<T>* total_of_units(const Lane<T>& lane, Sum<T>* totals, long j, long b) {
+  return totals + (j * lane.batch + b) * W<T>;
 }
 
 // Gradients by what product k inside a step makes.

@@ -16,19 +16,32 @@ namespace fused_lstm {
 // The pointwise part of a cell, of one instruction set and one kind of factors: Finish and FinishBack of
 // cells/step.h. Null where there is none.
 struct CellFunctions {
-  void *finish = nullptr, *finish_back = nullptr;
+  void *finish = nullptr, *finish_back = nullptr, *derive = nullptr;
 };
+
+// How the units of a row meet: in a product with a matrix, or in one number of the row.
+enum class InnerKind : long { product, sum, maximum };
 
 // Products inside a cell's step, of a value of the step and a weight [columns * units, depth] each. They
 // divide it into phases: the first begins with R h, every other one with a product. The cell's own
 // functions are those of the first phase, and backwards of the last.
 //
+// A sum of a row's units is such a product too, with a matrix of ones that does not exist: every unit has
+// the row's sum. The matrix is symmetric, so the gradient by what was summed is the sum of the gradients by
+// the sum. So is a maximum, which has no gradient. What follows from sums alone is one number of a row.
+//
 // A phase's values have as many units as what it begins with: in phase 0 the gates', in others what the
-// product makes, in the last one h and the states.
+// product makes, behind a sum what the next product or sum is of, in the last one h and the states.
 struct InnerProducts {
-  static constexpr long most = 8;
+  static constexpr long most = 24;
 
   long count = 0;
+  InnerKind kind[most] = {};
+  long number[most] = {};   // of each among the products, or among sums and maxima
+  long matrices = 0, sums = 0;  // how many there are of these
+  long numbers = 0;         // of a row: all sums, and what the cell makes of them
+  // Whether a phase behind a sum, and the phase before one backwards, has work of units.
+  bool works[most] = {}, works_back[most] = {};
   long columns[most] = {};  // of a unit, that each makes: 1 to 4
   long fed[most] = {};      // the saved column that each multiplies
   // Whether the workers meet before a product, forwards and backwards. They need not where what it
@@ -40,18 +53,33 @@ struct InnerProducts {
   // Finish of the phase that begins with a product, FinishBack of the one before, by FactorKind.
   CellFunctions functions[5][most] = {};
 
+  constexpr bool is_product(long k) const { return kind[k] == InnerKind::product; }
+
+  // Returns the n-th that is a product with a matrix.
+  constexpr long product(long n) const {
+    long k = 0;
+    while (!is_product(k) || number[k] != n) ++k;
+    return k;
+  }
+
   constexpr long meetings() const {
     long sum = 0;
     for (long k = 0; k < count; ++k) sum += meets[k];
     return sum;
   }
+
+  // Elements of Lane::totals for each worker; lanes: of a vector.
+  constexpr long totals_size(long batch, long lanes) const { return batch * sums * lanes; }
 };
 
 // The sizes of a call's products inside a step.
 struct InnerSizes {
   long units[InnerProducts::most] = {};  // that each makes of every column
-  long depth[InnerProducts::most] = {};  // that each multiplies
+  long depth[InnerProducts::most] = {};  // that each multiplies, or adds up
+  double share[InnerProducts::most] = {};  // 1 / depth
   long states = 0;                       // of a state, and of the last phase
+  // Where each of the cell's inputs begins in a row of them all, and how long that is.
+  long input_at[InnerProducts::most] = {}, inputs = 0;
   // The most units of a phase. Columns that a step saves, weights of a unit and gradients that wait
   // for a phase lie so far apart.
   long widest = 0;
@@ -74,7 +102,7 @@ struct CellShape {
   bool is_lstm = false;    // nn.LSTM's cell or its coupled form, which have options of their own
   const InnerProducts* inner = nullptr;  // or none: R h is a step's only product
 
-  constexpr long products_inside() const { return inner ? inner->count : 0; }
+  constexpr long phases_inside() const { return inner ? inner->count : 0; }
   constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
   constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh
   constexpr long gradients() const { return of_h + sums + of_x; }  // columns of dgates
@@ -222,6 +250,8 @@ struct LaneResults {
   long y_stride;
   Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved; null for an RNN
   T* gates;                  // [N, K*H] activated; where nothing is saved [B, K*H] or null
+  Sum<T>* numbers;           // [N, numbers] of rows, behind all c; where nothing is saved [B, numbers]; or
+                             // null
 };
 
 // Memory of the call's, which no backward reads, except for products that are normalized.
@@ -234,6 +264,8 @@ struct LaneScratch {
                              // lane normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H], or null
   T* ready;                  // x and h as a matrix unit reads them (`ready_size`), or null
+  Sum<T>* totals;            // of sums inside a step: each worker's own [sums, B, W]; or null
+  Sum<T>* by_sums;           // each worker's own [B, sums], the gradients by what sums add up; or null
 };
 
 // One layer in one direction, or a head of one: a lane. Step t's rows are the rows first[t] .. first[t + 1]

@@ -17,7 +17,7 @@ struct BackwardPass {
   const Dtype dtype, sums;
   const OptionsOfLanes<T> options;
   Backward out;
-  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own;
+  Tensor dgates, dh, between, partial, sampled, dropped, by_inner, arrived, by_own, totals, by_sums;
 
   BackwardPass(const Kernels<T>& kernels, const Call& call, const Forward& by, const Forward& saved)
       : kernels(kernels),
@@ -53,10 +53,12 @@ struct BackwardPass {
       out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
     if (needs_dx && call.own.defined()) {
-      by_own = fresh(Dimensions({s.directions, s.rows, s.cell.inputs * s.state_units()}), dtype);
+      by_own = fresh(Dimensions({s.directions, s.rows, s.input_columns()}), dtype);
     }
     by_inner = fresh(plan.by_inner, dtype);
     arrived = fresh(plan.arrived, dtype);
+    totals = fresh(plan.totals, dtype);
+    by_sums = fresh(plan.by_sums, dtype);
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
     between = fresh(plan.between, dtype);
@@ -93,6 +95,9 @@ struct BackwardPass {
     lane.results.gates = part_of<T>(saved.gates, index);
     lane.save = true;
     if (s.norm) set_products(lane, call, saved.c, index);
+    lane.scratch.totals = part_of<Sum<T>>(totals, index % s.abreast());
+    lane.scratch.by_sums = part_of<Sum<T>>(by_sums, index % s.abreast());
+    lane.results.numbers = numbers_of<T>(call, saved.c, index);
     return lane;
   }
 
@@ -145,14 +150,16 @@ struct BackwardPass {
     gradient.scratch.dh = part_of<T>(dh, direction);
     if (by_own.defined()) {
       const long units = s.state_units();
-      gradient.arguments.dcell_inputs = {part_of<T>(by_own, direction), s.cell.inputs * units, units};
+      gradient.arguments.dcell_inputs = {part_of<T>(by_own, direction), s.input_columns(), units};
     }
     if (s.cell.inner) {
       T* blocks = part_of<T>(by_inner, direction);
-      for (long k = 0; k < s.cell.inner->count; ++k) {
-        gradient.weights.w_inner[k] = by_weight(Weight::inner, k);
+      const InnerProducts& inner = *s.cell.inner;
+      for (long k = 0; k < inner.count; ++k) {
+        if (!inner.is_product(k)) continue;
+        gradient.weights.w_inner[k] = by_weight(Weight::inner, inner.number[k]);
         gradient.scratch.by_inner[k] = blocks;
-        blocks += kernels.blocks_size(s.cell.inner->columns[k], s.inner.units[k], s.rows);
+        blocks += kernels.blocks_size(inner.columns[k], s.inner.units[k], s.rows);
       }
       gradient.scratch.arrived = part_of<Sum<T>>(arrived, direction);
     }
@@ -229,22 +236,26 @@ struct BackwardPass {
 
   // Puts the gradients by a cell's inputs behind those by x; of one number those of all units are summed.
   void join_inputs() {
-    const long own = call.own.size(1), each = own / s.cell.inputs, units = s.state_units();
+    const long own = call.own.size(1), columns = s.input_columns();
+    const bool single = own == s.cell.inputs;
     const Tensor dx = std::move(out.dx);
     out.dx = fresh(call.shape(s.inputs + own), sums);
     Sum<T>* to = data_of<Sum<T>>(out.dx);
     const Sum<T>* from = data_of<Sum<T>>(dx);
     for (long row = 0; row < s.rows; ++row, from += s.inputs) {
       to = std::copy_n(from, s.inputs, to);
-      for (long k = 0; k < s.cell.inputs; ++k, to += each) {
+      for (long k = 0; k < s.cell.inputs; ++k) {
+        const long end = k + 1 < s.cell.inputs ? s.input_at(k + 1) : columns;
+        const long units = end - s.input_at(k), each = single ? 1 : units;
         std::fill_n(to, each, Sum<T>(0));
         for (long direction = 0; direction < s.directions; ++direction) {
           const T* const of_units =
-              part_of<T>(by_own, direction) + (row * s.cell.inputs + k) * units;
+              part_of<T>(by_own, direction) + row * columns + s.input_at(k);
           for (long unit = 0; unit < units; ++unit) {
-            to[each == 1 ? 0 : unit] += number(of_units[unit]);
+            to[single ? 0 : unit] += number(of_units[unit]);
           }
         }
+        to += each;
       }
     }
   }

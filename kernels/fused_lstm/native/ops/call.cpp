@@ -38,7 +38,8 @@ Slots slots_of(const Sizes& s, const CellOptions& cell, long layer) {
   add(cell.norm, Weight::gain_hh, {of_h, H, 0});
   add(lstm, Weight::gain_c, {1, H, 0});
   add(lstm && s.bias, Weight::bias_c, {1, H, 0});
-  for (long k = 0; k < s.cell.products_inside(); ++k) {
+  for (long k = 0; k < s.cell.phases_inside(); ++k) {
+    if (!s.cell.inner->is_product(k)) continue;
     add(true, Weight::inner, {s.cell.inner->columns[k], s.inner.units[k], s.inner.depth[k]});
   }
   return slots;
@@ -81,23 +82,25 @@ void set_cell(Call& call, const Arguments& given) {
   call.own_columns = own;
 }
 
+// Returns how many units a width has, by its number in InnerProducts.
+long size_of(const Sizes& s, long number) {
+  return number == 0 ? s.inner.states : number == 1 ? s.hidden : s.inner.units[number - 2];
+}
+
 // Checks that values which meet in a step have as many units: kernels read as many of each.
 void check_widths(const Sizes& s) {
   const InnerProducts& inner = *s.cell.inner;
-  const auto size = [&](long number) {
-    return number == 0 ? s.inner.states : number == 1 ? s.hidden : s.inner.units[number - 2];
-  };
   const auto is = [&](long units, long number, const char* of, long k) {
-    CHECK_VALUE(units == size(number), "weights: got ", units, " units of ", of, " ", k, "; expected ",
-                size(number));
+    CHECK_VALUE(units == size_of(s, number), "weights: got ", units, " units of ", of, " ", k,
+                "; expected ", size_of(s, number));
   };
   is(s.hidden, inner.width_of_gates, "gate", 0);
   for (long k = 0; k < inner.count; ++k) {
+    if (!inner.is_product(k)) continue;
     is(s.inner.units[k], inner.width[k], "what is made by product", k);
     is(s.inner.depth[k], inner.factor[k], "the factor of product", k);
   }
   is(s.inner.units[inner.count - 1], 0, "what is made by product", inner.count - 1);
-  for (long k = 0; k < s.cell.inputs; ++k) is(s.inner.states, inner.width_of_input[k], "input", k);
 }
 
 // Fills in the sizes of products inside a step, and the units of gates, from the first lane's weights.
@@ -108,27 +111,44 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long first) {
     CHECK_VALUE(weights[i].dim() == 2, "weights: got shape ", shown(weights[i]), " at ", i,
                 "; expected [rows, columns]");
   }
-  if (!s.projected) s.hidden = weights[0].size(0) / s.cell.x_gates();
+  const bool of_x = s.cell.x_gates() > 0;  // else rows of w_hh tell, or there is no gate
+  const long gates = of_x ? s.cell.x_gates() : s.cell.h_gates();
+  if (!s.projected && gates > 0) s.hidden = weights[of_x ? 0 : 1].size(0) / gates;
   s.inner.states = s.projected ? s.hidden : s.outputs;
   s.inner.widest = std::max(s.hidden, s.inner.states);
   for (long k = 0; k < inner.count; ++k) {
-    const Tensor& weight = weights[first + k];
+    if (!inner.is_product(k)) continue;
+    const long at = first + inner.number[k];
+    const Tensor& weight = weights[at];
     CHECK_VALUE(weight.dim() == 2 && weight.size(0) % inner.columns[k] == 0,
-                "weights: got shape ", shown(weight), " at ", first + k, "; expected ", inner.columns[k],
+                "weights: got shape ", shown(weight), " at ", at, "; expected ", inner.columns[k],
                 " rows for each unit that the product makes");
     s.inner.units[k] = weight.size(0) / inner.columns[k];
     s.inner.depth[k] = weight.size(1);
     s.inner.widest = std::max({s.inner.widest, s.inner.units[k], s.inner.depth[k]});
+  }
+  for (long k = 0; k < inner.count; ++k) {
+    if (inner.is_product(k)) continue;
+    s.inner.units[k] = size_of(s, inner.width[k]);
+    s.inner.depth[k] = size_of(s, inner.factor[k]);
+    s.inner.share[k] = 1.0 / static_cast<double>(s.inner.depth[k]);
+  }
+  for (long k = 0; k < s.cell.inputs; ++k) {
+    s.inner.input_at[k] = s.inner.inputs;
+    s.inner.inputs += size_of(s, inner.width_of_input[k]);
   }
   check_widths(s);
 }
 
 // Of weights that were packed before the call, each product has H units and as many factors.
 void set_inner_sizes_of_prepared(Sizes& s) {
-  const long products = s.cell.products_inside();
+  const long phases = s.cell.phases_inside();
   s.inner.states = s.inner.widest = s.hidden;
-  std::fill_n(s.inner.units, products, s.hidden);
-  std::fill_n(s.inner.depth, products, s.hidden);
+  std::fill_n(s.inner.units, phases, s.hidden);
+  std::fill_n(s.inner.depth, phases, s.hidden);
+  std::fill_n(s.inner.share, phases, 1.0 / static_cast<double>(s.hidden));
+  for (long k = 0; k < s.cell.inputs; ++k) s.inner.input_at[k] = k * s.hidden;
+  s.inner.inputs = s.cell.inputs * s.hidden;
 }
 
 // Tells bias and projection from the number of a lane's weights.
@@ -280,8 +300,9 @@ void check_samples(int64_t samples, const Call& call) {
               "; expected a divisor of the batch of ", batch);
   CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
               "; expected ", batch, ", a row each, where rows are packed");
-  const bool own = call.options.peephole || call.options.norm || call.sizes.cell.inner;
-  CHECK_VALUE(samples == 0 || !own, "samples: got ", samples,
+  const bool own = call.options.peephole || call.options.norm;
+  const InnerProducts* const inner = call.sizes.cell.inner;
+  CHECK_VALUE(samples == 0 || !(own || (inner && inner->matrices > 0)), "samples: got ", samples,
               "; expected 0 for a cell with weights of its own");
 }
 
@@ -344,9 +365,9 @@ void set_x(Call& call, Tensor x) {
     call.x = converted(std::move(x), call.dtype);
     return;
   }
-  CHECK_VALUE(own == s.cell.inputs || own == s.cell.inputs * s.state_units(), "x: got ", own,
-              " columns behind weight_ih's; expected ", s.cell.inputs, " or ",
-              s.cell.inputs * s.state_units(), ", of the cell's inputs");
+  CHECK_VALUE(own == s.cell.inputs || own == s.input_columns(), "x: got ", own,
+              " columns behind weight_ih's; expected ", s.cell.inputs, " or ", s.input_columns(),
+              ", of the cell's inputs");
   const Tensor all = converted(x, call.dtype);
   const long rows = s.rows, width = s.inputs + own, bytes = bytes_of(call.dtype);
   call.x = fresh(call.shape(s.inputs), call.dtype);

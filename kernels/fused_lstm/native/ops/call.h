@@ -200,8 +200,10 @@ Weights<E> weights_of(const Call& call, long index) {
     weights.b_hh = data(Weight::b_hh);
   }
   weights.w_hr = data(Weight::w_hr);
-  const long products = call.sizes.cell.products_inside();
-  for (long k = 0; k < products; ++k) weights.w_inner[k] = data(Weight::inner, k);
+  const CellShape& cell = call.sizes.cell;
+  for (long k = 0; k < cell.phases_inside(); ++k) {
+    if (cell.inner->is_product(k)) weights.w_inner[k] = data(Weight::inner, cell.inner->number[k]);
+  }
   return weights;
 }
 
@@ -221,8 +223,9 @@ OwnInputs<const T> own_inputs_of(const Call& call, const T* x, long head) {
     return {columns_of(call, first, head), false};
   }
   if (!call.own.defined()) return {};
-  const long columns = call.own.size(1), each = columns / s.cell.inputs;
-  return {{data_of<T>(call.own), columns, each}, each == 1};
+  const long columns = call.own.size(1);
+  const bool single = columns == s.cell.inputs;
+  return {{data_of<T>(call.own), columns, single ? 1 : s.state_units()}, single};
 }
 
 // The options of all lanes that nn.LSTM's cell does not have, and their memory.
@@ -257,6 +260,15 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
   const long before = lanes * shape.states + index * shape.products();
   lane.scratch.input_part = part_of<Sum<T>>(c, 0) + before * size;
   lane.scratch.by_h = lane.scratch.input_part + shape.x_gates() * size;
+}
+
+// Returns where the numbers of a lane's rows are saved, behind all c; null where its step has no sums.
+template <class T>
+Sum<T>* numbers_of(const Call& call, const Tensor& c, long index) {
+  const Sizes& s = call.sizes;
+  if (!s.cell.inner || s.cell.inner->numbers == 0) return nullptr;
+  const long behind = s.lanes() * s.state_columns() + index * s.cell.inner->numbers;
+  return part_of<Sum<T>>(c, 0) + behind * s.rows;
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.

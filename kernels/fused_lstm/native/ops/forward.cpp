@@ -40,7 +40,7 @@ struct ForwardPass {
   const Dtype dtype;
   const OptionsOfLanes<T> options;
   Forward out;
-  Tensor input_part, product, by_h, unprojected, ready, dropped;
+  Tensor input_part, product, by_h, unprojected, ready, totals, numbers, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
 
   ForwardPass(const Kernels<T>& kernels, const Call& call, bool save)
@@ -83,6 +83,8 @@ struct ForwardPass {
     by_h = fresh(plan.by_h, dtype);
     unprojected = fresh(plan.unprojected, dtype);
     ready = fresh(plan.ready, dtype);
+    totals = fresh(plan.totals, dtype);
+    numbers = fresh(plan.numbers, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape& cell = s.cell;
     if (!narrow() || s.given || !cell.apart() || !s.bias) return;
@@ -135,6 +137,8 @@ struct ForwardPass {
     if (s.norm && save) set_products(lane, call, out.c, index);
     lane.scratch.unprojected = part_of<T>(unprojected, slot);
     lane.scratch.ready = part_of<T>(ready, plan.wavefront ? index : slot);
+    lane.scratch.totals = part_of<Sum<T>>(totals, slot);
+    lane.results.numbers = save ? numbers_of<T>(call, out.c, index) : part_of<Sum<T>>(numbers, slot);
     lane.chunk = plan.chunk;
     lane.save = save;
     return lane;
@@ -255,7 +259,8 @@ struct ForwardPass {
         PreparedWeights made{matrix(own.w_ih, {gates, s.hidden, inputs}),
                              matrix(own.w_hh, s.recurrent()),
                              matrix(own.w_hr, {1, s.outputs, s.hidden}), {}};
-        for (long k = 0; k < s.cell.products_inside(); ++k) {
+        for (long k = 0; k < s.cell.phases_inside(); ++k) {
+          if (!s.cell.inner->is_product(k)) continue;
           made.w_inner[k] = matrix(own.w_inner[k], {s.cell.inner->columns[k], s.hidden, s.hidden});
         }
         return made;
