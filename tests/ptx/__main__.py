@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import defaultdict
 from concurrent.futures import as_completed
 from itertools import product
@@ -41,12 +42,15 @@ def parser() -> argparse.ArgumentParser:
 
 def run_cases(chosen: list[cases.Case], seeds: list[int]) -> list[dict[str, Any]]:
     """Run them, with a line for each as it ends; rows by kernel, mode, architecture and dtype."""
-    futures = [pool().submit(cases.run, case, seeds) for case in chosen]
+    print(f"{len(chosen)} cases under {len(seeds)} schedules each", file=sys.stderr, flush=True)
+    futures, began = [pool().submit(cases.run, case, seeds) for case in chosen], time.monotonic()
     groups = defaultdict(list)
     for done, future in enumerate(as_completed(futures), 1):
         outcome = future.result()
         case, clean = outcome.case, "clean" if outcome.clean else str(outcome)
-        print(f"{done}/{len(chosen)} {case}: {clean}", file=sys.stderr, flush=True)
+        minutes = (time.monotonic() - began) / done * (len(chosen) - done) / 60
+        left = f"{minutes:.0f} min left" if minutes >= 1 else "under a minute left"
+        print(f"{done}/{len(chosen)}, {left}: {case}: {clean}", file=sys.stderr, flush=True)
         kind = f"{case.kind}, projected" if case.P else case.kind
         groups[kind, case.mode, f"sm_{case.arch}", case.dtype].append(outcome)
     return [
