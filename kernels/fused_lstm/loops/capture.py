@@ -146,13 +146,13 @@ def as_product(args: Any) -> tuple | None:
 # --- the trace ---
 
 
-class Rows(int):
+class OfBatch(int):
     """A number of a graph's arguments that is this many times the batch size."""
 
 
 @dataclass
 class Graph:
-    """A step's operators. Arguments and shapes that depend on the batch size are `Rows`.
+    """A step's operators. Arguments and shapes that depend on the batch size are `OfBatch`.
 
     Leaves are nodes without operands: those of x, of what is fixed, and of the state; tensors from
     outside; and `draws`, random numbers, which are drawn before the loop.
@@ -375,7 +375,7 @@ def check_few(nodes: list[Node], few: list[Node], rows: int) -> None:
             return len(a) == len(b) and all(map(same, a, b))
         if isinstance(a, dict):
             return all(same(a[k], b[k]) for k in a)
-        return rows * a == b if isinstance(a, Rows) else a == b or (a != a and b != b)
+        return rows * a == b if isinstance(a, OfBatch) else a == b or (a != a and b != b)
 
     for a, b in zip(nodes, few, strict=True):
         value = b.meta.get("val")
@@ -400,7 +400,7 @@ def drawn(n: Node, shapes: dict[Node, Any]) -> Node:
     name, shape = name_of(n), shapes[n]
     probability = n.args[1] if name == "bernoulli" and len(n.args) > 1 else None
     by_value = name == "bernoulli" and not isinstance(probability, float)
-    rows = isinstance(shape, tuple) and [isinstance(k, Rows) for k in shape[:1]] == [True]
+    rows = isinstance(shape, tuple) and [isinstance(k, OfBatch) for k in shape[:1]] == [True]
     if name not in DRAWS or by_value or not rows or shape[0] != 1:
         raise Untraceable(f"random numbers: torch's operator {name!r}")
     numbers = [probability]
@@ -442,7 +442,7 @@ def sample(t: Tensor, rows: int, rng: torch.Generator, batch: int) -> Tensor:
 
 
 def joined(a: Any, b: Any) -> Any:
-    """Return arguments with `Rows` where two traces differ by their batch size."""
+    """Return arguments with `OfBatch` where two traces differ by their batch size."""
     if isinstance(a, tuple | list):
         return type(a)([joined(p, q) for p, q in zip(a, b, strict=True)])
     if isinstance(a, dict):
@@ -451,12 +451,12 @@ def joined(a: Any, b: Any) -> Any:
         return a
     times = int(a) // ROWS[0]
     if isinstance(a, int) and a == times * ROWS[0] and b == times * ROWS[1]:
-        return Rows(times)
+        return OfBatch(times)
     raise Untraceable("a number that depends on the batch size")
 
 
 def shape_of(a: Node, b: Node) -> Any:
-    """Return a value's shape, with `Rows` in it; of several values, a list."""
+    """Return a value's shape, with `OfBatch` in it; of several values, a list."""
     p, q = a.meta.get("val"), b.meta.get("val")
     if isinstance(p, Tensor) and isinstance(q, Tensor):
         return tuple(joined(tuple(p.shape), tuple(q.shape)))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .capture import draw
 from .guards import Guards, Untouched
-from .tiers import TIERS, Loop, Plan, run_own
+from .tiers import TIERS, Loop, StepPlan, run_own
 
 CHECKED_STEPS, CHECKED_ROWS = 3, 2
 # Relative to 1 + the largest number. A check of half precision sees gross faults only.
@@ -24,7 +24,7 @@ SLOW = 0.1  # seconds of a short call
 MUCH = 1.05  # how many times as fast a lower tier has to be
 
 
-def differs(plan: Plan, tier: str, c: Loop, parameters: list[Tensor]) -> str | None:
+def differs(plan: StepPlan, tier: str, c: Loop, parameters: list[Tensor]) -> str | None:
     """Return how results or gradients of a few steps differ from the person's own loop, or None.
 
     Gradients tell what a trace has lost: a hook, or a gradient that stops. Random numbers of the
@@ -106,7 +106,7 @@ def untouched(guards: Guards) -> Iterator[None]:
         yield
 
 
-def race(plan: Plan, c: Loop, trains: bool) -> dict[str, float]:
+def race(plan: StepPlan, c: Loop, trains: bool) -> dict[str, float]:
     """Return the seconds of a plan's tiers for a call's sizes: its own, and those below it.
 
     trains: with the backward. The tiers take turns; of a slow step fewer steps and turns are run.

@@ -40,8 +40,8 @@ from .tiers import (
     Hoisted,
     Layout,
     Loop,
-    Plan,
     Printed,
+    StepPlan,
     along_rows,
     run_own,
     without_ended,
@@ -81,7 +81,7 @@ class Fused(nn.Module):
         self.step = step
         self.fuse, self.engine, self.check = fuse, engine, check
         self.batch_first, self.reverse, self.compile_step = batch_first, reverse, compile_step
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, StepPlan] = {}
         self._hidden: list[tuple[Any, str, str]] = []  # tensors that the step's modules keep
         self._quick: set[tuple] = set()  # calls of one step that the step itself runs
         self._keeps_weights = False  # see `prepare`
@@ -324,7 +324,7 @@ class Fused(nn.Module):
 
     # --- plans ---
 
-    def _plan(self, c: Loop) -> Plan:
+    def _plan(self, c: Loop) -> StepPlan:
         """Return the plan for tensors of these shapes and dtypes, and this mode."""
         B = c.sizes[1]
         key = (
@@ -337,7 +337,7 @@ class Fused(nn.Module):
         )  # fmt: skip
         plan = self._plans.get(key)
         if plan is None and is_transformed():
-            return Plan(NONE, "torch.func, before the first call")
+            return StepPlan(NONE, "torch.func, before the first call")
         if plan is None or (plan.graph is not None and plan.graph.guards.changed() is not None):
             with TRACING:
                 plan = self._new_plan(c)
@@ -346,7 +346,7 @@ class Fused(nn.Module):
             self._plans[key] = plan
         return plan
 
-    def _tell(self, plan: Plan) -> None:
+    def _tell(self, plan: StepPlan) -> None:
         """Write to the log what runs the steps, after a call that did."""
         plan.is_told = True
         is_last = plan.tier == NONE and self.fuse != NONE
@@ -357,15 +357,15 @@ class Fused(nn.Module):
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
 
-    def _new_plan(self, c: Loop) -> Plan:
+    def _new_plan(self, c: Loop) -> StepPlan:
         """Trace the step, and return the highest tier that is right."""
         if self.fuse == NONE:
-            return Plan(NONE, "fuse='none'")
+            return StepPlan(NONE, "fuse='none'")
         guards = Guards(self.step, c.layout.hidden)
         try:
             plan = self._traced(c, guards)
         except Untraceable as error:
-            return self._lower(Plan(NONE, str(error)))
+            return self._lower(StepPlan(NONE, str(error)))
         if plan.hidden or not self.check or c.sizes[1] == 0 or c.x[0].is_meta:
             return plan
         parameters = [slot.tensor for slot in guards.slots if slot.tensor.is_floating_point()]
@@ -379,7 +379,7 @@ class Fused(nn.Module):
             self._lower(plan)
         return plan
 
-    def _lower(self, plan: Plan) -> Plan:
+    def _lower(self, plan: StepPlan) -> StepPlan:
         """Check that a plan has the level that was asked for."""
         order = [NONE, HOISTED, STEPS]
         if order.index(plan.tier) < order.index(self.fuse or NONE):
@@ -388,7 +388,7 @@ class Fused(nn.Module):
             )
         return plan
 
-    def _traced(self, c: Loop, guards: Guards) -> Plan:
+    def _traced(self, c: Loop, guards: Guards) -> StepPlan:
         for name, module in guards.modules:
             for kind in ("backward", "backward_pre", "forward", "forward_pre"):
                 if getattr(module, f"_{kind}_hooks"):
@@ -398,11 +398,11 @@ class Fused(nn.Module):
             c.layout.call, [t[0] for t in c.x], c.fixed, c.state, guards, B, c.layout.hidden
         )
         if graph is None:
-            return Plan(NONE, "", hidden=[*self._hidden, *replaced])
+            return StepPlan(NONE, "", hidden=[*self._hidden, *replaced])
         parts = Parts(graph)
         if not parts.rows_are_apart():
             parts = Parts(graph, hoists=False)
-        plan = Plan(
+        plan = StepPlan(
             HOISTED, "fuse='hoisted'", graph, parts, hoisted=Hoisted(parts, self.compile_step)
         )
         if self.fuse == HOISTED:
@@ -427,7 +427,7 @@ class Fused(nn.Module):
         plan.tier, plan.why = STEPS, ""
         return plan
 
-    def _tier(self, plan: Plan, c: Loop) -> str:
+    def _tier(self, plan: StepPlan, c: Loop) -> str:
         """Return the tier that runs a call: of short calls the fastest."""
         if plan.tier == STEPS and c.reset_to is not None:
             return HOISTED
@@ -529,7 +529,7 @@ def fuse(
     )  # fmt: skip
 
 
-def described_plan(plan: Plan) -> str:
+def described_plan(plan: StepPlan) -> str:
     """Return a line on a plan: the tier, and what decided it."""
     if plan.tier == NONE or plan.parts is None:
         return f"none: the step is called in a Python loop; {plan.why}"
@@ -566,7 +566,7 @@ WHEN = {ONCE: "once a call", FIXED: "once a call, of what is fixed", BEFORE: "be
         STEP: "in the loop", AFTER: "after the loop"}  # fmt: skip
 
 
-def operators_of(plan: Plan) -> list[str]:
+def operators_of(plan: StepPlan) -> list[str]:
     """Return a line for each part of a step: ATen's operators, and how many of each."""
     lines: list[str] = []
     if plan.parts is None:

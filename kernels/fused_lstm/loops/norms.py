@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph as FxGraph
 
 from ..cells import sums
-from .capture import GETITEM, ROWS, Node, Rows, Stops, name_of
+from .capture import GETITEM, ROWS, Node, OfBatch, Stops, name_of
 from .parts import STEP, Parts
 
 # ATen's reductions: name -> what makes sums and maxima of one, with the operator's own arguments.
@@ -68,7 +68,9 @@ class Expansion:
         if n.op != "call_function" or name_of(n) not in RULES or parts.of.get(n) != STEP:
             return False
         shape = self._old.shapes[n.args[0]]
-        has_rows = isinstance(shape[0], Rows) and not any(isinstance(k, Rows) for k in shape[1:])
+        has_rows = isinstance(shape[0], OfBatch) and not any(
+            isinstance(k, OfBatch) for k in shape[1:]
+        )
         if isinstance(self._old.shapes[n], list):  # a layer norm, its mean and its root
             reads_more = any(u.args[1] != 0 and u.users for u in n.users)
             return has_rows and len(n.args[1]) < len(shape) and not reads_more
@@ -110,10 +112,10 @@ class Expansion:
         return None
 
     def _sample(self, n: Node) -> torch.Tensor:
-        sizes = [ROWS[0] * k if isinstance(k, Rows) else int(k) for k in self._old.shapes[n]]
+        sizes = [ROWS[0] * k if isinstance(k, OfBatch) else int(k) for k in self._old.shapes[n]]
         return torch.empty(sizes, dtype=n.meta["val"].dtype, device="meta")
 
-    def _call(self, m: Node, made: dict[Node, Node], rows: Rows) -> Node:
+    def _call(self, m: Node, made: dict[Node, Node], rows: OfBatch) -> Node:
         """Add a rule's operation; its values have the rows of what is normalized."""
         arguments = torch.fx.map_arg(m.args, lambda o: made[o])
         places = {"device": self._old.device} if "device" in m.kwargs else {}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .capture import GETITEM, Graph, Node, Rows, draw, function_of
+from .capture import GETITEM, Graph, Node, OfBatch, draw, function_of
 
 # once: of weights alone. fixed: of arguments that are the same at each step, too; once a call.
 # before: of x, row by row, for all steps at once. step: feeds the next state. after: of the loop's
@@ -99,7 +99,7 @@ class Parts:
         def argument(a: Any) -> Any:
             if isinstance(a, Node):
                 return values[a]
-            if isinstance(a, Rows):
+            if isinstance(a, OfBatch):
                 if int(a) not in numbers:
                     numbers[int(a)] = graph.call_function(operator.mul, (rows, int(a)))
                 return numbers[int(a)]
@@ -170,7 +170,7 @@ def is_by_row(shape: Any) -> bool:
     if isinstance(shape, list):
         several = [s for s in shape if s is not None]
         return is_by_row(several[0]) and all(is_by_row(s) or not any_rows(s) for s in several)
-    rows = [k for k, n in enumerate(shape or ()) if isinstance(n, Rows)]
+    rows = [k for k, n in enumerate(shape or ()) if isinstance(n, OfBatch)]
     return rows == [0] and shape[0] == 1
 
 
@@ -178,7 +178,7 @@ def any_rows(shape: Any) -> bool:
     """Return whether a shape depends on the batch size."""
     if isinstance(shape, list):
         return any(any_rows(s) for s in shape if s is not None)
-    return any(isinstance(n, Rows) for n in shape or ())
+    return any(isinstance(n, OfBatch) for n in shape or ())
 
 
 def ancestors(roots: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..cells.expressions import Expressions
 from ..cells.sums import MAXIMUM, SUM
 from ..cells.trace import aten as table_of
-from .capture import FUNCTION, GETITEM, STOP, Node, Rows, name_of
+from .capture import FUNCTION, GETITEM, STOP, Node, OfBatch, name_of
 from .parts import AFTER, FILLS, ONCE, STEP, Parts, any_rows
 
 ROW = 1 << 40  # between the places of one row and of the next
@@ -124,7 +124,7 @@ class Places:
 
     @staticmethod
     def _row(shape: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(1 if isinstance(k, Rows) else int(k) for k in shape)
+        return tuple(1 if isinstance(k, OfBatch) else int(k) for k in shape)
 
     def _two(self, n: Node) -> Tensor:
         """Return places of two rows."""
@@ -136,7 +136,7 @@ class Places:
     @staticmethod
     def _row_dim(shape: Any, n: Node) -> int:
         """Return which dimension of a value is the batch."""
-        dims = [d for d, k in enumerate(shape) if isinstance(k, Rows)]
+        dims = [d for d, k in enumerate(shape) if isinstance(k, OfBatch)]
         if len(dims) != 1 or shape[dims[0]] != 1:
             raise NoCell(f"torch's operator {name_of(n)!r}, which moves numbers between rows")
         return dims[0]
@@ -149,7 +149,7 @@ class Places:
         def argument(a: Any) -> Any:
             if isinstance(a, Node):
                 return self._two(a)
-            if isinstance(a, Rows):
+            if isinstance(a, OfBatch):
                 return 2 * int(a)
             if isinstance(a, tuple | list):
                 return [argument(b) for b in a]

@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 @dataclass
-class Rows:
+class WeightRows:
     """Rows of a weight: `parts` side by side, zeros below them up to `padded`."""
 
     rows: int
@@ -37,7 +37,7 @@ class Rows:
 class Matrix:
     """A weight of the engine, as rows of blocks of a person's."""
 
-    def __init__(self, rows: list[Rows], columns: int) -> None:
+    def __init__(self, rows: list[WeightRows], columns: int) -> None:
         self.rows = merged(rows)
         self.columns = columns
 
@@ -48,7 +48,7 @@ class Matrix:
             return every[0]
         return torch.cat(every) if every else like.new_empty(0, self.columns)
 
-    def _of_rows(self, r: Rows, of: dict[Node, Tensor], like: Tensor) -> Tensor:
+    def _of_rows(self, r: WeightRows, of: dict[Node, Tensor], like: Tensor) -> Tensor:
         parts = [self._of_part(r.rows, part, of, like) for part in r.parts]
         value = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return value if r.padded == r.rows else F.pad(value, (0, 0, 0, r.padded - r.rows))
@@ -86,11 +86,11 @@ def block_of(value: Tensor, b: Block) -> Tensor:
     return value if (b.c0, b.c1) == (0, value.shape[1]) else value[:, b.c0 : b.c1]
 
 
-def merged(rows: list[Rows]) -> list[Rows]:
+def merged(rows: list[WeightRows]) -> list[WeightRows]:
     """Join rows of blocks that lie one above the other in the same weights: one slice then."""
-    result: list[Rows] = []
+    result: list[WeightRows] = []
     for r in rows:
-        last = result[-1] if result else Rows(0, [], 0)
+        last = result[-1] if result else WeightRows(0, [], 0)
         alike = bool(result) and len(last.parts) == len(r.parts)
         joins = alike and last.rows == last.padded and r.rows == r.padded and all(
             len(p.blocks) == len(q.blocks) == 1 and p.blocks[0].node is q.blocks[0].node
@@ -106,7 +106,7 @@ def merged(rows: list[Rows]) -> list[Rows]:
             b = p.blocks[0]
             whole = Block(b.node, b.r0, b.r1, b.c0, q.blocks[0].c1)
             parts.append(p._replace(blocks=(whole,)))
-        result[-1] = Rows(last.rows + r.rows, parts, last.rows + r.rows)
+        result[-1] = WeightRows(last.rows + r.rows, parts, last.rows + r.rows)
     return result
 
 
@@ -209,12 +209,12 @@ class Tensors:
                 blocks = tuple(Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x)
                 parts.append(Part(count, blocks))
             parts = parts or [Part(width)] * bool(width)
-            rows.append(Rows(low.gate_width, parts, self.M))
+            rows.append(WeightRows(low.gate_width, parts, self.M))
         return Matrix(rows, width)
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
-        return Matrix([Rows(width, [Part(H, g.h)], self.M) for g in self.of_h], H)
+        return Matrix([WeightRows(width, [Part(H, g.h)], self.M) for g in self.of_h], H)
 
     def _inner(self, product: Any) -> Matrix:
         rows = []
@@ -223,7 +223,7 @@ class Tensors:
             units, count = b.c1 - b.c0, b.r1 - b.r0
             parts = [Part(count, blocks)]
             more = product.factor_width - count
-            rows.append(Rows(units, parts + [Part(more)] * bool(more), product.width))
+            rows.append(WeightRows(units, parts + [Part(more)] * bool(more), product.width))
         return Matrix(rows, product.factor_width)
 
     # --- a call ---

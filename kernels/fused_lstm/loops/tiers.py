@@ -94,7 +94,7 @@ class Loop:
 
 
 @dataclass
-class Plan:
+class StepPlan:
     """A tier for steps of some shapes, and why not a higher one."""
 
     tier: str
@@ -159,7 +159,7 @@ class Printed:
         self.leaves = [[s for s in low.states if s.leaf == k] for k in leaves]
 
     def run(self, c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
-        """Run a call, as `Plan.run`."""
+        """Run a call, as `StepPlan.run`."""
         low, B, H = self.low, c.sizes[1], self.low.H
         values = Values(low.parts, c.x, c.fixed, self.functions, c.draws)
         values.compute("entering", self.entering)
@@ -244,7 +244,7 @@ class Hoisted:
         self.step = torch.compile(step) if is_compiled else step
 
     def run(self, c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
-        """Run a call, as `Plan.run`."""
+        """Run a call, as `StepPlan.run`."""
         g, (T, B) = self.graph, c.sizes
         values = Values(self.parts, c.x, c.fixed, self.functions, c.draws)
         values.compute("entering", [*self.weights, *self.per_step])
@@ -269,7 +269,7 @@ class Hoisted:
 
 
 def run_own(c: Loop) -> tuple[list[Tensor], list[Tensor], Any]:
-    """Run the person's own loop, as `Plan.run`."""
+    """Run the person's own loop, as `StepPlan.run`."""
     if len(c.x[0]) == 1 and c.resets is None and c.lengths is None:
         y, state, y_spec = c.layout.call([t[0] for t in c.x], c.fixed, c.state)
         return [t[None] for t in y], state, y_spec

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cells.sums import SUM
-from .capture import GETITEM, Node, Rows, name_of
+from .capture import GETITEM, Node, OfBatch, name_of
 from .parts import BEFORE, FILLS, FIXED, ONCE, STEP
 from .places import ELEMENTWISE, KINDS, MOVES, NoCell, Places
 
@@ -178,7 +178,7 @@ class Reader:
                 return self.at(value[lo : lo + width])
             if isinstance(a, tuple | list):
                 return tuple(argument(b) for b in a)
-            if isinstance(a, Rows):
+            if isinstance(a, OfBatch):
                 raise NoCell(f"torch's operator {name!r} with the batch size as a number")
             return Const(a)
 
