@@ -418,7 +418,7 @@ def compare(case: Case, name: str, found: Tensor, wanted: Tensor) -> None:
         size = max(wanted.norm().item(), 0.1 * wanted.numel() ** 0.5)
         wrong = (found.double() - wanted).norm().item() / size
         if case.norm:  # a rounding that is divided by a deviation, and again in each layer above
-            few_bits *= 3 * (1 + 0.25 * (case.layers - 1))
+            few_bits *= 3 * (1 + 0.5 * (case.layers - 1))
         assert wrong <= few_bits, f"{name}: {wrong:.2g}: {case}"
         return
     scale = wanted.abs().max().clamp(min=1.0) if case.dtype == "float32" else 1.0
