@@ -39,9 +39,9 @@ INSTALLED = "fused_lstm_native"
 def build(target: Path, native: bool) -> str:
     """Write a build without its library and metadata; return its name, unique to its content."""
     shutil.copytree(SOURCES, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    shutil.copy(FOLDER / "layers.py", target)
+    shutil.copy(FOLDER / "hub_layers.py", target)
     init = target / "__init__.py"
-    init.write_text(f"{init.read_text()}\nfrom . import layers  # noqa: E402\n")
+    init.write_text(f"{init.read_text()}\nfrom . import hub_layers as layers  # noqa: E402\n")
     files = [*sorted(target.rglob("*.py")), target / "schemas.txt"]
     if native:
         files += sorted(path for end in ("cpp", "h") for path in SOURCES.rglob(f"*.{end}"))

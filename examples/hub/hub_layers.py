@@ -1,6 +1,6 @@
 """Layers for Hugging Face's `kernels`: forwards that run ours in place of a module's own.
 
-build.py puts this file into the package it builds. LSTM and GRU are for nn.LSTM and nn.GRU, in all
+build.py puts this file into the package it builds, as its `layers`. LSTM and GRU are for nn.LSTM and nn.GRU, in all
 their layouts. SLSTM is for a module of one layer, in one direction, with fused_lstm.SLSTM's
 parameters weight_ih_l0, weight_hh_l0 and bias_l0 and its attributes hidden_size and num_heads.
 
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules import rnn
 
 from .adopt.install import spec_of
-from .call import call, lstm
-from .layout import time_first
-from .rows import Rows
-from .spec import CELLS, Spec
+from .call.layout import time_first
+from .call.record import Call
+from .call.rows import Rows
+from .call.run import lstm, run
+from .call.spec import CELLS, Spec
 
 __all__ = ["LSTM", "GRU", "SLSTM"]
 
@@ -51,7 +52,8 @@ def layers(cell: str, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     spec = spec_of(cell, count, 1 + bidirectional, bias, P != H, dropout)
     x = time_first(x, batch_first)
     engine = engine_for(x)
-    y, *states = call(spec, x, h0, c0, weights, H, P, engine, None, training, None, rows)
+    call = Call(spec, x, h0, c0, weights, rows=rows, hidden_size=H, output_size=P)
+    y, *states = run(call, engine, None, training, None)
     return time_first(y, batch_first), *states[: 1 + spec.has_c]
 
 
