@@ -100,8 +100,12 @@ NAMED = [
     Case("deepbench-server", Shape(25, 1, 1024, 1024, 1), "DeepBench, inference"),
     Case("time-series", Shape(100, 32, 1, 64, 1), "one number a step, as forecasters read it"),
     Case("rl", Shape(128, 32, 256, 256, 1), "a rollout whose episodes end in it", form="resets"),
+    Case("tagger", Shape(82, 32, 200, 200, 2), "Penn Treebank's sentences, packed",
+        bidirectional=True, spread="sentences", form="packed"),
+    Case("ppo", Shape(128, 8, 512, 128, 1), "CleanRL's ppo_atari_lstm", form="resets"),
+    Case("gru", Shape(35, 20, 650, 650, 2), PTB, cell="gru"),
     Case("streaming", Shape(1, 1, 80, 256, 2), "one frame a call"),
-]
+]  # fmt: skip
 CASES = {case.name: case for case in NAMED}
 
 

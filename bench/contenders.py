@@ -24,6 +24,8 @@ NAMES = {  # what a reader calls them
     PREPARED: "native, prepared",
     "compile": "torch.compile",
     "tensorflow": "TensorFlow",
+    "tensorflow-block-cell": "TensorFlow LSTMBlockCell",
+    "tensorflow-block": "TensorFlow BlockLSTM",
     "tensorflow-xla": "TensorFlow XLA",
     "keras": "Keras LSTM",
     "jax": "JAX scan",

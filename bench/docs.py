@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import fused_lstm
-from fused_lstm.tools import page
 from fused_lstm.triton import devices
 from lm.figure import to_svg
 
@@ -74,7 +73,6 @@ def explained() -> str:
 PROGRAMS: dict[str, Callable[[], str]] = {
     "signatures": signatures,
     "cards": cards,
-    "kernel": lambda: f"```python\n{page.plain('forward')}```\n",
     "custom_explained": explained,
     "answer_post": arithmetic.post_table,
     "answer_h100": arithmetic.h100_table,

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter
 from lm.figure import INK, PAPER, STYLE
 
 from . import arithmetic, tables
+from .contenders import OURS
 from .tables import Pick, Record, pick, read
 
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
@@ -36,7 +37,7 @@ class Bar(NamedTuple):
     """One bar, of parts that `colours` names; `note` stands behind it.
 
     range: the ends of a line across the bar's end, such as quartiles.
-    saved: the length of a hatched bar behind it.
+    saved: the length of its end that is hatched.
     """
 
     name: str
@@ -54,8 +55,8 @@ def _rows(axes: Axes, rows: Sequence[Bar], colours: Mapping[str, str], height: f
             axes.barh(place, value, height, left=left, **_filled(colours[part]))
             left += value
         if row.saved is not None:
-            axes.barh(place, row.saved, height, left=left, color=AMBER, hatch="///", edgecolor=INK)
-            left += row.saved
+            of = {"color": AMBER, "hatch": "///", "edgecolor": INK}
+            axes.barh(place, row.saved, height, left=left - row.saved, **of)
         if row.range is not None:
             axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
             left = max(left, *row.range)
@@ -173,7 +174,7 @@ WORDS = {  # of the post's table: label -> what stands at its bar, and whose it 
     "stock-loop-none": ("PyTorch, loop", "a loop"),
     "stock-cudnn": ("PyTorch, nn.LSTM", "nn.LSTM"),
     "stock-native-steps": ("PyTorch, our layer", "ours"),
-    "native-layers": ("our layer,\nloss and update", "ours"),
+    "native-layers": ("and our loss, update", "ours"),
 }
 
 
@@ -207,18 +208,17 @@ def climb(case: str, threads: int) -> list[Bar]:
 def ladders() -> Figure:
     """Draw the levels of two sizes: where launches and steps cost, and where bytes do."""
     medium = climb("medium", 1)
-    hoisted = next(n for n, bar in enumerate(medium) if bar.name == LEVELS["hoisted"])
+    above = next(n for n, bar in enumerate(medium) if bar.name == LEVELS["hoisted"]) - 1
     where = {"case": "medium", "dtype": "float32", "threads": 1}
     first, last = typical(pick(read("ladder"), where, ["loop", "steps"]))
     off = 1e3 * (first["predicted"]["gradients"] - last["predicted"]["gradients"])
-    note = f"{medium[hoisted].note}\nhatched, by the model: {off:.0f} ms,\ngradients no longer"
-    note += " added up 35 times"
-    medium[hoisted] = medium[hoisted]._replace(saved=off, note=note)
+    note = f"{medium[above].note}\nhatched: {off:.0f} ms by the model,\ngradients added up 35 times"
+    medium[above] = medium[above]._replace(saved=off, note=note)
     panels = {
         "H = 64, T = 100, B = 4, two cores": climb("tiny", 2),
         "H = 650, T = 35, B = 20, one core": medium,
     }
-    title = "Where the weights fit in a cache each fusion pays; where they do not, hoisting does"
+    title = "Where a step is little work each fusion pays; where it is much, hoisting does"
     return beside(panels, title, "ms of forward and backward (shorter is better)", OWNERS)
 
 
@@ -236,7 +236,7 @@ def post_card() -> Figure:
     title = "By arithmetic, gradients and weights are half to four fifths of the gap\n"
     title += "(bars: middle of the range; lines: the range)"
     least = 1e3 * arithmetic.post_span(terms, arithmetic.CUDNN).low
-    return waterfall(ends[0], steps, ends[1], "not explained", unit, title, least)
+    return waterfall(ends[0], steps, ends[1], "of the gap, not explained", unit, title, least)
 
 
 def words() -> Figure:
@@ -256,6 +256,35 @@ def words() -> Figure:
     return bars({title: found}, unit, OWNERS)
 
 
+@matplotlib.rc_context(STYLE)
+def sizes() -> Figure:
+    """Draw how many times as fast as nn.LSTM ours is, over H and over B."""
+    figure = Figure(figsize=(1.6 * WIDTH, 2.6), layout="tight")
+    colours = {"step": (GREEN, "training step"), "inference": (BLUE, "inference")}
+    for axes, (axis, others) in zip(
+        figure.subplots(1, 2, sharey=True), {"H": "T = 20, B = 20", "B": "T = 20, H = 200"}.items(),
+        strict=True,
+    ):  # fmt: skip
+        for mode, (colour, says) in colours.items():
+            picks = pick(read("growing"), {"mode": mode}, ["cudnn", OURS])
+            found = sorted(
+                (one[0]["shape"][axis], tables.factors([one])[0])
+                for one in picks
+                if one[0]["case"].startswith(f"{axis}=")
+            )
+            at = [value for value, _ in found]
+            axes.plot(at, [ratio.value for _, ratio in found], color=colour, marker="o",
+                markersize=4, label=says)  # fmt: skip
+        axes.axhline(1, color=INK, linewidth=1)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.set(xlabel=axis, title=f"two layers, {others}", ylim=(0, None))
+        axes.grid(linewidth=0.6)
+    figure.axes[0].set_ylabel("times as fast as nn.LSTM")
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "ladders.svg": ladders, "post-card.svg": post_card, "answer.svg": words,
+    "ladders.svg": ladders, "post-card.svg": post_card, "answer.svg": words, "sizes.svg": sizes,
 }  # fmt: skip

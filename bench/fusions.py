@@ -87,7 +87,7 @@ def rung_call(rung: Rung, problem: Problem, limits: Limits | None = None) -> Cal
     weights, fuse = dict(module.named_parameters()), rung.contender.fuse
     if rung.products is not None:
         spec = Spec(layers=problem.case.shape.L, level=fuse)
-        own = None if fuse == "none" else native.OPS
+        own = None if rung.contender.engine == "loop" else native.OPS
         given = record.Call(spec, x, problem.h0, problem.c0, list(weights.values()))
         run = lambda: climb(own, given, None, products=rung.products)  # noqa: E731
     call = differentiable(run, {"x": x} | weights, dy, problem.x.device)
@@ -129,7 +129,9 @@ def is_wavefront(shape: Shape, threads: int) -> bool:
 
 
 def on_cpu(isa: str, products: Products | None) -> list[Rung]:
-    """Return the five rungs on an instruction set, from the loop upwards.
+    """Return the rungs on an instruction set: the five levels, and hoisting alone.
+
+    "hoisted alone" is the loop with an operation a launch and hoisted products: without pointwise.
 
     Where PyTorch multiplies on the same instruction set, `products` is None: torch.mm for all.
     """
@@ -139,7 +141,8 @@ def on_cpu(isa: str, products: Products | None) -> list[Rung]:
             products if fuse in ("pointwise", "hoisted") else None, isa)
         for fuse in LEVELS
     ]  # fmt: skip
-    return [first, *rest]
+    alone = Rung("hoisted alone", Contender("hoisted alone", "loop", "hoisted"), products, isa)
+    return [first, alone, *rest]
 
 
 def rungs(device: torch.device, dtype: torch.dtype) -> list[Rung]:

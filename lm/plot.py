@@ -17,7 +17,12 @@ from lm.settings import PUBLISHED
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
-def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) -> None:
+def draw(
+    runs: dict[str, list[dict]],
+    path: Path,
+    published: str | None = None,
+    title: str | None = None,
+) -> None:
     """Draw `runs`, lines of log.csv by the run's name, into `path`; its suffix is the format.
 
     Dashed lines are what was published of the preset `published`.
@@ -29,7 +34,7 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     from lm.figure import STYLE, to_svg
 
     with rc_context(STYLE):
-        figure = curves(runs, published)
+        figure = curves(runs, published, title)
         content = io.BytesIO()
         try:
             if path.suffix == ".svg":
@@ -41,7 +46,7 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     write_atomically(path, content.getvalue())
 
 
-def curves(runs: dict[str, list[dict]], published: str | None) -> Any:
+def curves(runs: dict[str, list[dict]], published: str | None, above: str | None = None) -> Any:
     """Return the figure that `draw` writes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -60,6 +65,8 @@ def curves(runs: dict[str, list[dict]], published: str | None) -> Any:
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(left=0)
+    if above is not None:
+        axes.set_title(above)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
@@ -98,18 +105,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         "log.csv")  # fmt: skip
     add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="*.png, *.svg or "
         "*.pdf [curves.png]")  # fmt: skip
+    add("--names", nargs="+", metavar="NAME", help="of the runs, in the legend [the directories']")
+    add("--title", metavar="TEXT", help="above the figure")
     add("--published", choices=PUBLISHED, help="draw this preset's published perplexity")
     args = parser.parse_args(argv)
     check_file(args.output, "--output")
+    if args.names is not None and len(args.names) != len(args.runs):
+        raise UserError(f"--names: got {len(args.names)}; expected {len(args.runs)}, one of a run")
     runs = {}
-    for path in args.runs:
+    for number, path in enumerate(args.runs):
         file = path / FILE if path.is_dir() else path
         name = file.parent.name if file.name == FILE else file.stem
         rows = read_log(file)
         if not rows:
             raise UserError(f"{file} holds no figures yet")
+        if args.names is not None:
+            name = args.names[number]
         runs[name if name not in runs else str(path)] = rows
-    draw(runs, args.output, args.published)
+    draw(runs, args.output, args.published, args.title)
     print(f"{args.output}: {', '.join(runs)}")
 
 

@@ -48,6 +48,8 @@ ON_GPU = ("cuda",), ("float32", "float16", "bfloat16")
 
 PEERS = {
     "tensorflow": Peer("tensorflow_cell", "tensorflow", **TENSORFLOW),  # unrolled in a graph
+    "tensorflow-block-cell": Peer("tensorflow_block_cell", "tensorflow", ("cpu",), **TENSORFLOW),
+    "tensorflow-block": Peer("tensorflow_block", "tensorflow", ("cpu",), **TENSORFLOW),
     "tensorflow-xla": Peer("tensorflow_xla", "tensorflow", **TENSORFLOW),
     "keras": Peer("keras_lstm", "tensorflow", **TENSORFLOW),  # cuDNN on a GPU, a loop on a CPU
     # Keras's loop where it leaves its fast path: recurrent_dropout, layer normalization

@@ -240,9 +240,9 @@ def test_no_row_of_the_results_is_of_an_uncommitted_tree():
 def test_readmes_factors_are_of_one_machine_and_on_its_first_screen():
     of = tables.definitions()["table"]["first_screen"]
     places = {r["machine"] for row in of["rows"] for r in tables.read(row.get("file", of["file"]))}
-    assert {tables.cpu(place) for place in places} == {"Zen 4"}
+    assert len({tables.cpu(place) for place in places}) == 1
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert lines.index("## Why a fused LSTM is faster") < 40, "the first screen"
+    assert lines.index("## Use it") < 45, "the first screen"
 
 
 def test_the_run_of_the_fusions_was_quiet():

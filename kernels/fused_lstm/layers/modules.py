@@ -147,7 +147,7 @@ class RecurrentBase(nn.RNNBase):
             return_states: return a third value, the state of every layer after every step: h
                 [L * D, T, B, P] and an LSTM's c [L * D, T, B, H], with T and B in the order that y
                 has them (for a PackedSequence [L * D, N, ...]). c is float32 where the module is in
-                half precision. fused_lstm.reference computes the gradients by them.
+                half precision. A loss may read them.
         """
         return self._run(input, hx, lengths, resets, return_states)
 
