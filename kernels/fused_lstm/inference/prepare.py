@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from ..call.choose import why_no_cell
+from ..call.choose import in_a_graph, why_no_cell
 from ..call.layout import TIME_FIRST, batch_of, check_resets, lay_out, states_of, zeros
 from ..call.record import Call
 from ..call.rows import enter, leave
@@ -32,6 +33,7 @@ from ..layers.in_model import OURS, recurrent_layers, replace_modules, spec_of
 from ..layers.modules import SLSTM, RecurrentBase
 from ..loops import Fused
 from ..operator import library
+from ..operator.pullback import kernel
 
 Model = TypeVar("Model", bound=nn.Module)
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
@@ -521,7 +523,8 @@ class Prepared(nn.Module):
         x, h0, c0 = call.x, call.h0, call.c0
         try:
             if self._takes_layers_kernels(x):
-                outputs = ops.lstm(
+                run = ops.lstm if in_a_graph() else partial(kernel, ops.lstm.default)
+                outputs = run(
                     x, h0, c0, self._unpack(), 0.0, None, "layers", False, **self.spec.schema,
                     batch_sizes=call.batch_sizes, not_reset=call.not_reset,
                 )  # fmt: skip

@@ -178,7 +178,7 @@ std::atomic<const Isa*>& chosen() {
 }  // namespace
 
 PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows) {
-  if (rows >= prepared::unit_rows(kind, std::numeric_limits<long>::max())) {
+  if (rows >= prepared::unit_rows(kind, std::numeric_limits<long>::max(), false)) {
     if (kind == Prepared::bfloat16 && isa.for_bf16_rows.run) return isa.for_bf16_rows;
     if (kind == Prepared::int8 && isa.for_int8_rows.run) return isa.for_int8_rows;
   }

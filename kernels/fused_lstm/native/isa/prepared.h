@@ -19,7 +19,8 @@ struct PreparedMatrix {
   // Scratch: for each worker the left factor's rows, `left_size` bytes. Not of float32.
   uint8_t* left;
   long left_size;
-  long ahead;  // see ahead_of
+  long ahead;      // see ahead_of
+  long unit_rows;  // see unit_rows
 };
 
 // A lane's weights: shapes as in Lane.
@@ -37,11 +38,13 @@ constexpr long word = 4;          // bytes
 constexpr long zero_point = 128;  // of a left factor of bytes
 
 // Rows from which on a product is a matrix unit's, where there is one: with fewer its registers of rows
-// are mostly empty. On an Emerald Rapids it then gains in bfloat16 1.1 times with 4 rows and up to 3.8
-// with 64. Bytes, which vectors multiply four times as fast, need more rows, and most of all where a
-// column is few registers: of 200 bytes 20 rows lose a twelfth, and of 650 they gain a fifth.
-constexpr long unit_rows(Prepared kind, long depth) {
-  return kind == Prepared::bfloat16 ? 4 : depth < 512 ? 32 : 16;
+// are mostly empty. In bfloat16 two rows then gain up to 1.8 times, and 64 up to 3.8 (an Intel Xeon);
+// where weights from beyond the L2 cache are read `once`, by a call of one step, vectors fetch them ahead
+// and fewer rows than four lose a tenth. Bytes, which vectors multiply four times as fast, need more rows,
+// and most of all where a column is few registers: of 200 bytes 20 rows lose a twelfth, and of 650 they
+// gain a fifth.
+constexpr long unit_rows(Prepared kind, long depth, bool once) {
+  return kind == Prepared::bfloat16 ? (once ? 4 : 2) : depth < 512 ? 32 : 16;
 }
 
 constexpr bool of_bytes(Prepared kind) {
@@ -90,7 +93,7 @@ inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const Weig
   const long blocks = blocks_of(shape.units), count = blocks * shape.gates * lanes;
   const auto* const sums =
       reinterpret_cast<const int32_t*>(packed + blocks * panel_bytes(kind, shape));
-  return {packed, sums, reinterpret_cast<const float*>(sums + count), nullptr, 0, 0};
+  return {packed, sums, reinterpret_cast<const float*>(sums + count), nullptr, 0, 0, 0};
 }
 
 // How far ahead of what it reads a product of few rows fetches, in bytes, where a worker reads so many

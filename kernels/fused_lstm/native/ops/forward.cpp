@@ -253,6 +253,7 @@ struct ForwardPass {
           made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions));
           made.left_size = size;
           made.ahead = ahead;
+          made.unit_rows = prepared::unit_rows(kind, shape.depth, s.steps == 1 && ahead > 0);
           return made;
         };
         const long inputs = index < s.directions ? s.inputs : s.width();

@@ -219,7 +219,7 @@ struct Ready {
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
 #if defined(FL_UNIT)
-    if (count >= prepared::unit_rows(F::kind, shape.depth)) {
+    if (count >= weight->unit_rows) {
       UnitScope scope;
       Vec<float> memory[unit_tile * tile_gates];
       for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
