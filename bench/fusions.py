@@ -131,7 +131,7 @@ def is_wavefront(shape: Shape, threads: int) -> bool:
 def on_cpu(isa: str, products: Products | None) -> list[Rung]:
     """Return the rungs on an instruction set: the five levels, and hoisting alone.
 
-    "hoisted alone" is the loop with an operation a launch and hoisted products: without pointwise.
+    "hoisted alone" is the loop with hoisted products and one operation a launch.
 
     Where PyTorch multiplies on the same instruction set, `products` is None: torch.mm for all.
     """
@@ -142,7 +142,7 @@ def on_cpu(isa: str, products: Products | None) -> list[Rung]:
         for fuse in LEVELS
     ]  # fmt: skip
     alone = Rung("hoisted alone", Contender("hoisted alone", "loop", "hoisted"), products, isa)
-    return [first, alone, *rest]
+    return [first, *rest, alone]
 
 
 def rungs(device: torch.device, dtype: torch.dtype) -> list[Rung]:

@@ -180,7 +180,7 @@ def test_a_wrong_engine_is_refused_and_the_others_are_timed(tiny, tmp_path, monk
         (["nothing"], "suite: got 'nothing'; expected of fusions, post, "),
         (["layers/nothing"], "suite: got 'layers/nothing'; expected of layers/best, "),
         (["post", "--cases=huge"], "cases: got 'huge'; expected of small, medium"),
-        (["layers/growing", "--engines=cudn"], "engines: got 'cudn'; expected of loop"),
+        (["layers/growing", "--engines=cudn"], "engines: got 'cudn'; expected of cudnn"),
         (["layers", "--device=toaster"], "argument --device: got 'toaster'"),
         (["layers", "--threads=0"], "argument --threads: got '0'; expected a whole number"),
         (["layers", "--seconds=x"], "argument --seconds: got 'x'; expected a number more than 0"),
@@ -216,7 +216,7 @@ def test_without_a_name_the_suites_are_listed(capsys):
 def test_a_busy_machine_has_a_status_of_its_own(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(core.machine.ForeignTime, "share", lambda self: 0.4)
     file = tmp_path / "r.jsonl"
-    words = ["layers/growing", "--quick", "--engines=loop", "--seconds=0.01", f"--json={file}"]
+    words = ["layers/growing", "--quick", "--engines=native", "--seconds=0.01", f"--json={file}"]
     assert main(words) == BUSY_MACHINE
     assert "other work took up to 40% of the machine" in capsys.readouterr().err
     assert all(r.foreign > core.BUSY for r in load(file) if r.seconds)
