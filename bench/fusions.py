@@ -27,7 +27,7 @@ from fused_lstm.reference.ladder import Products, climb
 
 from . import kernels, model
 from .cases import Case, Shape
-from .contenders import NN_LSTM, Contender
+from .contenders import NN_LSTM, WITHOUT, Contender
 from .core import Call, Work, differentiable
 from .layers import Problem, make_problem, module_of, run_of, work_of
 from .model import Limits
@@ -82,14 +82,21 @@ class Rung:
 
 def rung_call(rung: Rung, problem: Problem, limits: Limits | None = None) -> Call:
     """Return a rung's call. `limits`: what the machine can do on its instruction set."""
-    module = module_of(rung.contender, problem)
-    run, x, dy = run_of(module, problem, rung.label != NN)
+    module, is_nn = module_of(rung.contender, problem), rung.contender == NN_LSTM
+    run, x, dy = run_of(module, problem, not is_nn)
     weights, fuse = dict(module.named_parameters()), rung.contender.fuse
     if rung.products is not None:
         spec = Spec(layers=problem.case.shape.L, level=fuse)
         own = None if rung.contender.engine == "loop" else native.OPS
         given = record.Call(spec, x, problem.h0, problem.c0, list(weights.values()))
         run = lambda: climb(own, given, None, products=rung.products)  # noqa: E731
+    if rung.label == WITHOUT:
+        with_onednn = run
+
+        def run() -> Any:
+            with torch.backends.mkldnn.flags(enabled=False):
+                return with_onednn()
+
     call = differentiable(run, {"x": x} | weights, dy, problem.x.device)
     step, answer = call.modes["step"], call.answer
 
@@ -103,7 +110,7 @@ def rung_call(rung: Rung, problem: Problem, limits: Limits | None = None) -> Cal
 
     def facts(mode: str, rounds: int) -> dict[str, Any]:
         facts: dict[str, Any] = {"isa": rung.isa}
-        if rung.label != NN:
+        if not is_nn:
             size = problem.x.element_size()
             counts = model.counts(step, problem.case.shape, fuse or "layers", size)
             facts |= counts
@@ -150,6 +157,7 @@ def rungs(device: torch.device, dtype: torch.dtype) -> list[Rung]:
 
     bfloat16's loop multiplies with torch.mm: oneDNN has the same instructions, and is faster there
     than the C++ engine's product of a matrix that is not packed beforehand.
+    nn.LSTM without oneDNN is PyTorch's own loop in C++, hoisted, with one operator a launch.
     """
     shipped = [Rung(TORCH_LOOP, Contender("loop", "loop", "none")), Rung(NN, NN_LSTM)]
     if device.type != "cpu":
@@ -159,7 +167,7 @@ def rungs(device: torch.device, dtype: torch.dtype) -> list[Rung]:
         raise ValueError(f"ladder: needs the engine 'native', which cannot run: {why}")
     if dtype == torch.bfloat16:
         return [*on_cpu(native.OPS.isa(), None), shipped[1]]
-    return on_cpu(native.OPS.isa(), OURS) + shipped
+    return [*on_cpu(native.OPS.isa(), OURS), *shipped, Rung(WITHOUT, NN_LSTM)]
 
 
 @cache
