@@ -41,6 +41,15 @@ class Matrix:
         self.rows = merged(rows)
         self.columns = columns
 
+    def is_one_value(self) -> bool:
+        """Return whether this is a whole value of a person's, transposed."""
+        if len(self.rows) != 1 or len(self.rows[0].parts) != 1:
+            return False
+        only, blocks = self.rows[0], self.rows[0].parts[0].blocks
+        if only.rows != only.padded or len(blocks) != 1:
+            return False
+        return covers(list(blocks), blocks[0].node.meta["val"].shape)
+
     def value(self, of: dict[Node, Tensor], like: Tensor) -> Tensor:
         """Return the weight; `of` has the values that blocks are of."""
         every = [self._of_rows(r, of, like) for r in self.rows]
@@ -177,10 +186,10 @@ class Tensors:
         self.nodes = list(dict.fromkeys(
             b.node for m in self.matrices for r in m.rows for p in r.parts for b in p.blocks
         ))  # fmt: skip
+        self.are_values = all(m.is_one_value() for m in self.matrices)
         self.has_vectors = bool(low.cell.vectors)
-        # A gate that both x and h have a part in has its bias in bias_ih.
-        of_h = [() if g.x else g.bias for g in self.of_h]
-        self.biases = [[g.bias for g in self.of_x], of_h]
+        self.biases = self._biases()
+        self.whole_biases = [self._whole(terms) for terms in self.biases]
         ready = [t for g in low.gates for t in g.ready]
         bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
         bias += [t for of_one in low.biases for several in of_one for t in several]
@@ -226,6 +235,33 @@ class Tensors:
             rows.append(WeightRows(units, parts + [Part(more)] * bool(more), product.width))
         return Matrix(rows, product.factor_width)
 
+    def _biases(self) -> list[list[tuple[Outer, ...]]]:
+        """Return the terms of bias_ih and of bias_hh, gate by gate.
+
+        The kernels add both biases of a gate that both x and h have a part in. Two terms of such a
+        gate go one to each where each bias is then a whole vector, as of two Linears.
+        """
+        shared = [g for g in self.of_h if g.x]
+        if shared and all(len(g.bias) == 2 for g in shared):
+            for first in (0, 1):
+                apart = [
+                    [(g.bias[k],) if g in shared else g.bias for g in gates]
+                    for k, gates in ((first, self.of_x), (1 - first, self.of_h))
+                ]
+                if all(self._whole(terms) is not None for terms in apart):
+                    return apart
+        return [[g.bias for g in self.of_x], [() if g.x else g.bias for g in self.of_h]]
+
+    def _whole(self, terms: list[tuple[Outer, ...]]) -> list[Stretch] | None:
+        """Return whole vectors whose sum is a bias of all gates, or None."""
+        width = self.low.gate_width
+        if width != self.M or not all(terms) or len(set(map(len, terms))) != 1:
+            return None
+        columns = [[t[k].places for t in terms] for k in range(len(terms[0]))]
+        if not all(lie_in_a_row(column, width) for column in columns):
+            return None
+        return [(c[0][0], width * len(c)) for c in columns]
+
     # --- a call ---
 
     def weights(self, values: Values, like: Tensor) -> list[Tensor]:
@@ -233,13 +269,14 @@ class Tensors:
         of = values.of
         inputs = [of[n] for n in self.nodes]
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-        if trains and not is_transformed() and not torch.compiler.is_compiling():
+        plain = self.are_values or is_transformed() or torch.compiler.is_compiling()
+        if trains and not plain:
             matrices = list(Weights.apply(self.matrices, self.nodes, like, *inputs))
         else:
             matrices = [m.value(of, like) for m in self.matrices]
         result = matrices[:2]
         if self.low.bias:
-            result += [self._bias(terms, of, like) for terms in self.biases]
+            result += [self._bias(k, of, like) for k in range(2)]
         if self.has_vectors:
             longest = self.low.H if self.low.units is None else self.low.units.widest(self.low.H)
             every = [*self.low.vectors, *(bias for of_one in self.low.biases for bias in of_one)]
@@ -249,16 +286,14 @@ class Tensors:
             result.append(torch.cat(vectors))
         return [w.contiguous() for w in (*result, *matrices[2:])]
 
-    def _bias(self, terms: list[tuple[Outer, ...]], of: dict[Node, Tensor], like: Tensor) -> Tensor:
-        """Return a bias of all gates; sums of whole vectors where these lie in a row."""
+    def _bias(self, k: int, of: dict[Node, Tensor], like: Tensor) -> Tensor:
+        """Return bias_ih (k = 0) or bias_hh (1) of all gates."""
+        terms, whole, width = self.biases[k], self.whole_biases[k], self.low.gate_width
         if not any(terms):
             return like.new_zeros(self.M * len(terms))
-        width = self.low.gate_width
-        if width == self.M and all(terms) and len(set(map(len, terms))) == 1:
-            columns = [[t[k].places for t in terms] for k in range(len(terms[0]))]
-            if all(lie_in_a_row(column, width) for column in columns):
-                whole = [self._outer((c[0][0], width * len(c)), of) for c in columns]
-                return sum(whole[1:], whole[0])
+        if whole is not None:
+            vectors = [self._outer(stretch, of) for stretch in whole]
+            return sum(vectors[1:], vectors[0])
         vectors = [self._sum(t, of) if t else like.new_zeros(width) for t in terms]
         if width != self.M:
             vectors = [F.pad(v, (0, self.M - len(v))) for v in vectors]

@@ -126,6 +126,47 @@ def test_weights_that_are_computed_once_a_call():
     assert "once a call" in fused_lstm.explain(layer)
 
 
+class TwoLinears(nn.Module):
+    """An LSTM's step of two Linears, with biases of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(6, 32), nn.Linear(8, 32)
+
+    def forward(self, x, state):
+        h, c = state
+        i, f, g, o = (self.x(x) + self.h(h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, (h, c)
+
+
+def operations(y: torch.Tensor) -> set[str]:
+    """Return the names of the backward functions of a tensor."""
+    seen, names = [y.grad_fn], set()
+    for node in seen:
+        names.add(type(node).__name__)
+        seen += [n for n, _ in node.next_functions if n is not None and n not in seen]
+    return names
+
+
+@pytest.mark.parametrize(
+    ("cell", "state"),
+    [
+        (nn.GRUCell(6, 8), torch.zeros(3, 8)),
+        (nn.LSTMCell(6, 8), (torch.zeros(3, 8), torch.zeros(3, 8))),
+        (TwoLinears(), (torch.zeros(3, 8), torch.zeros(3, 8))),
+    ],
+    ids=["gru", "lstm", "own"],
+)
+def test_whole_weights_and_biases_are_taken_as_they_are(cell, state):
+    """Each slice of a bias is a gradient of zeros and an addition in the backward."""
+    layer, x = fused_lstm.fuse(cell), torch.randn(5, 3, 6)
+    y, _ = layer(x, state)
+    names = operations(y)
+    assert not any("Slice" in name or "Weights" in name or "Cat" in name for name in names), names
+
+
 def test_parametrized_weights():
     module = nn.LSTMCell(5, 8).double()
     nn.utils.parametrizations.weight_norm(module, "weight_hh")
