@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -118,24 +118,24 @@ class Program:
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def begun_by(self) -> Sequence[int]:
+        """Return the phase that begins with each product: one each."""
+        return range(1, 1 + len(self.inner))
+
+    @property
+    def last(self) -> int:
+        """Return the last phase of a step."""
+        return max(self.begun_by, default=0)
+
     def phases(self) -> list[int]:
         """Return the first phase that each node can be computed in; -1: it needs no product."""
-        of_column = [k + 1 for k, count in enumerate(self.inner) for _ in range(count)]
-        first: list[int] = []
-        for n, (op, *rest) in enumerate(self.expressions.nodes):
-            if op == "leaf" and rest[0] == "product":
-                first.append(of_column[rest[1]])
-            elif op == "leaf":
-                first.append(0 if rest[0] in ("gate", "h") else -1)
-            else:
-                operands = self.expressions.operands(n)
-                first.append(max((first[o] for o in operands), default=-1))
-        return first
+        return first_phases(self.expressions, self.inner, self.begun_by)
 
     def results_of(self, phase: int) -> list[int]:
         """Return what a phase computes for products and sums, or in the end."""
         results = [self.fed[k] for k, at in self.fed_in.items() if at == phase]
-        if phase == len(self.fed):
+        if phase == self.last:
             return [self.h, *self.after, *results]
         return results if phase in self.sums else [self.fed[phase], *results]
 
@@ -319,12 +319,8 @@ def _program(
     e, kinds, inner = t.expressions, tuple(t.calls.kinds), tuple(t.calls.inner)
     parts, by_weights = len(gates.columns), len(gates.columns) + len(states)
     by_products = by_weights + len(weights) + zoneout
-    # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
-    # are found by comparing what it is of.
-    kept = [n for n, kind in zip(t.fed, kinds, strict=True) if kind != SUM]
     p = Program(
-        e, gates, states, weights, zoneout, t.h, tuple(t.after),
-        saved=tuple(dict.fromkeys(kept)),
+        e, gates, states, weights, zoneout, t.h, tuple(t.after), saved=(),
         dgates=tuple(t.gradients[:parts]),
         dstates=tuple(t.gradients[parts:by_weights]),
         dweights=tuple(t.gradients[by_weights : by_weights + len(weights)]),
@@ -341,13 +337,42 @@ def _program(
             raise CannotExpress(
                 "a sum of what is one number a row", "a sum of values of units, such as a gate's"
             )
+    return saving(p)
+
+
+def saving(p: Program) -> Program:
+    """Return a program with the columns that its step saves: it has none yet."""
+    e, gradients = p.expressions, [*p.dgates, *p.dstates, *p.dweights, *p.dproducts]
+    # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
+    # are found by comparing what it is of.
+    kept = tuple(dict.fromkeys(n for n, kind in zip(p.fed, p.kinds, strict=True) if kind != SUM))
+    p = replace(p, saved=kept)
     # Without a state nothing changes h on its way.
-    stored = {*t.after, *kept, *([] if states else [t.h])}
+    stored = {*p.after, *kept, *([] if p.states else [p.h])}
     # What later phases of a step need is in memory, whatever the backward needs.
-    there = {*of_row, *with_crossing(p).saved} if p.sums else set()
-    saved = cut(e, [t.h, *t.after, *t.fed], t.gradients, stored, there)
+    there = {*of_rows(e, p), *with_crossing(p).saved} if p.sums else set()
+    saved = cut(e, [p.h, *p.after, *p.fed], gradients, stored, there)
     saved = [*kept, *(n for n in with_crossing(p).saved if p.sums), *saved]
     return with_crossing(replace(p, saved=tuple(dict.fromkeys(saved))))
+
+
+def first_phases(e: Expressions, inner: Sequence[int], begun_by: Sequence[int]) -> list[int]:
+    """Return the first phase that each node can be computed in; -1: it needs no product.
+
+    inner, begun_by: of each product, how many columns it has, and the phase that begins with it.
+    """
+    of_column = [
+        phase for phase, count in zip(begun_by, inner, strict=False) for _ in range(count)
+    ]
+    first: list[int] = []
+    for n, (op, *rest) in enumerate(e.nodes):
+        if op == "leaf" and rest[0] == "product":
+            first.append(of_column[rest[1]] if rest[1] < len(of_column) else 0)
+        elif op == "leaf":
+            first.append(0 if rest[0] in ("gate", "h") else -1)
+        else:
+            first.append(max((first[o] for o in e.operands(n)), default=-1))
+    return first
 
 
 def of_rows(e: Expressions, p: Program) -> set[int]:
@@ -376,7 +401,7 @@ def with_crossing(p: Program) -> Program:
     e, phase, saved, before = p.expressions, p.phases(), list(p.saved), -1
     while before < len(saved):  # what a later phase needs, an earlier one saves
         before = len(saved)
-        for k in range(1, len(p.inner) + 1):
+        for k in range(1, p.last + 1):
             here = [n for n in saved if phase[n] == k]
             stack = [*p.results_of(k), *here]
             seen = {*p.numbers, *(n for n in saved if phase[n] < k)}
