@@ -27,7 +27,7 @@ from . import amdgcn, sass
 STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
-    "dweight_ptr", "by_ptr",
+    "dweight_ptr", "by_ptr", "numbers_ptr",
 }  # fmt: skip
 OTHERS = {
     "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
@@ -85,8 +85,11 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     def compiled(keep_loop: bool):
         what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)
         constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
-        if not chosen.inner:  # pointers that a launch of other cells does not have
-            constants |= {n: None for n in ("w_inner_ptrs", "by_ptr") if n in kernel.arg_names}
+        # Pointers that a launch of other cells does not have.
+        missing = [] if chosen.inner else ["w_inner_ptrs"]
+        missing += [] if chosen.inside else ["by_ptr"]
+        missing += [] if launch.kernel_cell(cell).numbers else ["numbers_ptr"]
+        constants |= {name: None for name in missing if name in kernel.arg_names}
         return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
 
     def stack(found: Any) -> int:  # an AMD's is not asked for

@@ -69,21 +69,31 @@ def hand_on(fed, phase: tl.constexpr, inside, step, block, turn, rows, PLAN: tl.
     fed: of each a tuple of columns.
     """
     for k in tl.static_range(PLAN.MEETINGS_INSIDE):
-        C: tl.constexpr = PLAN.CALLS[k]
-        if C.FED == phase:
-            if C.IS_PRODUCT:
-                W: tl.constexpr = PLAN.INNER[C.NUMBER]
-                ptr = inside.between_ptr + W.PLANE * W.SLOT + block.slot_at
-                dtype = ptr.dtype.element_ty
-                for j in tl.static_range(W.GATES):
-                    column = tile.rounded(fed[k][j].to(dtype), PLAN.ROUNDS)
-                    tl.store(ptr + j * W.SLOT, column, mask=block.mask)
+        if PLAN.CALLS[k].FED == phase:
+            if PLAN.CALLS[k].IS_PRODUCT:
+                store_factor(fed[k], k, inside, block, PLAN)
             else:
-                tl.store(
-                    share_of(k, inside, step, block, rows, PLAN) + inside.part * rows.B,
-                    of_units(fed[k][0], block.mask, C.IS_MAXIMUM), mask=block.b < step.alive,
-                )  # fmt: skip
+                share(fed[k][0], k, inside, step, block, rows, PLAN)
     position.arrive(inside.all_ptr, turn, PLAN)
+
+
+@helper
+def store_factor(columns, k: tl.constexpr, inside, block, PLAN: tl.constexpr):
+    """Store a block of what a product multiplies, backwards of the gradients by what it made."""
+    W: tl.constexpr = PLAN.INNER[PLAN.CALLS[k].NUMBER]
+    ptr = inside.between_ptr + W.PLANE * W.SLOT + block.slot_at
+    dtype = ptr.dtype.element_ty
+    for j in tl.static_range(W.GATES):
+        column = tile.rounded(columns[j].to(dtype), PLAN.ROUNDS)
+        tl.store(ptr + j * W.SLOT, column, mask=block.mask)
+
+
+@helper
+def share(x, k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+    """Store this part's sum, or maximum, of a value x [UNITS, BLOCK_B]."""
+    ptr = shares(k, inside, step, block, rows, PLAN) + inside.part * rows.B
+    of_part = of_units(x, block.mask, PLAN.CALLS[k].IS_MAXIMUM)
+    tl.store(ptr, of_part, mask=block.b < step.alive)
 
 
 @helper
@@ -106,7 +116,7 @@ def largest(x):
 
 
 @helper
-def share_of(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+def shares(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
     """Return pointers [BLOCK_B] to the first part of a sum or a maximum; others are B apart."""
     sum_at = (step.lane * PLAN.TOTALS + PLAN.CALLS[k].NUMBER) * PLAN.PARTS
     return inside.shares_ptr + sum_at * rows.B + block.b
@@ -138,7 +148,7 @@ def product(k: tl.constexpr, inside, batch, PLAN: tl.constexpr):
 @helper
 def total(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
     """Return a sum or a maximum [1, BLOCK_B] over all parts, always in the same order."""
-    ptr = share_of(k, inside, step, block, rows, PLAN)
+    ptr = shares(k, inside, step, block, rows, PLAN)
     neutral: tl.constexpr = float("-inf") if PLAN.CALLS[k].IS_MAXIMUM else 0.0
     found = tl.full((PLAN.BLOCK_B,), neutral, PLAN.ACC)
     for first in range(0, PLAN.PARTS, SOME):
@@ -184,12 +194,19 @@ def store_numbers(numbers, first, COUNT: tl.constexpr, inside, step, block, PLAN
 
 @helper
 def load_numbers(COUNT: tl.constexpr, inside, step, block, PLAN: tl.constexpr):
-    """Load the first COUNT numbers [1, BLOCK_B] of a block's rows."""
+    """Load the first COUNT numbers [1, BLOCK_B] of a block's rows.
+
+    In the forward another program has just written them.
+    """
     there = (block.b < step.alive)[None, :]
     ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS
     found = ()
     for i in tl.static_range(COUNT):
-        found = found + (tl.load(ptr + i, mask=there, other=0.0, cache_modifier=".cg"),)
+        if PLAN.FORWARD:
+            number = tl.load(ptr + i, mask=there, other=0.0, cache_modifier=".cg")
+        else:
+            number = tl.load(ptr + i, mask=there, other=0.0)
+        found = found + (number,)
     return found
 
 
@@ -203,36 +220,49 @@ def gradients(dh, phase: tl.constexpr, inside, step, block, rows, PLAN: tl.const
     They are dh, which the first phase computes, and the gradients by what products and sums are of.
     What a phase computes it stores for later ones; what earlier ones have computed it loads.
     """
-    SIZE: tl.constexpr = (1 + PLAN.PRODUCTS) * PLAN.H + PLAN.TOTALS
     row_ptr = inside.by_ptr
     if PLAN.INSIDE > 0:
-        row_ptr += (step.lane * rows.B + block.b)[None, :] * SIZE
+        row = (step.lane * rows.B + block.b)[None, :]
+        row_ptr += row * ((1 + PLAN.PRODUCTS) * PLAN.H + PLAN.TOTALS)
         if phase == 0:
             tl.store(row_ptr + block.unit[:, None], dh, mask=block.mask)
         else:
             dh = tl.load(row_ptr + block.unit[:, None], mask=block.mask, other=0.0)
     found = (dh,)
-    alive = (block.b < step.alive)[None, :]
     for k in tl.static_range(PLAN.MEETINGS_INSIDE):
-        C: tl.constexpr = PLAN.CALLS[k]
-        if C.READ > phase or C.READ == 0:
+        if PLAN.CALLS[k].READ > phase or PLAN.CALLS[k].READ == 0:
             found = found + (0.0,)
-        elif C.IS_PRODUCT:
-            ptr = row_ptr + (1 + C.NUMBER) * PLAN.H + block.unit[:, None]
-            if C.READ < phase:
-                found = found + (tl.load(ptr, mask=block.mask, other=0.0),)
-            else:
-                fresh = product(k, inside, block.batch, PLAN)
-                if phase < PLAN.INSIDE:
-                    tl.store(ptr, fresh, mask=block.mask)
-                found = found + (fresh,)
+        elif PLAN.CALLS[k].IS_PRODUCT:
+            found = found + (by_factor(k, phase, row_ptr, inside, block, PLAN),)
         else:
-            ptr = row_ptr + (1 + PLAN.PRODUCTS) * PLAN.H + C.NUMBER
-            if C.READ < phase:
-                found = found + (tl.load(ptr, mask=alive, other=0.0, cache_modifier=".cg"),)
-            else:
-                fresh = total(k, inside, step, block, rows, PLAN)
-                if phase < PLAN.INSIDE:
-                    tl.store(ptr, fresh, mask=of_part_0(inside, step, block))
-                found = found + (fresh,)
+            found = found + (by_units(k, phase, row_ptr, inside, step, block, rows, PLAN),)
+    return found
+
+
+@helper
+def by_factor(k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, block, PLAN: tl.constexpr):
+    """Return the gradient by what a product multiplies [OWN, BLOCK_B]."""
+    ptr = row_ptr + (1 + PLAN.CALLS[k].NUMBER) * PLAN.H + block.unit[:, None]
+    if PLAN.CALLS[k].READ < phase:
+        found = tl.load(ptr, mask=block.mask, other=0.0)
+    else:
+        found = product(k, inside, block.batch, PLAN)
+        if phase < PLAN.INSIDE:
+            tl.store(ptr, found, mask=block.mask)
+    return found
+
+
+@helper
+def by_units(
+    k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, step, block, rows, PLAN: tl.constexpr
+):
+    """Return the gradient by each unit that a sum adds up, the same of all [1, BLOCK_B]."""
+    ptr = row_ptr + (1 + PLAN.PRODUCTS) * PLAN.H + PLAN.CALLS[k].NUMBER
+    if PLAN.CALLS[k].READ < phase:
+        there = (block.b < step.alive)[None, :]
+        found = tl.load(ptr, mask=there, other=0.0, cache_modifier=".cg")
+    else:
+        found = total(k, inside, step, block, rows, PLAN)
+        if phase < PLAN.INSIDE:
+            tl.store(ptr, found, mask=of_part_0(inside, step, block))
     return found
