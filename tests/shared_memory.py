@@ -43,7 +43,7 @@ def plans(card: Device, cell: Spec, direction: str, dtype: str) -> Iterator[Plan
     for B, H in product(BATCHES, SIZES):
         found = plan(
             "steps", direction, hidden=H, batch=B, layers=1, dtype=dtype, device=card,
-            gates=kernels.by_h, inner=kernels.inner,
+            gates=kernels.by_h, inner=kernels.inner, inside=kernels.inside(direction),
         )  # fmt: skip
         if found.persistent:
             yield found
