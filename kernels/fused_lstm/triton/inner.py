@@ -186,10 +186,11 @@ def of_part_0(inside, step, block):
 @helper
 def store_numbers(numbers, first, COUNT: tl.constexpr, inside, step, block, PLAN: tl.constexpr):
     """Store numbers of a block's rows, from number `first` on."""
-    there = of_part_0(inside, step, block)
-    ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS + first
-    for i in tl.static_range(COUNT):
-        tl.store(ptr + i, numbers[i], mask=there)
+    if COUNT > 0:
+        there = of_part_0(inside, step, block)
+        ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS + first
+        for i in tl.static_range(COUNT):
+            tl.store(ptr + i, numbers[i], mask=there)
 
 
 @helper
@@ -198,15 +199,16 @@ def load_numbers(COUNT: tl.constexpr, inside, step, block, PLAN: tl.constexpr):
 
     In the forward another program has just written them.
     """
-    there = (block.b < step.alive)[None, :]
-    ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS
     found = ()
-    for i in tl.static_range(COUNT):
-        if PLAN.FORWARD:
-            number = tl.load(ptr + i, mask=there, other=0.0, cache_modifier=".cg")
-        else:
-            number = tl.load(ptr + i, mask=there, other=0.0)
-        found = found + (number,)
+    if COUNT > 0:
+        there = (block.b < step.alive)[None, :]
+        ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS
+        for i in tl.static_range(COUNT):
+            if PLAN.FORWARD:
+                number = tl.load(ptr + i, mask=there, other=0.0, cache_modifier=".cg")
+            else:
+                number = tl.load(ptr + i, mask=there, other=0.0)
+            found = found + (number,)
     return found
 
 
