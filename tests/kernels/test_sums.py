@@ -15,10 +15,20 @@ import fused_lstm
 from fused_lstm import native
 from fused_lstm.call.choose import choose, engine_module
 from fused_lstm.call.spec import Spec
+from fused_lstm.cells.meetings import in_few_phases
+from fused_lstm.triton import interpreter, op
+from plans import PATHS_BACKWARD, make_plan
 from tolerance import TOLERANCE, near
 
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
+needs_interpreter = pytest.mark.skipif(
+    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu_cells.py does these on a GPU"
+)
+either = pytest.mark.parametrize(
+    "engine",
+    [pytest.param("native", marks=needs_native), pytest.param("triton", marks=needs_interpreter)],
+)
 
 
 @fused_lstm.cell(states="c", weights="gain bias")
@@ -65,11 +75,17 @@ def apart_and_of_weights(a, b, *, h, w):
     return torch.tanh(x * w.softmax(-1) + (m * b).mean(-1, keepdim=True)) + 0.1 * h
 
 
+@fused_lstm.cell(states="c", products="u v", x_only="a b")
+def without_a_gate_of_h(a, b, *, c, u, v):
+    c = torch.sigmoid(a) * c + u(F.layer_norm(c, c.shape[-1:]) * b)
+    return torch.tanh(v(torch.softmax(b, -1)) + c), c
+
+
 CELLS = {
     cell.__name__: cell
     for cell in (
         norm_of_c, norms_around_a_product, sums_of_states, softmax_and_maximum, a_state_of_rows,
-        without_a_state, apart_and_of_weights,
+        without_a_state, apart_and_of_weights, without_a_gate_of_h,
     )
 }  # fmt: skip
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -100,11 +116,11 @@ def call_of(layer, T: int, B: int, dtype: torch.dtype = torch.float64) -> list[T
     return [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
-def results_of(layer, tensors: list[Tensor]) -> dict[str, Tensor]:
+def results_of(layer, tensors: list[Tensor], **call: Tensor) -> dict[str, Tensor]:
     """All results of a call and all gradients, in float64: name -> tensor."""
     leaves = [t.detach().requires_grad_() for t in tensors]
     state = leaves[1] if len(leaves) == 2 else tuple(leaves[1:])
-    y, last = layer(leaves[0], state)
+    y, last = layer(leaves[0], state, **call)
     ends = [y, *(last if isinstance(last, tuple) else [last])]
     rng = torch.Generator().manual_seed(1)
     by = [torch.randn(t.shape, generator=rng, dtype=torch.float64).to(t) for t in ends]
@@ -135,6 +151,45 @@ def test_it_is_the_loop(cell, T, B, H, every_isa, two_threads):
     assert_same(results_of(layer, tensors), expected, torch.float64)
 
 
+@needs_interpreter
+@pytest.mark.parametrize(("T", "B", "H"), [(3, 2, 5), (2, 1, 1), (2, 18, 40)])
+@each_cell
+def test_on_triton_it_is_the_loop(cell, T, B, H):
+    layer = layer_of(cell, 3, H, "triton")
+    tensors = call_of(layer, T, B)
+    found = results_of(layer, tensors)
+    layer.engine = "loop"
+    assert_same(found, results_of(layer, tensors), torch.float64)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("path", PATHS_BACKWARD)
+@pytest.mark.parametrize("cell", [sums_of_states, without_a_gate_of_h],
+                         ids=lambda cell: cell.__name__)  # fmt: skip
+def test_every_path_of_triton(cell, path, monkeypatch):
+    """Programs share out rows and units, and rows end early or begin anew."""
+    changes = PATHS_BACKWARD[path]
+    if not cell.gates.by_h and "split" in changes:
+        pytest.skip("a part a gate: there is none")
+
+    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, inside, tf32):
+        path = changes if direction == "backward" or "split" not in changes else {}
+        return make_plan(
+            "both", direction, shape.H, shape.B, shape.L, dtype, path, gates=gates, inner=inner,
+            inside=inside,
+        )  # fmt: skip
+
+    monkeypatch.setattr(op, "plan_of", made)
+    layer = layer_of(cell, 3, 40, "triton", bidirectional=True)
+    T, B = 3, 19
+    tensors = [torch.randn(T, B, 3, dtype=torch.float64)]
+    tensors += [torch.randn(2, B, 40, dtype=torch.float64) for _ in range(layer.cell.has_c + 1)]
+    rows = {"lengths": torch.randint(1, T + 1, (B,)), "resets": torch.rand(T, B) < 0.3}
+    found = results_of(layer, tensors, **rows)
+    layer.engine = "loop"
+    assert_same(found, results_of(layer, tensors, **rows), torch.float64)
+
+
 @needs_native
 @pytest.mark.parametrize(("T", "B", "H"), [(5, 20, 40), (3, 2, 33)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -159,11 +214,11 @@ def norm_of_x(a, *, h):
     return F.layer_norm(a, a.shape[-1:])
 
 
-@needs_native
-def test_a_norm_takes_two_passes():
+@either
+def test_a_norm_takes_two_passes(engine):
     # A mean of 1e4 beside differences of 1: one pass would lose all digits of the variance.
     H = 4097
-    layer = fused_lstm.Recurrent(norm_of_x, 1, H, engine="native")
+    layer = fused_lstm.Recurrent(norm_of_x, 1, H, engine=engine)
     numbers = torch.randn(H) + 1e4
     with torch.no_grad():
         layer.weight_ih_l0.copy_(numbers[:, None])
@@ -174,11 +229,11 @@ def test_a_norm_takes_two_passes():
     assert (found - exact).abs().max() < 2 * torchs + 1e-6
 
 
-@needs_native
+@either
 @pytest.mark.parametrize("scale", [1e-4, 0.0])
 @pytest.mark.parametrize("H", [1, 2, 17])
-def test_of_equal_numbers_a_norm_has_gradients(H, scale):
-    layer = layer_of(norm_of_c, 3, H)
+def test_of_equal_numbers_a_norm_has_gradients(H, scale, engine):
+    layer = layer_of(norm_of_c, 3, H, engine)
     with torch.no_grad():
         for name in ("weight_ih_l0", "weight_hh_l0"):
             getattr(layer, name).mul_(scale)
@@ -189,16 +244,17 @@ def test_of_equal_numbers_a_norm_has_gradients(H, scale):
     assert all(t.isfinite().all() for t in found.values())
 
 
-@needs_native
-def test_numbers_of_a_row_are_saved_unrounded():
+@either
+def test_numbers_of_a_row_are_saved_unrounded(engine):
     # Of bfloat16 they would have 8 bits.
     torch.manual_seed(0)
-    layer = fused_lstm.Recurrent(norm_of_x, 1, 64, engine="native").bfloat16()
+    layer = fused_lstm.Recurrent(norm_of_x, 1, 64, engine=engine).bfloat16()
     x, h, saved = torch.ones(1, 32, 1).bfloat16().requires_grad_(), torch.zeros(1, 32, 64), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         layer(x, h.bfloat16())
     weight, bias = layer.weight_ih_l0.detach().float()[:, 0], layer.bias_ih_l0.detach().float()
-    rstd = torch.rsqrt((weight + bias).var(correction=0) + 1e-5)
+    gate = weight + bias if engine == "native" else (weight + bias).bfloat16().float()  # by addmm
+    rstd = torch.rsqrt(gate.var(correction=0) + 1e-5)
     numbers = torch.cat([t.flatten() for t in saved if t.dtype == torch.float32])
     assert (numbers.nan_to_num(0) - rstd).abs().min() < 1e-6 * rstd
 
@@ -225,9 +281,9 @@ def test_a_prepared_layer_has_them(cell):
     torch.testing.assert_close(found, expected, **near(TOLERANCE[torch.float32]))
 
 
-@needs_native
-def test_it_has_second_derivatives():
-    layer = layer_of(norm_of_c, 2, 3)
+@either
+def test_it_has_second_derivatives(engine):
+    layer = layer_of(norm_of_c, 2, 3, engine)
     tensors = [t.requires_grad_() for t in call_of(layer, 2, 2)]
 
     def run(x, h, c):
@@ -237,9 +293,9 @@ def test_it_has_second_derivatives():
     assert torch.autograd.gradgradcheck(run, tensors)
 
 
-@needs_native
-def test_compiled_programs_know_its_shapes():
-    layer = layer_of(norm_of_c, 3, 8).float()
+@either
+def test_compiled_programs_know_its_shapes(engine):
+    layer = layer_of(norm_of_c, 3, 8, engine).float()
     compiled = torch.compile(layer, backend="aot_eager")
     x = torch.randn(4, 5, 3, requires_grad=True)
     (expected,) = torch.autograd.grad(layer(x)[0].sum(), x)
@@ -277,18 +333,19 @@ def test_other_widths_than_h(M):
     assert_same(found, results_of(layer, tensors), torch.float64)
 
 
-def test_triton_says_that_it_has_none():
-    message = re.escape("engine 'triton' has no sums over the units of a row")
-    layer = fused_lstm.Recurrent(norm_of_c, 3, 8, engine="triton")
+def test_triton_says_what_it_has_not():
+    message = re.escape("engine 'triton' has no products or sums inside a step beside a projected h")
+    layer = fused_lstm.Recurrent(norm_of_c, 3, 8, engine="triton", proj_size=4)
     with pytest.raises(RuntimeError, match=message):
         layer(torch.randn(2, 2, 3))
 
 
-def test_auto_takes_a_step_loop_on_a_gpu(monkeypatch):
+def test_auto_takes_a_step_loop_on_a_gpu_for_what_triton_has_not(monkeypatch):
     monkeypatch.setattr(engine_module("triton"), "missing", lambda device: None)
-    choice = choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name))
+    choice = choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name, projection=True))
     assert choice[:2] == ("loop", "none")
-    assert choice.reason == "engine 'triton' has no sums over the units of a row"
+    assert "beside a projected h" in choice.reason
+    assert choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name)).engine == "triton"
 
 
 def test_a_sum_that_nothing_reads_is_not_made():
@@ -309,6 +366,18 @@ def test_a_sum_is_made_once():
 
 def test_a_norm_meets_once():
     assert norm_of_c.program().meetings() == [(True, False), (False, True)]
+
+
+def test_on_triton_sums_that_are_ready_share_a_phase():
+    @fused_lstm.cell(states="c", apart="i")
+    def norms_of_both(i, *, c):
+        x, h = (F.layer_norm(part, part.shape[-1:]) for part in i)
+        c = 0.5 * c + torch.tanh(x + h)
+        return F.layer_norm(c, c.shape[-1:]), c
+
+    p = in_few_phases(norms_of_both.program())
+    assert p.begun_by == (1, 2, 1, 2, 3, 4)  # mean, squares of each: four phases for six sums
+    assert p.fed_back_in == [1, 1, 1, 1, 0, 0]
 
 
 def test_explained_names_them():

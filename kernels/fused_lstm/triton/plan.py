@@ -273,6 +273,8 @@ def plan(
     if (inner or inside) and (kind in ("layers", "heads") or projected or norm):
         got = f"{inner}, {inside=} with kind {kind!r}, {projected=}, {norm=}"
         raise ValueError(f"inner: got {got}; expected 'steps' or 'both' and no other option")
+    if inner and not inside:
+        raise ValueError(f"inside: got 0 with {inner=}; expected the meetings of these products")
     layers = {"steps": 1, "both": 2}.get(kind, layers)
     shape = hidden, batch, layers, projected, dtype, gates, inner, inside
     if gates == 0 and not inside:
