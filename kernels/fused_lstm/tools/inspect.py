@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -470,6 +471,7 @@ def parser() -> argparse.ArgumentParser:
         "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
+    made.add_argument("--written", metavar="MODULE:NAME", help="a cell of fused_lstm.cell's instead")
     made.add_argument(
         "--rows",
         nargs="+",
@@ -501,12 +503,25 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
 
 
+def written(name: str) -> Spec:
+    """Return a cell that a function tells, MODULE:NAME, after its kernels are written."""
+    module, _, cell = name.partition(":")
+    try:
+        found = getattr(import_module(module), cell)
+        found.on_triton()
+    except (ImportError, AttributeError, ValueError) as error:
+        expected = "MODULE:NAME of a cell that fused_lstm.cell made"
+        raise ValueError(f"--written: got {name!r} ({error}); expected {expected}") from None
+    return Spec(found.name)
+
+
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """Yield each function, with its arguments, that makes a report of the command line."""
     from ..triton import launch
 
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
-    cell = Spec(**options)
+    cell = written(args.written) if args.written else Spec(**options)
+    kernels = launch.kernel_cell(cell)
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
@@ -517,7 +532,8 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
-                    shape |= {"gates": cell.gates, "in_parts": not args.whole_sums}
+                    shape |= {"gates": kernels.by_h, "in_parts": not args.whole_sums}
+                    shape |= {"inner": kernels.inner, "inside": kernels.inside(direction)}
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
@@ -527,7 +543,8 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
 def reports(args: argparse.Namespace) -> Iterator[dict]:
     """Yield the reports of every kernel that the arguments ask for."""
     work = list(wanted(args))
-    with ProcessPoolExecutor(args.jobs) as pool:
+    known = {"initializer": written, "initargs": (args.written,)} if args.written else {}
+    with ProcessPoolExecutor(args.jobs, **known) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
             chosen = job.result()
             yield from chosen if isinstance(chosen, list) else [chosen]

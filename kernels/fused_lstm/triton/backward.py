@@ -114,7 +114,8 @@ def lstm_backward_kernel(
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
-    w_inner = ()
+    if PLAN.CALL_COUNT > 0:
+        w_inner = ()
     if PLAN.PRODUCTS > 0:
         last_product: tl.constexpr = PLAN.INNER[PLAN.PRODUCTS - 1]
         planes: tl.constexpr = last_product.FIRST + last_product.MADE
@@ -136,10 +137,12 @@ def lstm_backward_kernel(
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.PRODUCTS > 0:
         between_ptr += lane * planes * PLAN.W_HR.SLOT
-    inside = inner.Inside(
-        weights=w_inner, between_ptr=between_ptr, shares_ptr=shares_ptr, numbers_ptr=numbers_ptr,
-        by_ptr=by_ptr, part=share.block * PLAN.SPLIT + share.part, all_ptr=share.all_ptr,
-    )  # fmt: skip
+    if PLAN.CALL_COUNT > 0:
+        inside = inner.Inside(
+            weights=w_inner, between_ptr=between_ptr, shares_ptr=shares_ptr,
+            numbers_ptr=numbers_ptr, by_ptr=by_ptr, part=share.block * PLAN.SPLIT + share.part,
+            all_ptr=share.all_ptr,
+        )  # fmt: skip
     sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
     if PLAN.ALONE:
         every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
@@ -207,7 +210,7 @@ def lstm_backward_kernel(
                     saved, before, after, dh, dc, cell_options, dseen_ptr, norms, step, block, rows,
                     PLAN,
                 )  # fmt: skip
-            elif PLAN.MEETINGS_INSIDE > 0:
+            elif PLAN.CALL_COUNT > 0:
                 numbers = inner.load_numbers(PLAN.NUMBERS, inside, step, block, PLAN)
                 by = inner.gradients(dh, PLAN.INSIDE, inside, step, block, rows, PLAN)
                 by_x, by_h, dc, dweights = CELL.backward(

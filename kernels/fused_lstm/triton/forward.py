@@ -119,7 +119,8 @@ def lstm_forward_kernel(
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * PLAN.P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, share.block * PLAN.UNITS, PLAN.P, PLAN)
-    w_inner = ()
+    if PLAN.CALL_COUNT > 0:
+        w_inner = ()
     if PLAN.PRODUCTS > 0:
         last: tl.constexpr = PLAN.INNER[PLAN.PRODUCTS - 1]
         of_all: tl.constexpr = (last.FIRST + last.MADE) * H * H
@@ -138,10 +139,11 @@ def lstm_forward_kernel(
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.PRODUCTS > 0:
         between_ptr += lane * PLAN.PRODUCTS * PLAN.W_HR.SLOT
-    inside = inner.Inside(
-        weights=w_inner, between_ptr=between_ptr, shares_ptr=shares_ptr, numbers_ptr=numbers_ptr,
-        by_ptr=None, part=share.block, all_ptr=share.all_ptr,
-    )  # fmt: skip
+    if PLAN.CALL_COUNT > 0:
+        inside = inner.Inside(
+            weights=w_inner, between_ptr=between_ptr, shares_ptr=shares_ptr,
+            numbers_ptr=numbers_ptr, by_ptr=None, part=share.block, all_ptr=share.all_ptr,
+        )  # fmt: skip
     if PLAN.ALONE:  # states on chip, from h0 and c0
         every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
         h_kept = 0.0
@@ -252,33 +254,32 @@ def lstm_forward_kernel(
             for turn in range(position.turns(step.alive, first_batch, PLAN.PROJECTS, PLAN)):
                 h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
                 hand_out(h, out, step, turn, first_batch + turn, unit, rows, draws, PLAN)
-        # RUNS: the cell's phases after the first.
-        for k in tl.static_range(1, PLAN.INSIDE + 1):
-            position.wait(share, wave * PLAN.MEETINGS + k, PLAN)
-            for turn in range(position.turns(step.alive, first_batch, PLAN.RUNS[k - 1], PLAN)):
+        for k in tl.static_range(PLAN.INSIDE):  # RUNS
+            position.wait(share, wave * PLAN.MEETINGS + k + 1, PLAN)
+            for turn in range(position.turns(step.alive, first_batch, PLAN.RUNS[k], PLAN)):
                 batch = first_batch + turn
                 block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
-                made = inner.made(k, inside, step, block, rows, PLAN)
+                made = inner.made(k + 1, inside, step, block, rows, PLAN)
                 x_gates = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
                 c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
-                known: tl.constexpr = CELL.known[k]
+                known: tl.constexpr = CELL.known[k + 1]
                 saved = tile.load_columns(gates_ptr, gates_at, block.mask, H, known, PLAN.ACC)
-                known_numbers: tl.constexpr = CELL.known_numbers[k]
-                numbers = inner.load_numbers(known_numbers, inside, step, block, PLAN)
-                h, c, saved, numbers = CELL.steps[k - 1](
+                before: tl.constexpr = CELL.known_numbers[k + 1]
+                numbers = inner.load_numbers(before, inside, step, block, PLAN)
+                h, c, saved, numbers = CELL.steps[k](
                     x_gates, made, numbers, saved, c, cell_options, PLAN.HAS
                 )
-                new: tl.constexpr = CELL.numbers[k]
-                inner.store_numbers(numbers, known_numbers, new, inside, step, block, PLAN)
-                if k < PLAN.INSIDE:
-                    inner.hand_on(h, k, inside, step, block, turn, rows, PLAN)
+                new: tl.constexpr = CELL.numbers[k + 1]
+                inner.store_numbers(numbers, before, new, inside, step, block, PLAN)
+                if k + 1 < PLAN.INSIDE:
+                    inner.hand_on(h, k + 1, inside, step, block, turn, rows, PLAN)
                 else:
                     hand_out(h, out, step, turn, batch, unit, rows, draws, PLAN)
                     store_states(c, c_ptr, c_n_ptr, step, block, rows, PLAN)
                 gates_at += known * H
-                tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, CELL.counts[k])
+                tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, CELL.counts[k + 1])
         position.wait_for_next(share, wave, end - begin, PLAN)
 
 

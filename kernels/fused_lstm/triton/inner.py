@@ -68,7 +68,7 @@ def hand_on(fed, phase: tl.constexpr, inside, step, block, turn, rows, PLAN: tl.
 
     fed: of each a tuple of columns.
     """
-    for k in tl.static_range(PLAN.MEETINGS_INSIDE):
+    for k in tl.static_range(PLAN.CALL_COUNT):
         if PLAN.CALLS[k].FED == phase:
             if PLAN.CALLS[k].IS_PRODUCT:
                 store_factor(fed[k], k, inside, block, PLAN)
@@ -167,7 +167,7 @@ def total(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
 def made(phase: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
     """Return what a phase of the forward begins with: an entry for each product, sum, maximum."""
     found = ()
-    for k in tl.static_range(PLAN.MEETINGS_INSIDE):
+    for k in tl.static_range(PLAN.CALL_COUNT):
         if PLAN.CALLS[k].READ != phase:
             found = found + (0.0,)
         elif PLAN.CALLS[k].IS_PRODUCT:
@@ -231,7 +231,7 @@ def gradients(dh, phase: tl.constexpr, inside, step, block, rows, PLAN: tl.const
         else:
             dh = tl.load(row_ptr + block.unit[:, None], mask=block.mask, other=0.0)
     found = (dh,)
-    for k in tl.static_range(PLAN.MEETINGS_INSIDE):
+    for k in tl.static_range(PLAN.CALL_COUNT):
         if PLAN.CALLS[k].READ > phase or PLAN.CALLS[k].READ == 0:
             found = found + (0.0,)
         elif PLAN.CALLS[k].IS_PRODUCT:

@@ -395,7 +395,7 @@ def _meetings(cell: cells.KernelCell, direction: str) -> dict[str, Any]:
         counts[is_product] += 1
     return {
         "CALLS": tuple(calls),
-        "MEETINGS_INSIDE": len(calls),
+        "CALL_COUNT": len(calls),
         "PRODUCTS": counts[True],
         "TOTALS": counts[False],
         "NUMBERS": sum(cell.numbers),
