@@ -325,7 +325,7 @@ def test_programs_that_meet_without_a_gate_of_h_share_a_lane(device, direction):
     for inner in ((), (1,)):
         found = choose(direction, device=device, inner=inner, inside=1, **shape)
         assert (found.alone, found.meetings, found.split) == (False, 2, 1)
-        assert found.programs == 41 and found.persistent
+        assert (found.programs, found.persistent) == (41, True)
         assert found.resident_fraction == 1
 
 
@@ -335,7 +335,8 @@ def test_each_product_inside_a_step_says_whether_its_operands_are_registers():
     found = plan("steps", "forward", device=H100, gates=1, inner=(1, 4), inside=2, **shape)
     assert (found.inner_rows, found.hold, found.hold_hr) == ([16, 64], True, (True, False))
     assert [product.HOLD for product in launch._weights(found)["INNER"]] == [True, False]
-    older = plan("steps", "forward", device=DEVICES["A100"], gates=1, inner=(1, 4), inside=2, **shape)
+    shape |= {"device": DEVICES["A100"], "gates": 1, "inner": (1, 4), "inside": 2}
+    older = plan("steps", "forward", **shape)
     assert older.hold_hr == (True, True)
 
 

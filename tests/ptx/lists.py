@@ -33,7 +33,8 @@ USERS = [
     (Spec(zoo.peephole.name), {}), (Spec(zoo.normalized.name), {}), (Spec(zoo.nbrc.name), {}),
     (Spec(zoo.qrnn.name), {"lengths": MANY}), (Spec(zoo.min_lstm.name), {"lengths": MANY}),
 ]  # fmt: skip
-ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]  # a scan loads two steps ahead
+# A scan loads two steps ahead.
+ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
 

@@ -16,9 +16,9 @@ from .sums import MAXIMUM, PRODUCT
 
 @dataclass(frozen=True)
 class InFewPhases(Program):
-    """A program whose phases begin with several products, sums and maxima: `in_few_phases` makes it.
+    """A program whose phases may begin with several products, sums and maxima.
 
-    All values have hidden_size units.
+    `in_few_phases` makes it. All values have hidden_size units.
     """
 
     begun: tuple[int, ...] = ()  # by each product, sum and maximum: a phase

@@ -103,7 +103,8 @@ def in_phases(told: Program) -> tuple[str, str]:
             k: p.dproducts[ends[k] : ends[k + 1]] for k, at in enumerate(back_in) if at == phase
         }
         results = [n for nodes in made.values() for n in nodes]
-        lines = ["dh = by[0]", *received(p, leaves), *statements(p, results, later(p, places), leaves)]
+        lines = ["dh = by[0]", *received(p, leaves)]
+        lines += statements(p, results, later(p, places), leaves)
         lines.append(f"return {by_call(p, made, 'dh')}")
         backs.append(function(BACK.format(f"back_{phase}"), lines))
     last = function(BACK.format("backward"), backward(p, leaves, places, ["dh = by[0]"]))

@@ -361,9 +361,7 @@ def first_phases(e: Expressions, inner: Sequence[int], begun_by: Sequence[int]) 
 
     inner, begun_by: of each product, how many columns it has, and the phase that begins with it.
     """
-    of_column = [
-        phase for phase, count in zip(begun_by, inner, strict=False) for _ in range(count)
-    ]
+    of_column = [phase for phase, count in zip(begun_by, inner, strict=False) for _ in range(count)]
     first: list[int] = []
     for n, (op, *rest) in enumerate(e.nodes):
         if op == "leaf" and rest[0] == "product":

@@ -471,7 +471,7 @@ def parser() -> argparse.ArgumentParser:
         "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
-    made.add_argument("--written", metavar="MODULE:NAME", help="a cell of fused_lstm.cell's instead")
+    made.add_argument("--written", metavar="MODULE:NAME", help="a cell that fused_lstm.cell made")
     made.add_argument(
         "--rows",
         nargs="+",

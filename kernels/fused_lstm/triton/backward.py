@@ -178,9 +178,7 @@ def lstm_backward_kernel(
                 if k == 0:
                     dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
                 by = inner.gradients(dh, k, inside, step, block, rows, PLAN)
-                made = CELL.backs[k](
-                    saved, numbers, before, after, by, dc, cell_options, PLAN.HAS
-                )
+                made = CELL.backs[k](saved, numbers, before, after, by, dc, cell_options, PLAN.HAS)
                 inner.hand_on(made, k, inside, step, block, turn, rows, PLAN)
         if PLAN.INSIDE > 0:
             position.wait(share, wave * PLAN.MEETINGS + PLAN.INSIDE, PLAN)

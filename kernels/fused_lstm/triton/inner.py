@@ -16,7 +16,7 @@ w_inner  [columns * H, H]: the products' weights, one behind the other
 between  [K, B_PAD, PAD], in the backward [columns, B_PAD, PAD]: a lane's planes, of K products
 shares   [L, TOTALS, PARTS, B] scratch, state dtype: each program's part of each sum and maximum
 numbers  [L, N, NUMBERS] state dtype: sums, maxima, and what follows from these alone
-by       [L, B, (1 + K) * H + TOTALS] scratch, state dtype: by h, then by what products and sums are of
+by       [L, B, (1 + K) * H + TOTALS] scratch, state dtype: by h, by what products and sums are of
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def hand_on(fed, phase: tl.constexpr, inside, step, block, turn, rows, PLAN: tl.
     fed: of each a tuple of columns.
     """
     for k in tl.static_range(PLAN.CALL_COUNT):
-        if PLAN.CALLS[k].FED == phase:
+        if phase == PLAN.CALLS[k].FED:
             if PLAN.CALLS[k].IS_PRODUCT:
                 store_factor(fed[k], k, inside, block, PLAN)
             else:
@@ -168,7 +168,7 @@ def made(phase: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
     """Return what a phase of the forward begins with: an entry for each product, sum, maximum."""
     found = ()
     for k in tl.static_range(PLAN.CALL_COUNT):
-        if PLAN.CALLS[k].READ != phase:
+        if phase != PLAN.CALLS[k].READ:
             found = found + (0.0,)
         elif PLAN.CALLS[k].IS_PRODUCT:
             found = found + (product(k, inside, block.batch, PLAN),)
@@ -232,7 +232,7 @@ def gradients(dh, phase: tl.constexpr, inside, step, block, rows, PLAN: tl.const
             dh = tl.load(row_ptr + block.unit[:, None], mask=block.mask, other=0.0)
     found = (dh,)
     for k in tl.static_range(PLAN.CALL_COUNT):
-        if PLAN.CALLS[k].READ > phase or PLAN.CALLS[k].READ == 0:
+        if phase < PLAN.CALLS[k].READ or PLAN.CALLS[k].READ == 0:
             found = found + (0.0,)
         elif PLAN.CALLS[k].IS_PRODUCT:
             found = found + (by_factor(k, phase, row_ptr, inside, block, PLAN),)
@@ -245,7 +245,7 @@ def gradients(dh, phase: tl.constexpr, inside, step, block, rows, PLAN: tl.const
 def by_factor(k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, block, PLAN: tl.constexpr):
     """Return the gradient by what a product multiplies [OWN, BLOCK_B]."""
     ptr = row_ptr + (1 + PLAN.CALLS[k].NUMBER) * PLAN.H + block.unit[:, None]
-    if PLAN.CALLS[k].READ < phase:
+    if phase > PLAN.CALLS[k].READ:
         found = tl.load(ptr, mask=block.mask, other=0.0)
     else:
         found = product(k, inside, block.batch, PLAN)
@@ -260,7 +260,7 @@ def by_units(
 ):
     """Return the gradient by each unit that a sum adds up, the same of all [1, BLOCK_B]."""
     ptr = row_ptr + (1 + PLAN.PRODUCTS) * PLAN.H + PLAN.CALLS[k].NUMBER
-    if PLAN.CALLS[k].READ < phase:
+    if phase > PLAN.CALLS[k].READ:
         there = (block.b < step.alive)[None, :]
         found = tl.load(ptr, mask=there, other=0.0, cache_modifier=".cg")
     else:

@@ -241,8 +241,8 @@ def constants(
         raise ValueError(f"plan.gates: got {plan.gates}; expected {kernels.by_h}, {kernels}'s")
     inside = kernels.inner, kernels.inside(plan.direction)
     if inside != (plan.inner, plan.inside):
-        got = f"{plan.inner} and {plan.inside} meetings"
-        raise ValueError(f"plan.inner: got {got}; expected {inside[0]} and {inside[1]}, {kernels}'s")
+        got, wanted = f"{plan.inner}, {plan.inside} meetings", f"{inside[0]}, {inside[1]}"
+        raise ValueError(f"plan.inner: got {got}; expected {wanted}, {kernels}'s")
     chain = plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
     derived = {

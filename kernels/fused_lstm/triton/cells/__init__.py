@@ -56,7 +56,7 @@ class KernelCell:
         inner: columns that each product inside the step makes.
         fed: the saved columns that they multiply.
         meetings: all products, sums and maxima inside the step, in its order.
-        counts, numbers: of each phase, the columns of a unit and the numbers of a row that it saves.
+        counts, numbers: of each phase, columns of a unit and numbers of a row that it saves.
     """
 
     def __init__(
