@@ -74,7 +74,6 @@ peers: setup     ## install TensorFlow, JAX, ONNX Runtime, OpenVINO, for bench t
 
 # In an environment of their own, on top of this one, whose torch they have to take.
 MODELS := build/models
-ADOPTED := integrations flashrnn_install keras parakeet
 models: setup    ## packages that people run: install them, test them, time them with ours; OUT/models.jsonl
 	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
 	$(RUN) -c 'import site; print(site.getsitepackages()[0])' > $$($(MODELS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
@@ -82,7 +81,7 @@ models: setup    ## packages that people run: install them, test them, time them
 	for extra in models models-no-deps; do $(RUN) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra > $(MODELS)/$$extra.txt; done
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/models.txt
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/models-no-deps.txt
-	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ADOPTED:%=tests/kernels/test_%.py) $(ARGS)
+	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models tests/kernels/integrations $(ARGS)
 	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench packages/models
 
 # After make peers, make models, and a clone of KernelBench in build/.
@@ -120,7 +119,7 @@ soak: setup      ## random calls from four threads, whose number and cores chang
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
 	$(GET_OTHER)
-	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/kernels/test_inspect.py tests/kernels/test_triton_amd.py --slow $(ARGS)
+	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/kernels/triton/test_inspect.py tests/kernels/triton/test_triton_amd.py --slow $(ARGS)
 
 # In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
 # build failed, or the library did not load, pytest would merely skip: two checks come first. pytest
@@ -130,9 +129,11 @@ COPIED := kernels lm bench tests setup.py pyproject.toml README.md LICENSE
 CHECKED = cd $(COPY) && BENCH_EMULATOR=1 PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(abspath $(RUN))
-ENGINE  := native native_plan native_lanes native_short native_tiles native_memory native_bf16 \
-	native_cells native_terms native_terms_lstm native_switches samples cross_entropy \
-	cross_entropy_bf16 dropout prepare heads slstm
+ENGINE  := native/test_native native/test_native_plan native/test_native_lanes native/test_native_short \
+	native/test_native_tiles native/test_native_memory native/test_native_bf16 native/test_native_cells \
+	native/test_native_terms native/test_native_terms_lstm native/test_native_switches native/test_samples \
+	training/test_cross_entropy training/test_cross_entropy_bf16 training/test_dropout \
+	inference/test_prepare layers/test_heads layers/test_slstm
 
 sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linux and g++
 	rm -rf $(COPY)
@@ -143,15 +144,15 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
 	export CXX="env -u LD_PRELOAD g++" FUSED_LSTM_SANITIZE=address; \
 		$(CHECKED) -c 'from bench import kernels; kernels.build()'
-	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/test_%.py) $(ARGS)
+	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/%.py) $(ARGS)
 	$(CHECKED) -m pytest --capture=sys tests/conformance/test_values.py -k native
 
 emulator: setup  ## AMX emulated, on a CPU that has AMX, beside it bit by bit: minutes to compile
 	BENCH_EMULATOR=1 $(RUN) -m pytest \
-		$(patsubst %,tests/kernels/test_native_%.py,plan tiles bf16 terms terms_lstm switches) $(ARGS)
+		$(patsubst %,tests/kernels/native/test_native_%.py,plan tiles bf16 terms terms_lstm switches) $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
-	$(RUN) -m pytest tests/kernels/test_arm.py --slow -rs $(ARGS)
+	$(RUN) -m pytest tests/kernels/native/test_arm.py --slow -rs $(ARGS)
 
 # MACHINE=aarch64: by cross-compiler, of which g++-aarch64-linux-gnu is Debian's. What is left of an
 # earlier build, modules that are gone, would be in the wheel. torch brings LibTorch, and OpenMP with

@@ -44,7 +44,11 @@ def choose_engine(
     try:
         return choose(lstm, fuse, device, config.spec())[:2]
     except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from None
+        argument, _, rest = str(error).partition(":")
+        option = {"engine": "--lstm", "fuse": "--fuse"}.get(argument)
+        if option is None:
+            raise UserError(str(error)) from None
+        raise UserError(f"{option}:{rest.replace('None', 'no --fuse')}") from None
 
 
 def set_precision(word: str) -> None:

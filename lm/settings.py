@@ -211,8 +211,11 @@ def make_parser() -> argparse.ArgumentParser:
     for name, hint in get_type_hints(Config, include_extras=True).items():
         kind, (valid, text) = hint.__origin__, hint.__metadata__
         values = {preset: getattr(config, name) for preset, config in PRESETS.items()}
-        shown = (f"{p} {v:.4g}" if kind is float else f"{p} {v}" for p, v in values.items())
-        how: dict[str, Any] = {"help": f"{text} [{', '.join(shown)}]"}
+        texts = {p: f"{v:.4g}" if kind is float else str(v) for p, v in values.items()}
+        shown = ", ".join(f"{preset} {value}" for preset, value in texts.items())
+        if len(set(texts.values())) == 1:
+            shown = texts["demo"]
+        how: dict[str, Any] = {"help": f"{text} [{shown}]"}
         if kind is bool:
             how["action"] = switch
         elif kind is str:

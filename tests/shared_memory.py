@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import test_sums
+import sum_cells
 from bench import zoo
 from fused_lstm.call.spec import Spec
 from fused_lstm.tools import inspect
@@ -56,7 +56,7 @@ def main(card: str, names: Sequence[str], directions: Sequence[str], dtypes: Seq
     without_machine_code(Path(cache))
     device, rows = (DEVICES | AMD)[card], []
     for name, direction, dtype in product(names, directions, dtypes):
-        told = test_sums.CELLS.get(name) or getattr(zoo, name)
+        told = sum_cells.CELLS.get(name) or getattr(zoo, name)
         told.on_triton()
         cell = Spec(told.name)
         tightest: dict[int, Plan] = {}

@@ -22,7 +22,7 @@ from . import card, compiling, racing, testing
 SECONDS = 120.0
 COMPILING, TESTING = 0.4, 0.75  # parts of these, by when the kernels are compiled, the tests done
 PACE = 0.5  # seconds of timing, a race's mode
-HERE = "tests/kernels/test_gpu.py::", "tests/kernels/test_gpu_cells.py::"
+HERE = "tests/kernels/triton/test_gpu.py::", "tests/kernels/triton/test_gpu_cells.py::"
 FAMILIES = {
     "pointwise": HERE[0] + "test_is_nn_lstm_in_float64[fp16-small-pointwise]",
     "steps": HERE[0] + "test_is_nn_lstm_in_float64[bf16-medium-steps]",

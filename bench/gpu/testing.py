@@ -14,7 +14,7 @@ import pytest
 from .watching import CUT_OFF, outlive, say, stop_if_broken
 
 LIMIT = 60.0  # seconds for one test
-TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py", "tests/kernels/test_gpu_cells.py")
+TESTS = ("-m", "gpu", "tests/kernels/triton/test_gpu.py", "tests/kernels/triton/test_gpu_cells.py")
 
 # Parameters that tell families of kernels apart; the others of a test are sizes and dtypes.
 KINDS = "fuse", "cell", "norm", "direction"

@@ -1,8 +1,9 @@
 """Layers for Hugging Face's `kernels`: forwards that run ours in place of a module's own.
 
-build.py puts this file into the package it builds, as its `layers`. LSTM and GRU are for nn.LSTM and nn.GRU, in all
-their layouts. SLSTM is for a module of one layer, in one direction, with fused_lstm.SLSTM's
-parameters weight_ih_l0, weight_hh_l0 and bias_l0 and its attributes hidden_size and num_heads.
+build.py puts this file into the package it builds, as its `layers`. LSTM and GRU are for nn.LSTM
+and nn.GRU, in all their layouts. SLSTM is for a module of one layer, in one direction, with
+fused_lstm.SLSTM's parameters weight_ih_l0, weight_hh_l0 and bias_l0 and its attributes hidden_size
+and num_heads.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2.
 """

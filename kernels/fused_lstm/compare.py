@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import random
 import statistics
 import sys
@@ -307,6 +308,11 @@ def set_threads(parser: Parser, options: argparse.Namespace) -> None:
     if options.threads is not None:
         if options.threads < 1:
             parser.error(f"--threads: got {options.threads}; expected 1 or more")
+        if options.threads > (cores := os.cpu_count() or 1):
+            print(
+                f"--threads: {options.threads} on {cores} cores: slow, and no comparison",
+                file=sys.stderr,
+            )
         torch.set_num_threads(options.threads)
     if not options.seconds > 0:
         parser.error(f"--seconds: got {options.seconds:g}; expected more than 0")

@@ -337,7 +337,7 @@ def test_tests_of_a_gpu_come_by_their_worth():
     events = []
     code = (
         "import sys, pytest; sys.exit(pytest.main(['--collect-only', '-p', 'no:cacheprovider',"
-        " '-p', 'bench.gpu.testing', '-m', 'gpu', 'tests/kernels/test_gpu.py']))"
+        " '-p', 'bench.gpu.testing', '-m', 'gpu', 'tests/kernels/triton/test_gpu.py']))"
     )
     watch(code, events.append)
     (collected,) = (event["tests"] for event in events if event["event"] == "collected")
@@ -414,7 +414,7 @@ def test_the_tests_of_a_gpu_compile_what_they_launch(tmp_path, monkeypatch):
     """Each kernel that the tests launch on a GPU is in Triton's cache after they have run dry."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     chosen = "test_gradcheck_twice", "test_200_launches_of_a_shared_head"
-    words = ("-m", "gpu", "-k", " or ".join(chosen), "tests/kernels/test_gpu.py")
+    words = ("-m", "gpu", "-k", " or ".join(chosen), "tests/kernels/triton/test_gpu.py")
     found = compiling.compile_tests(DEVICES["H100"], soon() + 400, words)
     assert found["failed"] == {}
     assert found["jobs"] == 3

@@ -167,9 +167,13 @@ def test_the_posts_two_steps():
 
 def test_limits_are_this_machines():
     needs_native()
-    limits = model.measure_limits(torch.float32)
-    a = torch.randn(256, 256)
-    seconds = min(ladder.seconds_of(partial(torch.mm, a, a)) for _ in range(5))
-    assert limits.flops > 2 * 256**3 / seconds / 3  # of the same order as a product's rate
+    a, parts = torch.randn(256, 256), []
+    for _ in range(5):  # where other work has the cores, one of the two may be slow
+        limits = model.measure_limits(torch.float32)
+        seconds = min(ladder.seconds_of(partial(torch.mm, a, a)) for _ in range(5))
+        parts.append(limits.flops * seconds / 2 / 256**3)
+        if parts[-1] > 1 / 3:  # of the same order as a product's rate
+            break
+    assert max(parts) > 1 / 3
     assert 1e8 < limits.bandwidth < 1e13
     assert 1e-8 < limits.launch < 1e-3

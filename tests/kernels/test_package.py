@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
+import fresh
 import fused_lstm
 import lm.model
 
@@ -150,8 +151,8 @@ def test_the_conda_recipe_has_the_packages_version_and_needs():
     recipe = (ROOT / "examples" / "conda" / "recipe.yaml").read_text(encoding="utf-8")
     assert f'version: "{fused_lstm.__version__}"' in recipe
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    run = re.search(r"^  run:\n(.*?)^tests:", recipe, re.DOTALL | re.MULTILINE)[1]
-    needs = {*re.findall(r"(?:- |then: )([a-z]+(?: >=[\d.]+)?)$", run, re.MULTILINE)}
+    run = re.search(r"^  run:\n(.*?)^  run_constraints:", recipe, re.DOTALL | re.MULTILINE)[1]
+    needs = {*re.findall(r"- ([a-z]+(?: >=[\d.]+)?)$", run, re.MULTILINE)}
     wanted = {f"python {project['project']['requires-python']}"}
     for text in project["project"]["dependencies"]:
         name, version = re.match(r"([a-z]+)(>=[\d.]+)?", text).groups()
@@ -161,3 +162,25 @@ def test_the_conda_recipe_has_the_packages_version_and_needs():
     for text in project["build-system"]["requires"]:
         name, version = re.match(r"([a-z]+)(>=[\d.]+)?", text).groups()
         assert f"- {'pytorch' if name == 'torch' else name} {version or ''}".strip() in host
+
+
+def test_it_runs_without_triton():
+    """Nothing but engine `triton` needs it, which says what to install."""
+    script = """
+import sys
+sys.modules["triton"] = None  # an import fails, as where it is not installed
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "triton" else find(name, *more)
+import torch, fused_lstm
+x = torch.randn(4, 2, 3)
+fused_lstm.LSTM(3, 4)(x)[0].sum().backward()
+fused_lstm.fuse(torch.nn.GRUCell(3, 4))(x, torch.zeros(2, 4))
+with fused_lstm.install():
+    torch.nn.LSTM(3, 4)(x)
+try:
+    fused_lstm.LSTM(3, 4, engine="triton")(x)
+except RuntimeError as error:
+    print(error)
+"""
+    assert "pip install 'triton>=3.6' (Linux only)" in fresh.python(script)

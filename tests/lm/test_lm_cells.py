@@ -76,6 +76,11 @@ def test_beside_dropout_that_the_model_applies(options):
     ("options", "message"),
     [
         ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
+        ("--lstm tritn", "--lstm: got 'tritn'; expected 'auto' or one of loop"),
+        (
+            "--lstm cudnn --fuse steps",
+            "--fuse: got 'steps'; expected no --fuse with engine 'cudnn'",
+        ),
         ("--peephole --lstm cudnn", "peephole: got True with engine='cudnn'"),
         ("--cell slstm --peephole", "peephole: got True; expected False with cell 'slstm'"),
         ("--cell slstm --heads 3 --hidden-size 4", "num_heads: got 3; expected a divisor of"),

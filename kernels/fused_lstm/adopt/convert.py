@@ -5,33 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ..call.choose import check_engine
 from ..call.run import check_torchs
-from ..call.spec import Spec
-from ..layers.modules import (
-    ADDED,
-    GRU,
-    LSTM,
-    RNN,
-    SLSTM,
-    GRUCell,
-    LSTMCell,
-    RecurrentBase,
-    RecurrentCell,
-    RNNCell,
-)
+from ..inference.prepare import Prepared
+from ..layers.in_model import OURS, TORCHS, class_of, recurrent_layers, replace_modules, spec_of
+from ..layers.modules import ADDED, SLSTM
 
 Model = TypeVar("Model", bound=nn.Module)
-
-OURS = {
-    nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN,
-    nn.LSTMCell: LSTMCell, nn.GRUCell: GRUCell, nn.RNNCell: RNNCell,
-}  # fmt: skip
-TORCHS = {ours: torchs for torchs, ours in OURS.items()}
 
 log = logging.getLogger("fused_lstm")
 
@@ -56,10 +39,11 @@ def convert(
         engine, fuse: fused_lstm.LSTM's arguments, set on every layer that is converted and on every
             layer that is this library's already.
         back: replace this library's layers by torch.nn's, as
-            torch.ao.quantization.quantize_dynamic and isinstance(module, nn.LSTM) need it.
+            torch.ao.quantization.quantize_dynamic and isinstance(module, nn.LSTM) need it. A layer
+            that `prepare` made becomes a new one of torch.nn's, with its weights as rounded.
 
     Returns:
-        `model`.
+        `model`; with `back`, where it is itself a layer that `prepare` made, torch.nn's layer.
 
     Raises:
         ValueError: the engine or the level is unknown or does not have a layer's cell, or, with
@@ -67,12 +51,14 @@ def convert(
     """
     check_engine(engine, fuse)
     plan = _plan(model, back)
+    packed = {id(m): m for m in model.modules() if isinstance(m, Prepared)} if back else {}
+    restored: dict[int, nn.Module] = {n: module.restored() for n, module in packed.items()}
     for module, reason in plan.values():
-        if reason is not None:
+        if reason is not None or id(module) in packed:
             continue
         spec = spec_of(module)
         if back:
-            kind = _class_of(module)
+            kind = class_of(module)
             check_torchs(spec, "torch.nn" if kind is SLSTM else f"nn.{TORCHS[kind].__name__}")
         else:
             check_engine(engine, fuse, spec)
@@ -80,17 +66,23 @@ def convert(
         if reason is not None:
             log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
             continue
-        before, spec = type(module).__name__, spec_of(module)
+        before = type(module).__name__
+        if id(module) in packed:
+            made = restored[id(module)]
+            log.info("made %s, a %s, torch's %s", name or "the model", before, type(made).__name__)
+            continue
+        spec = spec_of(module)
         if back:
-            _become(module, TORCHS[_class_of(module)])
+            _become(module, TORCHS[class_of(module)])
             for attribute in ADDED:
                 vars(module).pop(attribute, None)
         else:
-            _become(module, OURS.get(_class_of(module), _class_of(module)))
+            _become(module, OURS.get(class_of(module), class_of(module)))
             vars(module).update(engine=engine, fuse=fuse, spec=spec)
         what = f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
         log.info("made %s, a %s, %s", name or "the model", before, what)
-    return model
+    replace_modules(model, restored)
+    return restored.get(id(model), model)  # pyrefly: ignore[bad-return]
 
 
 def conversions(model: nn.Module, *, back: bool = False) -> dict[str, str | None]:
@@ -100,59 +92,13 @@ def conversions(model: nn.Module, *, back: bool = False) -> dict[str, str | None
 
 def _plan(model: nn.Module, back: bool) -> dict[str, tuple[Any, str | None]]:
     """Name each recurrent layer: name -> (layer, why it is left or None)."""
-    check_model(model)
-    plan: dict[str, tuple[Any, str | None]] = {}
-    for name, module in model.named_modules():
-        kind, why = _class_of(module), compiled_or_quantized(module)
-        if why is not None:
-            plan[name] = module, why
-        elif kind in TORCHS or kind is SLSTM or (kind in OURS and not back):
+    plan = recurrent_layers(model)
+    for name, module in model.named_modules() if back else ():
+        if isinstance(module, Prepared):
             plan[name] = module, None
-        elif kind not in OURS and isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            base = next((b.__name__ for b in kind.__mro__ if b in OURS or b in TORCHS), "RNNBase")
-            why = (
-                f"it is a subclass of {base} and may override what would change; where it calls"
-                f" nn.{base}'s forward, fused_lstm.install() reaches it"
-            )
-            plan[name] = module, why
+    if back:
+        plan = {n: (m, why) for n, (m, why) in plan.items() if class_of(m) not in OURS}
     return plan
-
-
-def check_model(model: Any) -> None:
-    """Check that a model is a module."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {type(model).__name__}; expected a torch.nn.Module")
-
-
-def compiled_or_quantized(module: nn.Module) -> str | None:
-    """Return why a recurrent layer is neither torch.nn's nor ours any more; else None."""
-    if isinstance(module, torch.jit.ScriptModule):
-        names = {kind.__name__ for kind in OURS}
-        return "torch.jit has compiled it" if module.original_name in names else None
-    quantized = torch.ao.nn.quantized.dynamic.modules.rnn
-    if isinstance(module, quantized.RNNBase | quantized.RNNCellBase):
-        return "it is quantized, with integers for weights"
-    return None
-
-
-def _class_of(module: nn.Module) -> type:
-    """Return a module's class, below the one that torch.nn.utils.parametrize makes."""
-    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
-
-
-def spec_of(module: Any) -> Spec:
-    """Return the Spec of a recurrent layer of torch.nn or of this library."""
-    if isinstance(module, RecurrentBase | RecurrentCell):
-        return module.spec
-    if isinstance(module, nn.RNNBase):
-        directions, projection = 1 + module.bidirectional, module.proj_size > 0
-        return Spec(
-            module.mode.lower(), layers=module.num_layers, directions=directions, bias=module.bias,
-            projection=projection, dropout=float(module.dropout),
-        )  # fmt: skip
-    if isinstance(module, nn.RNNCell):
-        return Spec(f"rnn_{module.nonlinearity}", bias=module.bias)
-    return Spec("lstm" if isinstance(module, nn.LSTMCell) else "gru", bias=module.bias)
 
 
 def _become(module: nn.Module, new: type) -> None:

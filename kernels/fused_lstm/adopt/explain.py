@@ -10,9 +10,9 @@ from ..call.choose import Facts, choose, engine_module, why_never
 from ..cells import Cell
 from ..inference.prepare import Prepared
 from ..layers.custom import Recurrent
+from ..layers.in_model import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
 from ..layers.modules import SLSTM, RecurrentBase, RecurrentCell
 from ..loops import Fused
-from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
 from .install import is_installed
 
 

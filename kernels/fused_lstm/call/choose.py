@@ -141,8 +141,8 @@ def check_engine(name: str, fuse: str | None, spec: Spec = PLAIN) -> None:
     levels = FUSED if name == "auto" else ENGINES[name].fuses
     if fuse is not None and fuse not in levels:
         usual = "" if name == "auto" else f" for {ENGINES[name].default!r}"
-        offer = f"one of {', '.join(levels)}, or None{usual}" if levels else "None"
-        raise ValueError(f"fuse: got {fuse!r}; expected {offer}, for engine {name!r}")
+        offer = f"one of {', '.join(levels)}, or None{usual}, for" if levels else "None with"
+        raise ValueError(f"fuse: got {fuse!r}; expected {offer} engine {name!r}")
     for option in (None, *spec.options):
         having = [e for e, engine in ENGINES.items() if engine.has(spec.cell, option)]
         tried = [name]
@@ -327,9 +327,9 @@ def _warn_that_it_is_missing(instead: str, why: str) -> None:
 # Cell of torch.nn -> for which calls torch's own is as fast as native on a CPU, in words; the
 # functions decide.
 SLOW_STEPS = {
-    "gru": "for one step in training of few rows, or of many",
-    "rnn_tanh": "for one step",
-    "rnn_relu": "for one step",
+    "gru": "for a training step of fewer than 8 rows, or of 32 and more",
+    "rnn_tanh": "for a call of one step",
+    "rnn_relu": "for a call of one step",
 }
 SLOW_CELLS = {
     "lstm": "in training and for small products",

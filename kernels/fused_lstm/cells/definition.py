@@ -244,6 +244,8 @@ class Cell(EngineCell):
         if not 1 <= len(gates) <= MOST_GATES:
             got = f"{len(gates)} positional arguments"
             raise self._error("gates", got, f"1 to {MOST_GATES}")
+        if gates[0] == "self":
+            raise self._error("gates", "'self'", "a function, not a method: a gate comes first")
         told = *self.states, *self.weights, *self.inputs, *self.products
         for argument, names in TAKEN.items():
             for name in getattr(self, argument):
@@ -251,7 +253,7 @@ class Cell(EngineCell):
                     raise self._error(argument, repr(name), "a name that a layer does not have")
         if sorted(keywords) != sorted(told):
             got, names = ", ".join(keywords) or "none", ", ".join(told) or "none"
-            expected = f"the states, weights, inputs and products that are told: {names}"
+            expected = f"the names of states=, weights=, inputs= and products=: {names}"
             expected += ", behind a *" * any(name in gates for name in told)
             raise self._error("keywords", got, expected)
         return tuple(gates)
@@ -263,7 +265,7 @@ class Cell(EngineCell):
             kinds[kind] = frozenset(names.split())
             for name in kinds[kind]:
                 if name not in free:
-                    expected = "names of gates, each told once"
+                    expected = "names of gates, each once"
                     raise self._error(kind, repr(name), f"{expected}: {', '.join(gates)}")
                 free.remove(name)
         if not free and kinds["h_only"] and not (kinds["x_only"] or kinds["apart"]):
@@ -382,9 +384,7 @@ class Cell(EngineCell):
             raise self._error("function", str(error), error.expected) from None
         except WrongCell:
             raise
-        except ValueError as error:
-            raise self._error("function", first_line(error), "one that can be traced") from error
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
             got, expected = _why_not_traced(error)
             raise self._error("function", got, expected) from error
 
@@ -392,6 +392,16 @@ class Cell(EngineCell):
 def _why_not_traced(error: Exception) -> tuple[str, str]:
     """Return what an error of a function says that was traced, and what it should be."""
     text = str(error)
+    if "aten._local_scalar_dense" in text or "Boolean value of Tensor" in text:
+        return (
+            "a decision of Python's on the value of a tensor, such as if, while, min or max",
+            "torch.where(condition, a, b), torch.minimum or torch.maximum, for each unit",
+        )
+    if any(said in text for said in ("converted to Python scalars", "to Scalar", "numpy()")):
+        return (
+            f"a function of Python's or NumPy's numbers ({first_line(error)})",
+            "torch's, of tensors: torch.exp(c), not math.exp(c) or float(c)",
+        )
     if any(said in text for said in ("mat1 and mat2", "must be same size", "einsum", "for @",
                                      "size mismatch", "1D tensors expected")):  # fmt: skip
         return "a matrix product", INSTEAD["mm"]
@@ -417,6 +427,8 @@ def _why_not_traced(error: Exception) -> tuple[str, str]:
             "torch's own operators; soft + (hard - soft).detach() has the value of hard, and the"
             " gradient of soft",
         )
+    if isinstance(error, ValueError):
+        return first_line(error), "one that can be traced"
     expected = "one that runs on tensors, without control flow on their values"
     return f"{type(error).__name__} ({first_line(error)})", expected
 

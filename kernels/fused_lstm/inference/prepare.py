@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from ..adopt.convert import OURS, check_model, conversions, spec_of
 from ..call.choose import why_no_cell
 from ..call.layout import TIME_FIRST, batch_of, check_resets, lay_out, states_of, zeros
 from ..call.record import Call
 from ..call.rows import enter, leave
+from ..call.run import check_torchs
 from ..cells import Cell
 from ..errors import meant
 from ..layers.custom import Recurrent, with_inputs
+from ..layers.in_model import OURS, recurrent_layers, replace_modules, spec_of
 from ..layers.modules import SLSTM, RecurrentBase
 from ..loops import Fused
 from ..operator import library
@@ -54,6 +55,11 @@ HOOKS = {  # a module's attribute -> which hooks it has
     "_load_state_dict_post_hooks": "load_state_dict post-",
 }
 
+NOT_TRAINED = (
+    "a Prepared layer: got a call to be trained; expected inference, since its weights are packed:"
+    " model.eval() or torch.no_grad(), or fused_lstm.convert(model, back=True) for torch.nn's layer"
+)
+
 log = logging.getLogger("fused_lstm")
 
 
@@ -61,7 +67,10 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
     """Replace every recurrent layer in a model, torch.nn's and ours, by a `Prepared` one, in place.
 
     Its weights are those of this moment: later changes of the replaced layer's are not seen. A
-    state_dict has names, shapes and values of the replaced layer's, and loads into either. The
+    state_dict has names, shapes and values of the replaced layer's, and loads into either, and
+    `convert(model, back=True)` makes torch.nn's layers of it, with the weights as they are rounded.
+    It cannot be trained: a call in training mode with gradients is an error, and so is a backward
+    through one in evaluation. To keep the model as it is, prepare `copy.deepcopy(model)`. The
     logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, a cell
     of your own that has several states or more than four gates, a layer that is not on the CPU, or
     one with hooks. Hooks of torch.nn.utils.weight_norm and of torch.nn.utils.prune compute weights
@@ -89,24 +98,21 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
         raise ValueError(f"weight_only: got True with dtype {dtype}; expected torch.int8")
     if (why := library.load()) is not None:
         raise RuntimeError(f"prepare: needs the engine 'native': {why}")
-    check_model(model)
+    layers = recurrent_layers(model)
     made: dict[int, nn.Module] = {}  # a module that has several places keeps them
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, Fused)]:
         if (reason := _why_step_is_left(layer, dtype)) is not None:
             log.warning("left %s, a Fused: %s", name or "the model", reason)
         elif id(layer) not in made:
             made[id(layer)] = layer.with_weights_of_now()
-    for name, reason in {name: _why_left(model, name) for name in conversions(model)}.items():
+    for name, reason in {name: _why_left(model, name) for name in layers}.items():
         module: Any = model.get_submodule(name)
         if reason is not None:
             log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
             continue
         if id(module) not in made:
             made[id(module)] = Prepared(module, dtype, weight_only)
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if id(child) in made:
-                parent._modules[name] = made[id(child)]
+    replace_modules(model, made)
     return made.get(id(model), model)  # pyrefly: ignore[bad-return]
 
 
@@ -239,6 +245,27 @@ def unpack(packed: Tensor, gates: int, units: int, depth: int) -> tuple[Tensor, 
     return weight.reshape(gates * units, depth), scale
 
 
+def _differentiable(*given: Any) -> Tensor | None:
+    """Return a tensor that requires a gradient, of arguments or tuples of them; None: none does."""
+    for one in given:
+        for tensor in one if isinstance(one, tuple | list) else (one,):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                return tensor
+    return None
+
+
+class WithoutGradient(torch.autograd.Function):
+    """apply(source, *results) -> the results, through which no gradient can come to `source`."""
+
+    @staticmethod
+    def forward(ctx, source, *results):
+        return tuple(result.view_as(result) for result in results)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(NOT_TRAINED)
+
+
 class Prepared(nn.Module):
     """A recurrent layer with packed weights, for inference; arguments and layouts are the module's.
 
@@ -259,6 +286,7 @@ class Prepared(nn.Module):
         if (why := _why_left(module, "")) is not None:
             raise ValueError(f"module: got {type(module).__name__}, which is left: {why}")
         super().__init__()
+        self.training = False  # `train` says that a model is to be trained, which this cannot be
         if isinstance(module, Recurrent):
             self.cell = module.cell  # before spec: a pickle makes the cell known first
         self.spec, self.batch_first = spec_of(module), module.batch_first
@@ -401,7 +429,31 @@ class Prepared(nn.Module):
         if not error_msgs:
             self.weights = made
 
-    @torch.no_grad()
+    def restored(self) -> nn.RNNBase:
+        """Return torch.nn's layer with these weights, float32 where they are int8.
+
+        Raises:
+            ValueError: torch.nn does not have the cell.
+        """
+        spec, kinds = self.spec, {"lstm": nn.LSTM, "gru": nn.GRU}
+        kind: Any = kinds.get(spec.cell, nn.RNN)
+        check_torchs(spec, f"nn.{kind.__name__}")
+        options: dict[str, Any] = {}
+        if kind is nn.RNN:
+            options["nonlinearity"] = spec.cell.removeprefix("rnn_")
+        elif kind is nn.LSTM:
+            options["proj_size"] = self.proj_size
+        layer = kind(
+            self.input_size, self.hidden_size, self.num_layers, bias=spec.bias,
+            batch_first=self.batch_first, dropout=spec.dropout, bidirectional=self.bidirectional,
+            dtype=torch.float32 if self.dtype == torch.int8 else self.dtype, **options,
+        )  # fmt: skip
+        saved = self.state_dict()
+        for name in [name for name in self.names if f"{name}_scale" in saved]:
+            saved[name] = saved[name].float() * saved.pop(f"{name}_scale")[:, None]
+        layer.load_state_dict(saved)
+        return layer.train(self.training)
+
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -417,7 +469,26 @@ class Prepared(nn.Module):
 
         Raises:
             ValueError: an argument does not fit; names it.
+            RuntimeError: the module is in training mode and gradients are recorded.
         """
+        if not torch.is_grad_enabled():
+            return self._forward(input, hx, lengths, resets, inputs, None)
+        if self.training:
+            raise RuntimeError(NOT_TRAINED)
+        source = _differentiable(input, hx, *inputs.values())
+        with torch.no_grad():
+            return self._forward(input, hx, lengths, resets, inputs, source)
+
+    def _forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        inputs: dict[str, Tensor],
+        source: Tensor | None,
+    ) -> Any:
+        """Return `forward`'s results; source: an argument by which a caller may want gradients."""
         width = self.input_size
         if inputs or (self.cell is not None and self.cell.inputs):
             input, width = with_inputs(self, self.cell, input, inputs, every_unit=True)
@@ -437,6 +508,9 @@ class Prepared(nn.Module):
         y, h_n, c_n = self._kernel(call)
         if rows is not None:
             y, h_n, c_n = leave(rows, y, h_n, c_n)
+        if source is not None:
+            with torch.enable_grad():
+                y, h_n, c_n = WithoutGradient.apply(source, y, h_n, c_n)
         if layout is not TIME_FIRST:
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
         return y, (h_n, c_n) if self.spec.has_c else h_n

@@ -18,7 +18,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def missing(device: torch.device) -> str | None:
     if not HAS_TRITON:
-        return "the package triton is not installed; pip install triton (Linux only)"
+        return "the package triton is not installed; pip install 'triton>=3.6' (Linux only)"
     if device.type not in ("cpu", "cuda"):
         return f"its kernels run on CUDA GPUs, not on {device.type!r}; use engine='cudnn'"
     if device.type == "cuda" and not torch.cuda.is_available():

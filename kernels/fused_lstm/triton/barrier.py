@@ -6,8 +6,8 @@ every round, so round r (from 1) is complete once it has reached `programs * r`.
 
 Why no counter that several launches share: two streams, or a graph replayed beside eager code,
 would count into one another. With one counter a launch, reuse needs no argument at all; the ticket
-arithmetic below would allow it, and tests/kernels/test_barrier.py also tests it from a start other
-than 0.
+arithmetic below would allow it, and tests/kernels/triton/test_barrier.py also tests it from a
+start other than 0.
 
 Why it is correct, in the terms of the PTX memory model (PTX ISA, chapter "Memory consistency
 model"). Let W be a store of h by thread a of program P in round r, and R the load of the same

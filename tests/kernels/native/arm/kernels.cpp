@@ -1,6 +1,6 @@
 // The C++ kernels of what every CPU of an architecture has (isa/base.cpp: NEON on Arm, SSE2 on x86)
 // on fixed random data, without PyTorch: a line for each result, its dtype, its name, its values.
-// tests/kernels/test_arm.py runs it for both and compares. Results and scratch are NaN beforehand.
+// tests/kernels/native/test_arm.py runs it for both and compares. Results and scratch are NaN beforehand.
 #include <array>
 #include <barrier>
 #include <cstdio>

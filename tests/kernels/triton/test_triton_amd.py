@@ -18,7 +18,7 @@ from test_inspect import run
 
 
 @pytest.mark.slow  # `make inspect` runs it
-@pytest.mark.parametrize("cell", [(), ("--written", "test_sums:norm_of_c")], ids=["lstm", "sums"])
+@pytest.mark.parametrize("cell", [(), ("--written", "sum_cells:norm_of_c")], ids=["lstm", "sums"])
 def test_they_compile_for_every_card(cell, tmp_path):
     """Forward and backward, persistent: with a barrier, without PTX, on the matrix units."""
     path, cards = tmp_path / "kernels.json", [*AMD]

@@ -22,7 +22,7 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 def table() -> dict[tuple[str, str], str]:
     """(what, of which function) -> the cell, from the documentation's first table."""
-    text = (Path(__file__).parents[2] / "docs" / "functions.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "functions.md").read_text()
     first = text[text.index("\n| ") + 1 :].partition("\n\n")[0]
     rows = [line[1:-1].split("|") for line in first.splitlines() if line.startswith("| ")]
     (_, *columns), *rows = ([cell.strip(" `") for cell in row] for row in rows)

@@ -7,8 +7,8 @@ import torch
 
 import fused_lstm
 from cases import Shape
+from loss_cases import losses_and_gradients, problem, stock
 from terms import by_fma, check, of_terms, set_switches
-from test_cross_entropy import losses_and_gradients, problem, stock
 from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
 from test_native_bf16 import MORE_SHAPES, assert_nan_goes_through_its_own_row, error
 from test_native_lanes import CASES, both, forward, solved

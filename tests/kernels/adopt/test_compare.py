@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 from cases import needs_native
 from fused_lstm import compare
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODELS = """
 import torch
 from torch import nn
@@ -204,6 +205,13 @@ def test_a_bad_command_line_is_one_line(words, error, capsys):
         compare.main(words)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"fused_lstm.compare: {error}\n"
+
+
+def test_more_threads_than_cores_are_said(capsys):
+    before, more = torch.get_num_threads(), 1 + (os.cpu_count() or 1)
+    compare.main(["nowhere_at_all:build", "--threads", str(more)])
+    torch.set_num_threads(before)
+    assert f"--threads: {more} on {more - 1} cores: slow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from fused_lstm import native
 from fused_lstm.native.build import FLAGS, FOLDER, compile_all
 from tolerance import assert_close
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = [
-    ROOT / "tests/kernels/arm/kernels.cpp",
+    ROOT / "tests/kernels/native/arm/kernels.cpp",
     *(ROOT / FOLDER / f"isa/{name}.cpp" for name in ("base", "cells_base", "caches")),
 ]
 HERE, ARM, QEMU = "g++", "aarch64-linux-gnu-g++", "qemu-aarch64"

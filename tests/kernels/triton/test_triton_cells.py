@@ -26,7 +26,7 @@ from test_triton_lanes import SEED, make_gradients, make_problem
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="tests/kernels/triton/test_gpu.py does these on a GPU"
 )
 
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}

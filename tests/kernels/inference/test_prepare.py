@@ -711,3 +711,71 @@ def test_many_rows_of_bfloat16_are_the_layers(cell):
             for rows in ({}, {"lengths": lengths}):
                 assert torch.equal(prepared(x, **rows)[0], layer(x, **rows)[0])
     assert len(pickle.dumps(prepared)) < 1.5 * sum(w.nbytes for w in prepared.weights)
+
+
+class Tagger(nn.Module):
+    """An embedding, a recurrent layer of a kind, and a linear layer."""
+
+    def __init__(self, kind: str, **options) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 8)
+        self.recurrent = getattr(nn, kind)(8, 6, 2, bidirectional=True, **options)
+        self.tags = nn.Linear(2 * (options.get("proj_size") or 6), 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.tags(self.recurrent(self.embed(words))[0])
+
+
+def test_it_cannot_be_trained():
+    """In training mode a call is an error, and in evaluation a backward through it is one."""
+    model, words = fused_lstm.prepare(Tagger("LSTM")).eval(), torch.randint(10, (5, 2))
+    with pytest.raises(RuntimeError, match="a Prepared layer: got a call to be trained"):
+        model(words).sum().backward()
+    packed = pack_padded_sequence(torch.randn(5, 2, 8, requires_grad=True), [5, 3])
+    y, (h_n, _) = model.recurrent(packed)
+    for result in (y.data, h_n):
+        with pytest.raises(RuntimeError, match="a Prepared layer: got a call to be trained"):
+            result.sum().backward()
+    model.train()
+    with pytest.raises(RuntimeError, match="a Prepared layer: got a call to be trained"):
+        model(words)
+    with torch.no_grad():  # asks for no gradient
+        model(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("LSTM", {"dropout": 0.3}), ("LSTM", {"proj_size": 4}), ("GRU", {"batch_first": True}),
+        ("RNN", {"nonlinearity": "relu", "bias": False}),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_torchs_layer_comes_back(kind, options, dtype):
+    model = Tagger(kind, **options)
+    before, first = copy.deepcopy(model), model.recurrent
+    fused_lstm.prepare(model, dtype)
+    rounded = model.recurrent.state_dict()
+    assert fused_lstm.conversions(model, back=True) == {"recurrent": None}
+    assert fused_lstm.convert(model, back=True) is model
+    after = model.recurrent
+    assert type(after) is type(first)
+    assert repr(after) == repr(first)
+    for name, weight in before.recurrent.state_dict().items():
+        again = after.state_dict()[name]
+        scale = rounded.get(f"{name}_scale")
+        steps = 0 if scale is None else scale.max() / 2
+        expected = weight.to(torch.bfloat16) if dtype == torch.bfloat16 else weight
+        torch.testing.assert_close(again, expected, rtol=0, atol=float(steps) * 1.001)
+    model.float()(torch.randint(10, (5, 2))).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_cell_that_torch_lacks_does_not_come_back():
+    model = nn.Sequential(fused_lstm.LSTM(3, 4, reverse=True), nn.LSTM(4, 4))
+    fused_lstm.prepare(model)
+    prepared = list(model)
+    with pytest.raises(ValueError, match=r"reverse: got True; expected False for nn\.LSTM"):
+        fused_lstm.convert(model, back=True)
+    assert list(model) == prepared

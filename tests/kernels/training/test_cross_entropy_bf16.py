@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fused_lstm import native
-from test_cross_entropy import problem, stock
+from loss_cases import problem, stock
 from tolerance import SAME_TERMS, assert_close, near
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from plans import PATHS, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="tests/kernels/triton/test_gpu.py does these on a GPU"
 )
 
 NAMES = ("x", "h0", "c0")

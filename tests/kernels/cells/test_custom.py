@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import os
 import pickle
 import re
@@ -370,13 +371,13 @@ def test_errors_name_the_function_and_the_argument():
         return a, 1.0
 
     @told(
-        "keywords: got d; expected the states, weights, inputs and products that are told: c",
+        "keywords: got d; expected the names of states=, weights=, inputs= and products=: c",
         states="c",
     )
     def another_name(a, *, d):
         return a, d
 
-    @told("products that are told: h, behind a *", states="h")
+    @told("products=: h, behind a *", states="h")
     def no_keyword(a, h):
         return a + h
 
@@ -396,11 +397,11 @@ def test_errors_name_the_function_and_the_argument():
     def starred(*gates):
         return gates[0]
 
-    @told("apart: got 'c'; expected names of gates, each told once: a, b", apart="c")
+    @told("apart: got 'c'; expected names of gates, each once: a, b", apart="c")
     def no_gate(a, b):
         return b
 
-    @told("apart: got 'a'; expected names of gates, each told once: a, b", apart="a", x_only="a")
+    @told("apart: got 'a'; expected names of gates, each once: a, b", apart="a", x_only="a")
     def two_kinds(a, b):
         return b
 
@@ -416,9 +417,17 @@ def test_errors_name_the_function_and_the_argument():
     def taken_too(a, *, lengths):
         return a + lengths
 
-    @told("function: got RuntimeError (Boolean value", states="h")
+    @told("function: got a decision of Python's on the value of a tensor", states="h")
     def branch(a, *, h):
         return a if h > 0 else h
+
+    @told("expected torch's, of tensors: torch.exp(c), not math.exp(c) or float(c)", states="c")
+    def number(i, *, c):
+        return i * math.exp(c), c
+
+    @told("gates: got 'self'; expected a function, not a method: a gate comes first", states="c")
+    def method(self, i, *, c):
+        return i, c
 
     @told("a conversion to torch.float16", states="h")
     def half(a, *, h):
@@ -658,7 +667,7 @@ def test_the_librarys_cells_are_as_printed_for_triton(name):
 
 def test_the_page_s_code_runs():
     """Each block of docs/your-own-cell.md that makes a cell, in order, and the loop's before it."""
-    page = (Path(__file__).parents[2] / "docs" / "your-own-cell.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "your-own-cell.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     loop_, cell_ = blocks[:2]
     space = {"torch": torch, "F": F, "xs": torch.randn(50, 8, 64)}

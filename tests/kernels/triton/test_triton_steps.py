@@ -17,7 +17,7 @@ from plans import make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="tests/kernels/triton/test_gpu.py does these on a GPU"
 )
 
 

@@ -431,7 +431,9 @@ def test_explain():
     assert now["lstm"].startswith("native at layers: C++ kernels")
     assert now["lstm"].endswith("; auto's choice on a CPU")
     assert now["ours"].endswith("; asked for by name")
-    assert now["gru"].endswith("; torch's own for one step in training of few rows, or of many")
+    assert now["gru"].endswith(
+        "; torch's own for a training step of fewer than 8 rows, or of 32 and more"
+    )
     assert now["cell"].endswith("; torch's own on a CPU")
     assert now["twice"].endswith("; where Twice's forward calls LSTM's")
     assert now["complex"] == "torch's own: it is in torch.complex64"

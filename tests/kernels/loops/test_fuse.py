@@ -629,7 +629,7 @@ def test_the_ladder_of_a_step(tmp_path, capsys):
 
 def test_the_page_s_code_runs():
     """The blocks of docs/your-own-loop.md, and what they print."""
-    page = (Path(__file__).parents[2] / "docs" / "your-own-loop.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "your-own-loop.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     space: dict = {}
     exec(code.replace("print(fused_lstm.explain(layer))", ""), space)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 import heads
-import test_sums
+import sum_cells
 from bench import zoo
 from test_gpu import PRECISIONS, assert_near, everything, make, tf32
 from tolerance import GPU, GPU_NORM, error_norm, near
@@ -26,7 +26,7 @@ TOLD = ("lltm", "nas", "slstm", "sru", "cfc", "normalized", "rhn", "mi_rnn", "pe
         "functions", "gru_reset_before", "highway", "multiplicative_lstm",
         "cfc_backbone", "norm_of_c", "norms_around_a_product", "sums_of_states", "a_state_of_rows",
         "without_a_gate_of_h")  # fmt: skip
-CELLS = {name: test_sums.CELLS.get(name) or getattr(zoo, name) for name in (*TOLD, "lstm", "mgu")}
+CELLS = {name: sum_cells.CELLS.get(name) or getattr(zoo, name) for name in (*TOLD, "lstm", "mgu")}
 told = pytest.mark.parametrize("cell", TOLD)
 OPTIONS = {
     "lltm": ({"proj_size": 90}, {"layer_norm": True}, {"num_heads": 8}),

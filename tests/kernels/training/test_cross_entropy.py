@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fused_lstm import native
 from fused_lstm.training import cross_entropy
 from fused_lstm.training.cross_entropy import linear_cross_entropy
+from loss_cases import losses_and_gradients, problem, stock
 from tolerance import assert_close, error_norm
 
 CPU = torch.device("cpu")
@@ -36,29 +37,6 @@ def _take(request, monkeypatch):
 # torch's operators.
 path = pytest.fixture(_take, params=[*_isa_names(torch.float32), "torch"], name="path")
 every_path = pytest.fixture(_take, params=[*_isa_names(), "torch"], name="every_path")
-
-
-def problem(N, H, V, bias=True, dtype=torch.float32):
-    inputs = [torch.randn(N, H, dtype=dtype), torch.randn(V, H, dtype=dtype) / H**0.5]
-    inputs += [torch.randn(V, dtype=dtype)] if bias else []
-    return [t.requires_grad_() for t in inputs], torch.randint(V, (N,))
-
-
-def stock(hidden, linear_weight, target, *, linear_bias=None, reduction="mean", **options):
-    """PyTorch's loss of [..., H] under [...], in the dtype that it was given."""
-    logits = F.linear(hidden, linear_weight, linear_bias).flatten(0, -2)
-    target = target.flatten(0, -2) if target.is_floating_point() else target.flatten()
-    loss = F.cross_entropy(logits, target, reduction=reduction, **options)
-    return loss.reshape(hidden.shape[:-1]) if reduction == "none" else loss
-
-
-def losses_and_gradients(function, inputs, target, **options):
-    """By name, for gradients of the loss that differ from row to row."""
-    hidden, weight, bias = (*inputs, None)[:3]
-    loss = function(hidden, weight, target, linear_bias=bias, **options)
-    grad = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
-    grads = torch.autograd.grad(loss, inputs, -3 * grad)
-    return {"loss": loss.detach()} | dict(zip(("dhidden", "dweight", "dbias"), grads, strict=False))
 
 
 def compare(inputs, target, **options):

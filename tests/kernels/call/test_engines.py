@@ -90,7 +90,7 @@ def test_auto_says_once_that_native_is_missing():
         ("cuddn", None, r"engine: got 'cuddn'; expected 'auto' or one of loop, compile"),
         ("triton", "none", r"fuse: got 'none'; expected one of pointwise"),
         ("loop", "steps", r"fuse: got 'steps'; expected one of none, hoisted, or None for 'none'"),
-        ("cudnn", "layers", r"fuse: got 'layers'; expected None, for engine 'cudnn'"),
+        ("cudnn", "layers", r"fuse: got 'layers'; expected None with engine 'cudnn'"),
         ("auto", "some", r"fuse: got 'some'"),
     ],
     ids=lambda value: str(value)[:12],
@@ -300,5 +300,5 @@ def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeyp
 
 def test_auto_on_a_gpu_is_chosen_anew_with_the_first_results_of_one():
     """Then triton's kernels have run, and `choose` need not warn."""
-    results = Path(__file__).parents[2] / "bench" / "results"
+    results = Path(__file__).parents[3] / "bench" / "results"
     assert not any(results.glob("gpu*")), "choose again what engine='auto' takes on a GPU"

@@ -114,6 +114,8 @@ finally:
     neighbour.wait()
 print(apart)
 """
+    if os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        pytest.skip("other work has the cores, and a worker none of its own")
     # Try three times: where another process of the tests has the second core, a worker has none.
     assert any(int(fresh.python(SETUP + script)) > 20 for _ in range(3))
 

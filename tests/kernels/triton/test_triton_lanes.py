@@ -16,7 +16,7 @@ from fused_lstm.triton import interpreter, op
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="tests/kernels/triton/test_gpu.py does these on a GPU"
 )
 SEED = torch.tensor([2**40 + 7])
 

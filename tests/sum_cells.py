@@ -1,0 +1,67 @@
+"""Cells with sums and maxima over the units of a row: alone, around a product, of states."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+import fused_lstm
+
+
+@fused_lstm.cell(states="c", weights="gain bias")
+def norm_of_c(i, f, g, o, *, c, gain, bias):
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(F.layer_norm(c, c.shape[-1:], gain, bias)), c
+
+
+@fused_lstm.cell(states="h", products="u", weights="gain bias")
+def norms_around_a_product(r, z, *, h, u, gain, bias):
+    r, z = torch.sigmoid(r), torch.sigmoid(z)
+    n = u(F.rms_norm(r * h, h.shape[-1:], eps=1e-6))
+    return z * h + (1 - z) * torch.tanh(F.layer_norm(n, n.shape[-1:], gain, bias))
+
+
+@fused_lstm.cell(states="c h", products={"u": 2}, weights="gain bias")
+def sums_of_states(a, b, *, c, h, u, gain, bias):
+    s, m = c.sum(-1, keepdim=True) * 0.1, (a * b).mean(-1, keepdim=True)
+    p, q = u(torch.tanh(a + s) * m + h)
+    t = (p * torch.sigmoid(q)).sum(-1, keepdim=True)
+    c = 0.5 * c + torch.tanh(p + 0.1 * t) * gain
+    return torch.sin(c + q * m + bias), c
+
+
+@fused_lstm.cell(states="h")
+def softmax_and_maximum(a, z, *, h):
+    return torch.sigmoid(z) * h + torch.softmax(a, -1) * h.amax(-1, keepdim=True)
+
+
+@fused_lstm.cell(states="h n")
+def a_state_of_rows(a, b, *, h, n):
+    n = 0.9 * n + a.var(-1, correction=0, keepdim=True)
+    return torch.tanh(F.normalize(a, dim=-1) - n + 0.1 * torch.log_softmax(b, -1)), n
+
+
+@fused_lstm.cell()
+def without_a_state(a, b):
+    return a.softmax(-1) * b + torch.logsumexp(b, -1, keepdim=True)
+
+
+@fused_lstm.cell(states="h", apart="a", x_only="b", weights="w")
+def apart_and_of_weights(a, b, *, h, w):
+    x, m = a
+    return torch.tanh(x * w.softmax(-1) + (m * b).mean(-1, keepdim=True)) + 0.1 * h
+
+
+@fused_lstm.cell(states="c", products="u v", x_only="a b")
+def without_a_gate_of_h(a, b, *, c, u, v):
+    c = torch.sigmoid(a) * c + u(F.layer_norm(c, c.shape[-1:]) * b)
+    return torch.tanh(v(torch.softmax(b, -1)) + c), c
+
+
+CELLS = {
+    cell.__name__: cell
+    for cell in (
+        norm_of_c, norms_around_a_product, sums_of_states, softmax_and_maximum, a_state_of_rows,
+        without_a_state, apart_and_of_weights, without_a_gate_of_h,
+    )
+}  # fmt: skip
