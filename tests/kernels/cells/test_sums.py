@@ -31,7 +31,7 @@ from tolerance import TOLERANCE, near
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
 needs_interpreter = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu_cells.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="test_gpu_cells.py does these on a GPU"
 )
 either = pytest.mark.parametrize(
     "engine",
