@@ -59,7 +59,7 @@ site:            ## these documents as a site, in out/site
 		--quiet --disable-pip-version-check "mkdocs-material>=9.5"; }
 	rm -rf $(SITE)/pages
 	mkdir -p $(SITE)/pages
-	git ls-files '*.md' '*.svg' '*.css' '*.py' | tar -cf - -T - | tar -xf - -C $(SITE)/pages
+	git ls-files '*.md' '*.svg' '*.css' '*.py' '*.ipynb' | tar -cf - -T - | tar -xf - -C $(SITE)/pages
 	NO_MKDOCS_2_WARNING=1 $(SITE)/env/bin/mkdocs build -f docs/mkdocs.yml -d $(abspath $(OUT))/site
 
 report:          ## a page with figures from what bench measured
