@@ -58,10 +58,21 @@ def without_a_gate_of_h(a, b, *, c, u, v):
     return torch.tanh(v(torch.softmax(b, -1)) + c), c
 
 
+@fused_lstm.cell(states="h", x_only="a")
+def without_a_meeting_backwards(a, *, h):
+    return torch.tanh(torch.sigmoid(a) - a.amax(-1, keepdim=True).detach() + 0.5 * h)
+
+
+@fused_lstm.cell(states="h")
+def maximum_of_a_sigmoid(a, z, *, h):
+    return torch.sigmoid(a).amax(-1, keepdim=True) * torch.sigmoid(z) + 0.5 * h
+
+
 CELLS = {
     cell.__name__: cell
     for cell in (
         norm_of_c, norms_around_a_product, sums_of_states, softmax_and_maximum, a_state_of_rows,
         without_a_state, apart_and_of_weights, without_a_gate_of_h,
+        without_a_meeting_backwards, maximum_of_a_sigmoid,
     )
 }  # fmt: skip

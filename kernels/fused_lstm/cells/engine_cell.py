@@ -21,6 +21,7 @@ from .gates import Gates
 from .meetings import in_few_phases
 from .program import Program
 from .step import Product
+from .sums import MAXIMUM
 
 # InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
 MOST_PRODUCTS, MOST_COLUMNS = 8, 4
@@ -191,10 +192,11 @@ class EngineCell:
         """Return whether a step saves more than sigmoids and hyperbolic tangents.
 
         Other values may be too large for float16. A backward may compare them, and has to decide as
-        the step did.
+        the step did. What a maximum is of it compares with the maximum, whatever that is.
         """
         p = self._on_gpu(any(spec.zones))
-        return any(p.expressions.nodes[n][0] not in ("sigmoid", "tanh") for n in p.saved)
+        operations = {p.expressions.nodes[n][0] for n in p.saved}
+        return MAXIMUM in p.kinds or not operations <= {"sigmoid", "tanh"}
 
     def _on_gpu(self, zoneout: bool) -> Program:
         """Return the program that `triton` runs."""

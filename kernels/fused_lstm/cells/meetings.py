@@ -36,9 +36,11 @@ class InFewPhases(Program):
 
     @cached_property
     def fed_in(self) -> dict[int, int]:
-        """Return the phase that hands on what each product, sum or maximum is of."""
-        first = self.phases()
-        return {k: max(first[n], 0) for k, n in enumerate(self.fed)}
+        """Return the phase that hands on what each product, sum or maximum is of.
+
+        It is the one before the phase that begins with it.
+        """
+        return {k: phase - 1 for k, phase in enumerate(self.begun)}
 
     def results_of(self, phase: int) -> list[int]:
         """Return what a phase computes for products and sums, or in the end."""
@@ -87,5 +89,5 @@ def in_few_phases(p: Program) -> Program:
     begun: list[int] = []
     for fed in p.fed:
         begun.append(1 + max(first_phases(p.expressions, p.inner, begun)[fed], 0))
-    told = {field.name: getattr(p, field.name) for field in fields(Program)}
-    return saving(InFewPhases(**told, begun=tuple(begun)))
+    values = {field.name: getattr(p, field.name) for field in fields(Program)}
+    return saving(InFewPhases(**values, begun=tuple(begun)))

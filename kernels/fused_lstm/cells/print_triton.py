@@ -61,12 +61,12 @@ def in_one_phase(p: Program) -> tuple[str, str]:
     return function(STEP, step) + function(BACKWARD, backward(p, leaves, places, [])), ""
 
 
-def in_phases(told: Program) -> tuple[str, str]:
+def in_phases(program: Program) -> tuple[str, str]:
     """Return the functions of a cell with products, sums or maxima inside its step.
 
     The second text is what its KernelCell is told of them.
     """
-    p = in_few_phases(told)
+    p = in_few_phases(program)
     stored_in, numbers = p.stored_in, p.numbers_of
     # Each phase saves columns that lie side by side.
     p = replace(p, saved=tuple(sorted(p.saved, key=lambda n: stored_in[n])))
@@ -112,7 +112,7 @@ def in_phases(told: Program) -> tuple[str, str]:
     columns = {k: n for k, n in enumerate(p.inner) if p.kinds[k] == PRODUCT}
     fed_columns = tuple(p.saved.index(p.fed[k]) for k in columns)
     meetings = ", ".join(
-        f'Meeting("{p.kinds[k]}", {p.fed_in[k]}, {p.begun_by[k]}, {back_in[k]})'
+        f'Meeting("{p.kinds[k]}", {p.fed_in[k]}, {back_in[k]})'
         for k in range(len(p.inner))
     )
     text = f", inner={tuple(columns.values())}, fed={fed_columns}, counts={tuple(counts)}"

@@ -222,8 +222,8 @@ class Program:
         They need not where the last meeting was behind the phase that made its factor. A worker has
         the same units of products of as many columns: what another may have saved, or may still
         read of states that the last phase writes over, comes before a meeting too. Behind a sum it
-        has whole rows, backwards the same units of all sums. A maximum has no gradient, and no
-        meeting backwards.
+        has whole rows, backwards the same units of all sums. A maximum has no gradient: backwards
+        they meet for the units alone that the phase before it works on.
         """
         e, first, met, forwards = self.expressions, self.phases(), -1, []
         divided = [0 if k in self.sums else n for k, n in enumerate(self.inner)]
@@ -247,13 +247,15 @@ class Program:
             forwards.append((made > met and not of_own_rows) or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
         met, backwards, since = len(self.inner) + 1, [], {False}  # whether phases since are sums'
+        have = [k for k, kind in enumerate(self.kinds) if kind != MAXIMUM]  # a gradient
+        works = {*have, *self.made_in, *(self.products_made_in[k] for k in have)}
         for k in reversed(range(len(self.inner))):
-            is_sum, is_maximum = k in self.sums, self.kinds[k] == MAXIMUM
-            is_other = self.products_made_in[k] < met or bool(since - {is_sum})
-            backwards.insert(0, is_other and not is_maximum)
+            is_sum = k in self.sums
+            is_other = (k in have and self.products_made_in[k] < met) or bool(since - {is_sum})
+            backwards.insert(0, is_other and k in works)
             if backwards[0]:
                 met, since = k + 1, set()
-            if not is_maximum:
+            if k in works:
                 since.add(is_sum)
         return list(zip(forwards, backwards, strict=True))
 
@@ -359,9 +361,11 @@ def saving(p: Program) -> Program:
 def first_phases(e: Expressions, inner: Sequence[int], begun_by: Sequence[int]) -> list[int]:
     """Return the first phase that each node can be computed in; -1: it needs no product.
 
-    inner, begun_by: of each product, how many columns it has, and the phase that begins with it.
+    inner: columns of each product.
+    begun_by: the phase that begins with each; of the first ones alone where no other is asked for.
     """
-    of_column = [phase for phase, count in zip(begun_by, inner, strict=False) for _ in range(count)]
+    known = zip(begun_by, inner, strict=False)  # the others' columns are taken to be in phase 0
+    of_column = [phase for phase, count in known for _ in range(count)]
     first: list[int] = []
     for n, (op, *rest) in enumerate(e.nodes):
         if op == "leaf" and rest[0] == "product":

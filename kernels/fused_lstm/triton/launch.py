@@ -286,7 +286,7 @@ def constants(
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
-        "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
+        "PARTS": plan.parts,
         **waits(plan.gfx),
         # The launch.
         "SAVE": save,  # forward: keep what a backward needs
@@ -387,17 +387,16 @@ def _meetings(cell: cells.KernelCell, direction: str) -> dict[str, Any]:
     calls, counts = [], {True: 0, False: 0}
     for meeting in cell.meetings:
         is_product = meeting.kind == PRODUCT
-        phases = {"FED": meeting.fed, "READ": meeting.read}
-        if direction == "backward":
-            phases = {"FED": meeting.fed_back, "READ": meeting.fed_back + 1}
+        fed = meeting.fed if direction == "forward" else meeting.fed_back
         kind = {"IS_PRODUCT": is_product, "IS_MAXIMUM": meeting.kind == MAXIMUM}
+        phases = {"FED": fed, "READ": fed + 1}
         calls.append(Call(**wrapped({**kind, "NUMBER": counts[is_product], **phases})))
         counts[is_product] += 1
     return {
         "CALLS": tuple(calls),
         "CALL_COUNT": len(calls),
-        "PRODUCTS": counts[True],
-        "TOTALS": counts[False],
+        "PRODUCTS": len(cell.inner),
+        "TOTALS": cell.totals,
         "NUMBERS": sum(cell.numbers),
     }
 

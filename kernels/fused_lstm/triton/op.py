@@ -358,10 +358,9 @@ def option_tensors(of: Parsed, direction: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     if of.layers[0].w_ch is not None:
         tensors["weight_ptr"] = torch.stack([w.w_ch for w in of.layers])
-    if totals := len(of.planned.cell.meetings) - len(of.planned.cell.inner):
-        plan = of.planned.launches.plan
-        parts = plan.programs // (plan.layers * plan.row_groups)
-        tensors["shares_ptr"] = of.c0.new_empty(L, totals, parts, B)
+    plan = of.planned.launches.plan
+    if totals := of.planned.cell.totals:
+        tensors["shares_ptr"] = of.c0.new_empty(L, totals, plan.parts, B)
     if not cell.options:
         return tensors
     if cell.recurrent_dropout > 0 and of.seed is not None:
@@ -374,13 +373,12 @@ def option_tensors(of: Parsed, direction: str) -> dict[str, Tensor]:
         else:
             tensors["dh_old_ptr"] = of.c0.new_zeros(L, B, P)
     if cell.layer_norm:
-        plan = of.planned.launches.plan
-        zeros, parts = of.c0.new_zeros(H), plan.programs // plan.layers
+        zeros = of.c0.new_zeros(H)
         gains = [(w.gain_hh, w.gain_c, w.b_c) for w in of.layers]
         tensors["gain_ptr"] = torch.stack(
             [torch.cat([zeros if w is None else w for w in each]).to(zeros.dtype) for each in gains]
         )
-        tensors["shares_ptr"] = of.c0.new_empty(L, 4 * parts * B)
+        tensors["shares_ptr"] = of.c0.new_empty(L, 4 * plan.parts * B)
     return tensors
 
 
@@ -647,8 +645,7 @@ def backward_arguments(
     partial_sums = of.c0.new_empty(plan.layers, plan.split, B, P) if plan.split > 1 else None
     by = None
     if plan.inside:
-        totals = len(planned.cell.meetings) - len(plan.inner)
-        by = of.c0.new_empty(L, B, (1 + len(plan.inner)) * P + totals)
+        by = of.c0.new_empty(L, B, (1 + len(plan.inner)) * P + planned.cell.totals)
     space = launch.workspace(plan, of.x, (L, 2, planned.exchanged), planned.count)
     return planned.launches.arguments(
         dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,

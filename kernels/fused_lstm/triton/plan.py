@@ -104,6 +104,11 @@ class Plan:
         return self.programs // (self.split * self.row_groups)
 
     @cached_property
+    def parts(self) -> int:
+        """Programs that share out the units of a lane, in a row group."""
+        return self.programs // (self.layers * self.row_groups)
+
+    @cached_property
     def summed_gates(self) -> int:
         """Number of gates that one program's product sums over.
 
@@ -212,9 +217,7 @@ def memory(plan: Plan) -> int:
 
 
 def inner_phases(count: int) -> list[str]:
-    """Return the names of a step's phases around `count` meetings inside it, without the cell's
-    first, in the backward its last.
-    """
+    """Return the names of a step's phases, of `count` meetings inside it, except "finish"."""
     return [f"inner {k}" for k in range(count)]
 
 

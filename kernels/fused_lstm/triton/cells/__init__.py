@@ -40,8 +40,7 @@ class Meeting(NamedTuple):
     """A product, a sum or a maximum inside a step, and the phases that have a part in it."""
 
     kind: str  # of cells/sums.py
-    fed: int  # that hands on what it is of
-    read: int  # that begins with it
+    fed: int  # that hands on what it is of: the next one begins with it
     fed_back: int  # of the backward, that hands back the gradient by it; -1: there is none
 
 
@@ -95,6 +94,11 @@ class KernelCell:
 
     def __repr__(self) -> str:
         return self.name
+
+    @property
+    def totals(self) -> int:
+        """Return how many of the meetings are sums and maxima."""
+        return len(self.meetings) - len(self.inner)
 
     def inside(self, direction: str) -> int:
         """Return how many times all programs meet inside a step: its phases but one."""
