@@ -18,6 +18,7 @@ from torch import Tensor
 from triton import knobs
 
 import fused_lstm
+import sum_cells
 from bench import zoo
 from bench.gpu import gsan
 from fused_lstm import reference
@@ -311,7 +312,8 @@ def free(a, *, h, u):
     return 0.5 * h + torch.tanh(a + u(F.rms_norm(h, h.shape[-1:], eps=1e-3)))
 
 
-CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep, norms, free)}  # as functions
+held = sum_cells.without_a_meeting_backwards
+CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep, norms, free, held)}
 # Where rounding moves a sum past zero gradients jump; those of an sLSTM's i are differences.
 STEEP = "rnn_relu", zoo.functions.name, zoo.slstm.name
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench import zoo
 from fused_lstm.call.spec import GRU, PLAIN, Spec
 
-from .cases import DTYPES, Case, deep, free, norms, soft
+from .cases import DTYPES, Case, deep, free, held, norms, soft
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3)
@@ -21,7 +21,7 @@ MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
 PRODUCTS = [
     Spec(told.name) for told in (zoo.gru_reset_before, zoo.highway, zoo.multiplicative_lstm, deep)
 ]
-SUMS = [Spec(told.name) for told in (norms, free)]
+SUMS = [Spec(told.name) for told in (norms, free, held)]
 TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
 LOGARITHMS = Spec(zoo.slstm.name)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
@@ -239,6 +239,7 @@ def some_cases() -> list[Case]:
         Case("steps", "fp32", 80, 33, 20, cell=SUMS[0], **TWICE),
         Case("steps", "bf16", 90, 33, 37, path="groups of rows", cell=SUMS[0]),
         Case("both", "fp64", 80, 17, 20, cell=SUMS[1], **blocks),
+        Case("both", "bf16", 90, 17, cell=SUMS[2], **rows),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, reverse=True),
         Case("steps", "bf16", 90, 17, L=2, reverse=True, **rows),

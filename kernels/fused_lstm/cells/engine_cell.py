@@ -21,7 +21,6 @@ from .gates import Gates
 from .meetings import in_few_phases
 from .program import Program
 from .step import Product
-from .sums import MAXIMUM
 
 # InnerProducts of native/isa/kernels.h: products of a step, and the columns that one makes.
 MOST_PRODUCTS, MOST_COLUMNS = 8, 4
@@ -192,11 +191,16 @@ class EngineCell:
         """Return whether a step saves more than sigmoids and hyperbolic tangents.
 
         Other values may be too large for float16. A backward may compare them, and has to decide as
-        the step did. What a maximum is of it compares with the maximum, whatever that is.
+        the step did, above all which unit is the maximum, whatever that is of.
         """
         p = self._on_gpu(any(spec.zones))
         operations = {p.expressions.nodes[n][0] for n in p.saved}
-        return MAXIMUM in p.kinds or not operations <= {"sigmoid", "tanh"}
+        return p.compares or not operations <= {"sigmoid", "tanh"}
+
+    @property
+    def compares(self) -> bool:
+        """Return whether a backward finds a maximum among what a step has saved."""
+        return self.program().compares
 
     def _on_gpu(self, zoneout: bool) -> Program:
         """Return the program that `triton` runs."""

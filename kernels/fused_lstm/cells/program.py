@@ -118,6 +118,16 @@ class Program:
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def compares(self) -> bool:
+        """Return whether a step or its backward compares a maximum with what it is of."""
+        e, firsts = self.expressions, accumulate(self.inner, initial=0)
+        columns = zip(firsts, self.kinds, strict=False)
+        maxima = {e.node("leaf", "product", column) for column, kind in columns if kind == MAXIMUM}
+        results = [self.h, *self.after, *self.fed, *self.dgates, *self.dstates, *self.dweights]
+        nodes = e.order([*results, *self.dproducts])
+        return any(e.is_mask(n) and not maxima.isdisjoint(e.operands(n)) for n in nodes)
+
     @property
     def begun_by(self) -> Sequence[int]:
         """Return the phase that begins with each product: one each."""

@@ -285,7 +285,7 @@ def test_the_newest_architectures_here(tmp_path, arch, dtype, sizes, core):
 def test_a_cell_with_sums_over_units_here(tmp_path, arch, dtype):
     """A norm's two meetings forwards and one backwards, beside those of h."""
     of = ("--arch", arch, "--dtype", dtype, "--layers", "1", "--jobs", JOBS, "--batch", "20")
-    cell = ("--written", "sum_cells:norm_of_c", "--hidden", "200", "650")
+    cell = ("--written", "sum_cells:norm_of_c", "--hidden", "650")
     for report in reports(tmp_path, *of, *cell):
         name, direction = assert_is_sound(report), report["plan"]["direction"]
         meetings = {"forward": 3, "backward": 2 + (report["plan"]["split"] > 1)}[direction]
