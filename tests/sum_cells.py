@@ -17,7 +17,11 @@ def norm_of_c(i, f, g, o, *, c, gain, bias):
 @fused_lstm.cell(states="c", apart="i f g o", weights="gain bias")
 def layer_norm_lstm(i, f, g, o, *, c, gain, bias):
     """Follow Ba et al. 2016, each gate by itself: norms of W x, of R h and of c."""
-    i, f, g, o = (sum(F.layer_norm(part, part.shape[-1:]) for part in gate) for gate in (i, f, g, o))
+
+    def norm(x):
+        return F.layer_norm(x, x.shape[-1:])
+
+    i, f, g, o = (norm(x) + norm(h) for x, h in (i, f, g, o))
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(F.layer_norm(c, c.shape[-1:], gain, bias)), c
 
@@ -79,8 +83,8 @@ def maximum_of_a_sigmoid(a, z, *, h):
 CELLS = {
     cell.__name__: cell
     for cell in (
-        norm_of_c, layer_norm_lstm, norms_around_a_product, sums_of_states, softmax_and_maximum, a_state_of_rows,
-        without_a_state, apart_and_of_weights, without_a_gate_of_h,
+        norm_of_c, layer_norm_lstm, norms_around_a_product, sums_of_states, softmax_and_maximum,
+        a_state_of_rows, without_a_state, apart_and_of_weights, without_a_gate_of_h,
         without_a_meeting_backwards, maximum_of_a_sigmoid,
     )
 }  # fmt: skip

@@ -112,8 +112,7 @@ def in_phases(program: Program) -> tuple[str, str]:
     columns = {k: n for k, n in enumerate(p.inner) if p.kinds[k] == PRODUCT}
     fed_columns = tuple(p.saved.index(p.fed[k]) for k in columns)
     meetings = ", ".join(
-        f'Meeting("{p.kinds[k]}", {p.fed_in[k]}, {back_in[k]})'
-        for k in range(len(p.inner))
+        f'Meeting("{p.kinds[k]}", {p.fed_in[k]}, {back_in[k]})' for k in range(len(p.inner))
     )
     text = f", inner={tuple(columns.values())}, fed={fed_columns}, counts={tuple(counts)}"
     text += f", meetings=({meetings},), numbers={tuple(map(len, numbers))}"

@@ -81,7 +81,8 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     kernel = kernel_of(chosen)
     tensors = 1 if chosen.kind == "heads" else chosen.layers
     lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), tensors)
-    wide = {"gates_ptr"} if CELLS[cell.cell].is_wide("triton", cell) else set()  # saved in the state dtype
+    is_wide = CELLS[cell.cell].is_wide("triton", cell)
+    wide = {"gates_ptr"} if is_wide else set()  # saved in the state dtype
 
     def compiled(keep_loop: bool):
         what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)

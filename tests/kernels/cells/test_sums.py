@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 import fused_lstm
-from fused_lstm import native
+from fused_lstm import native, zoo
 from fused_lstm.call.choose import choose, engine_module
-from fused_lstm.call.spec import Spec
+from fused_lstm.call.spec import Spec, Units
 from fused_lstm.cells.meetings import in_few_phases
-from fused_lstm.triton import interpreter, op
+from fused_lstm.triton import choice as plan_choice
+from fused_lstm.triton import interpreter, launch, op
+from fused_lstm.triton.devices import DEVICES
 from plans import PATHS_BACKWARD, make_plan
 from sum_cells import (
     CELLS,
@@ -167,6 +169,11 @@ def test_of_narrow_numbers_it_is_near(cell, T, B, H, dtype, engine):
         assert error < {torch.float32: 2e-6, torch.bfloat16: 3e-2}[dtype], f"{name}: {error}"
 
 
+@fused_lstm.cell(states="h", products="u")
+def norm_of_a_gate(a, *, h, u):
+    return torch.tanh(u(F.layer_norm(a, a.shape[-1:]))) + 0.5 * h
+
+
 @fused_lstm.cell(states="h", x_only="a")
 def norm_of_x(a, *, h):
     return F.layer_norm(a, a.shape[-1:])
@@ -291,19 +298,49 @@ def test_other_widths_than_h(M):
     assert_same(found, results_of(layer, tensors), torch.float64)
 
 
-def test_triton_says_what_it_has_not():
-    message = "engine 'triton' has no products or sums inside a step beside a projected h"
-    layer = fused_lstm.Recurrent(norm_of_c, 3, 8, engine="triton", proj_size=4)
+# The table "What `triton` lacks" of docs/your-own-cell.md, row by row.
+LACKS = [
+    pytest.param(norm_of_c, {"proj_size": 4}, "beside a projected h", id="proj_size"),
+    pytest.param(norm_of_a_gate, {"units": {"a": 9}}, "with units=", id="units"),
+]
+
+
+@pytest.mark.parametrize(("cell", "options", "where"), LACKS)
+def test_triton_says_what_it_has_not(cell, options, where):
+    message = f"engine 'triton' has no products or sums inside a step {where}"
+    layer = fused_lstm.Recurrent(cell, 3, 8, engine="triton", **options)
     with pytest.raises(RuntimeError, match=message):
         layer(torch.randn(2, 2, 3))
 
 
-def test_auto_takes_a_step_loop_on_a_gpu_for_what_triton_has_not(monkeypatch):
+@pytest.mark.parametrize(("cell", "options", "where"), LACKS)
+def test_auto_takes_a_step_loop_on_a_gpu_for_what_triton_has_not(cell, options, where, monkeypatch):
     monkeypatch.setattr(engine_module("triton"), "missing", lambda device: None)
-    choice = choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name, projection=True))
+    options = {"projection": True} if "proj_size" in options else {"units": Units(9, (8,), (9,))}
+    choice = choose("auto", None, torch.device("cuda"), Spec(cell.name, **options))
     assert choice[:2] == ("loop", "none")
-    assert "beside a projected h" in choice.reason
-    assert choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name)).engine == "triton"
+    assert where in choice.reason
+    assert choose("auto", None, torch.device("cuda"), Spec(cell.name)).engine == "triton"
+
+
+def test_triton_runs_layers_of_sums_one_after_another():
+    found = plan_choice.choose(
+        "forward", hidden=650, batch=20, layers=2, dtype="bf16", device=DEVICES["H100"], inside=2
+    )
+    assert (found.kind, found.layers) == ("steps", 1)
+    assert "the lanes of a wavefront do not meet inside a step" in found.why[-1]
+
+
+@needs_interpreter
+@pytest.mark.parametrize("cell", [norm_of_c, zoo.lltm], ids=lambda cell: cell.__name__)
+def test_triton_saves_in_inference_what_later_phases_read(cell, monkeypatch):
+    made, saves = launch.launches, []
+    monkeypatch.setattr(
+        launch, "launches", lambda *a, save, **k: saves.append(save) or made(*a, save=save, **k)
+    )
+    with torch.no_grad():
+        fused_lstm.Recurrent(cell, 3, 11, engine="triton")(torch.randn(2, 2, 3))
+    assert saves == [cell is norm_of_c]
 
 
 def test_a_sum_that_nothing_reads_is_not_made():
