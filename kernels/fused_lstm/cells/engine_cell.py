@@ -205,7 +205,8 @@ class EngineCell:
     def _on_gpu(self, zoneout: bool) -> Program:
         """Return the program that `triton` runs."""
         if zoneout not in self._few_phases:
-            self._few_phases[zoneout] = in_few_phases(self.program(zoneout))
+            p = self.program(zoneout)
+            self._few_phases[zoneout] = in_few_phases(p) if p.inner else p
         return self._few_phases[zoneout]
 
     def _variant(self, zoneout: bool, projected: bool = False) -> str:

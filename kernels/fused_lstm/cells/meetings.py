@@ -79,12 +79,9 @@ class InFewPhases(Program):
         return found
 
 
-def in_few_phases(p: Program) -> Program:
-    """Return a program with as few phases as its products, sums and maxima allow.
-
-    It is the same one where it has none.
-    """
-    if not p.inner or isinstance(p, InFewPhases):
+def in_few_phases(p: Program) -> InFewPhases:
+    """Return a program with as few phases as its products, sums and maxima allow."""
+    if isinstance(p, InFewPhases):
         return p
     begun: list[int] = []
     for fed in p.fed:

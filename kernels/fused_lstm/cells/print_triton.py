@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from types import ModuleType
@@ -251,7 +251,7 @@ def listed(p: Program, nodes: Sequence[int], like: str) -> str:
     return "(" + ", ".join(parts) + ("," if len(parts) == 1 else "") + ")"
 
 
-def by_call(p: Program, nodes: dict[int, Sequence[int]], like: str) -> str:
+def by_call(p: Program, nodes: Mapping[int, Sequence[int]], like: str) -> str:
     """Return a tuple of nodes by product, sum or maximum: of each a tuple, or 0.0 for none."""
     parts = [listed(p, nodes[k], like) if k in nodes else "0.0" for k in range(len(p.inner))]
     return f"({', '.join(parts)},)"

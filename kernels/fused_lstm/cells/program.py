@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -352,7 +352,10 @@ def _program(
     return saving(p)
 
 
-def saving(p: Program) -> Program:
+Either = TypeVar("Either", bound=Program)  # one of native's phases, or of few
+
+
+def saving(p: Either) -> Either:
     """Return a program with the columns that its step saves: it has none yet."""
     e, gradients = p.expressions, [*p.dgates, *p.dstates, *p.dweights, *p.dproducts]
     # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
@@ -405,7 +408,7 @@ def of_rows(e: Expressions, p: Program) -> set[int]:
     return found
 
 
-def with_crossing(p: Program) -> Program:
+def with_crossing(p: Either) -> Either:
     """Return a program that saves, too, what a phase needs of the products of earlier phases.
 
     Beside sums, arithmetic of what is saved already is computed again.

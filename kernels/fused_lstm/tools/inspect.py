@@ -516,6 +516,12 @@ def written(name: str) -> Spec:
     return Spec(found.name)
 
 
+def know(name: str | None) -> None:
+    """Make a process know the cell of --written."""
+    if name is not None:
+        written(name)
+
+
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """Yield each function, with its arguments, that makes a report of the command line."""
     from ..triton import launch
@@ -544,8 +550,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
 def reports(args: argparse.Namespace) -> Iterator[dict]:
     """Yield the reports of every kernel that the arguments ask for."""
     work = list(wanted(args))
-    known = {"initializer": written, "initargs": (args.written,)} if args.written else {}
-    with ProcessPoolExecutor(args.jobs, **known) as pool:
+    with ProcessPoolExecutor(args.jobs, initializer=know, initargs=(args.written,)) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
             chosen = job.result()
             yield from chosen if isinstance(chosen, list) else [chosen]
