@@ -42,11 +42,13 @@ def make_plan(
     norm: bool = False,
     gates: int = 4,
     inner: tuple[int, ...] = (),
+    inside: int = 0,
 ) -> Plan:
     """A device's plan with a path's changes, and what follows from them."""
     found = plan(
         kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32,
-        projected=projected, norm=norm, gates=gates, inner=inner, in_parts=not path,
+        projected=projected, norm=norm, gates=gates, inner=inner, inside=inside,
+        in_parts=not path,
     )  # fmt: skip
     path = dict(path)
     if block_b := path.pop("alone", 0):

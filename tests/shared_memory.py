@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import sum_cells
 from bench import zoo
 from fused_lstm.call.spec import Spec
 from fused_lstm.tools import inspect
@@ -43,7 +44,7 @@ def plans(card: Device, cell: Spec, direction: str, dtype: str) -> Iterator[Plan
     for B, H in product(BATCHES, SIZES):
         found = plan(
             "steps", direction, hidden=H, batch=B, layers=1, dtype=dtype, device=card,
-            gates=kernels.by_h, inner=kernels.inner,
+            gates=kernels.by_h, inner=kernels.inner, inside=kernels.inside(direction),
         )  # fmt: skip
         if found.persistent:
             yield found
@@ -55,7 +56,7 @@ def main(card: str, names: Sequence[str], directions: Sequence[str], dtypes: Seq
     without_machine_code(Path(cache))
     device, rows = (DEVICES | AMD)[card], []
     for name, direction, dtype in product(names, directions, dtypes):
-        told = getattr(zoo, name)
+        told = sum_cells.CELLS.get(name) or getattr(zoo, name)
         told.on_triton()
         cell = Spec(told.name)
         tightest: dict[int, Plan] = {}

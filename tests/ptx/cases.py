@@ -18,6 +18,7 @@ from torch import Tensor
 from triton import knobs
 
 import fused_lstm
+import sum_cells
 from bench import zoo
 from bench.gpu import gsan
 from fused_lstm import reference
@@ -297,7 +298,22 @@ def deep(a, b, *, c, u, v):
     return first * torch.tanh(c), c
 
 
-CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep)}  # told as functions
+@fused_lstm.cell(states="c", products="u", weights="gain bias")
+def norms(a, b, *, c, u, gain, bias):
+    """Have sums and a maximum that share meetings, and meetings of sums around a product."""
+    made = u(F.layer_norm(a, a.shape[-1:], gain, bias))
+    c = torch.softmax(b, -1) * c + torch.tanh(made)
+    return torch.tanh(F.layer_norm(c, c.shape[-1:])), c
+
+
+@fused_lstm.cell(states="h", products="u", x_only="a")
+def free(a, *, h, u):
+    """Have no gate of h, whose programs meet inside a step all the same."""
+    return 0.5 * h + torch.tanh(a + u(F.rms_norm(h, h.shape[-1:], eps=1e-3)))
+
+
+held = sum_cells.without_a_meeting_backwards
+CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep, norms, free, held)}
 # Where rounding moves a sum past zero gradients jump; those of an sLSTM's i are differences.
 STEEP = "rnn_relu", zoo.functions.name, zoo.slstm.name
 
@@ -364,7 +380,7 @@ def _stack(case: Case) -> Problem:
     inputs, lanes, seed = _inputs(case), case.lanes(), _seed(case)
     expected, rounded = _by_autograd(case, [t.double() for t in inputs], lanes), {}
     half = case.dtype in ("bf16", "fp16")
-    if case.cell.layer_norm and half:
+    if (case.cell.layer_norm or case.cell.cell == norms.name) and half:
         # It divides by the deviation, which a row's first step has none of: rounding grows.
         rounded = _by_autograd(case, inputs, lanes)
     elif case.cell.cell in STEEP and (half or case.dtype == "tf32"):
@@ -444,14 +460,14 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, inner, tf32):
+    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, inner, inside, tf32):
         path = PATHS[case.path]
         if direction == "forward" and "split" in path:
             path = {}
         return make_plan(
             fuse, direction, case.H, case.B, case.L, dtype, path,
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
-            gates=gates, inner=inner,
+            gates=gates, inner=inner, inside=inside,
         )  # fmt: skip
 
     # So few steps round weights that stream as they come. Of one path they come rounded.

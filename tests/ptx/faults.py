@@ -80,7 +80,7 @@ def _unchanged(ptx: str) -> str:
 
 
 H = 33
-INSIDE = "projected", "products"  # kinds that meet inside a step
+INSIDE = "projected", "products", "sums"  # kinds that meet inside a step
 WAIT = r"[^\n]*ld\.acquire[^\n]*\n((?:.|\n)*?)[^\n]*bra[^\n]*\n"
 ARRIVE = r"@%p\d+ (?:red|atom)\.global[^;]*;"
 FAULTS = [
@@ -148,6 +148,8 @@ def case_of(fault: Fault, kind: str, arch: int) -> Case:
         return Case("steps", fault.dtype, arch, size, P=size - 13, **options)
     if kind == "products":
         return Case("steps", fault.dtype, arch, size, cell=Spec(cases.deep.name), **options)
+    if kind == "sums":
+        return Case("steps", fault.dtype, arch, size, cell=Spec(cases.norms.name), **options)
     return Case(kind, fault.dtype, arch, size, L=2 if kind == "layers" else 1, **options)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench import zoo
 from fused_lstm.call.spec import GRU, PLAIN, Spec
 
-from .cases import DTYPES, Case, deep, soft
+from .cases import DTYPES, Case, deep, free, held, norms, soft
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3)
@@ -17,10 +17,11 @@ COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 # states, weights of a unit, eight gates, and no gate of h: a scan.
 TOLD = [Spec(told.name) for told in (zoo.lltm, zoo.mgu, zoo.rnn)]
 MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
-# Products inside a step: of one column, of two, of four; two products.
+# Products inside a step: of one column, of two, of four; two products. Sums beside products.
 PRODUCTS = [
     Spec(told.name) for told in (zoo.gru_reset_before, zoo.highway, zoo.multiplicative_lstm, deep)
 ]
+SUMS = [Spec(told.name) for told in (norms, free, held)]
 TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
 LOGARITHMS = Spec(zoo.slstm.name)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
@@ -32,7 +33,8 @@ USERS = [
     (Spec(zoo.peephole.name), {}), (Spec(zoo.normalized.name), {}), (Spec(zoo.nbrc.name), {}),
     (Spec(zoo.qrnn.name), {"lengths": MANY}), (Spec(zoo.min_lstm.name), {"lengths": MANY}),
 ]  # fmt: skip
-ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}]  # a scan loads two steps ahead
+# A scan loads two steps ahead.
+ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
 
@@ -78,7 +80,7 @@ def _lanes(dtype: str, arch: int) -> list[Case]:
         found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, resets=True))
         found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=MANY, resets=True))
     found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, mode="per-step"))
-    for cell in (PLAIN, TOLD[0], PRODUCTS[-1], LOGARITHMS):
+    for cell in (PLAIN, TOLD[0], PRODUCTS[-1], SUMS[0], LOGARITHMS):
         more = {"lengths": FEW, "resets": True, "cell": cell, "states": True}
         found += [Case(kind, dtype, arch, 17, L=2, p=0.3, **more) for kind in ("layers", "both")]
         more["reverse"] = True
@@ -143,7 +145,7 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     for cell in MORE:
         found.append(Case("steps", dtype, arch, 33, 20, cell=cell))
         found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, cell=cell))
-    for cell in PRODUCTS:
+    for cell in (*PRODUCTS, *SUMS):
         found += [Case("steps", dtype, arch, 33, 20, cell=cell, **more) for more in ({}, TWICE)]
         found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, cell=cell))
         found.append(Case("steps", dtype, arch, 17, L=2, p=0.3, mode="per-step", cell=cell))
@@ -233,6 +235,11 @@ def some_cases() -> list[Case]:
         Case("both", "bf16", 80, 17, cell=LOGARITHMS, lengths=FEW),
         Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
         Case("both", "bf16", 90, 17, cell=PRODUCTS[-1], states=True, **rows),
+        Case("both", "bf16", 90, 17, cell=SUMS[0], states=True, **rows),
+        Case("steps", "fp32", 80, 33, 20, cell=SUMS[0], **TWICE),
+        Case("steps", "bf16", 90, 33, 37, path="groups of rows", cell=SUMS[0]),
+        Case("both", "fp64", 80, 17, 20, cell=SUMS[1], **blocks),
+        Case("both", "bf16", 90, 17, cell=SUMS[2], **rows),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, reverse=True),
         Case("steps", "bf16", 90, 17, L=2, reverse=True, **rows),

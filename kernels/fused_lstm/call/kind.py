@@ -37,8 +37,10 @@ class Kind(NamedTuple):
             return self.gates
         return self.kept - spec.coupled
 
-    def is_wide(self, spec: Any) -> bool:
-        """Return whether half precision cannot hold what a step saves."""
+    def is_wide(self, engine: str, spec: Any) -> bool:
+        """Return whether half precision cannot hold what a step saves on an engine."""
+        if engine == "native":
+            return self.custom and self.cell.compares
         return self.cell.is_wide(spec) if self.custom else self.wide
 
     def takes(self, option: str) -> bool:

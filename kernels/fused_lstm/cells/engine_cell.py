@@ -18,6 +18,7 @@ from ..call.spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec
 from ..errors import meant
 from . import compile, print_cpp, print_triton
 from .gates import Gates
+from .meetings import in_few_phases
 from .program import Program
 from .step import Product
 
@@ -83,6 +84,10 @@ class EngineCell:
 
     @cached_property
     def _programs(self) -> dict[bool, Program]:  # by whether states are kept in part
+        return {}
+
+    @cached_property
+    def _few_phases(self) -> dict[bool, Program]:  # by whether states are kept in part
         return {}
 
     @cached_property
@@ -160,17 +165,11 @@ class EngineCell:
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
-        if engine == "triton" and self.has_sums:
-            return "engine 'triton' has no sums over the units of a row"
-        if engine == "triton" and self.products:
-            found = {
-                "beside a projected h": spec.projection,
-                "where no gate has a part of h": not self.gates.by_h,
-                "with units=": spec.units is not None,
-            }
+        if engine == "triton" and (self.products or self.has_sums):
+            found = {"beside a projected h": spec.projection, "with units=": spec.units is not None}
             for where, is_so in found.items():
                 if is_so:
-                    return f"engine 'triton' has no products inside a step {where}"
+                    return f"engine 'triton' has no products or sums inside a step {where}"
         if engine == "triton":
             self.on_triton(any(spec.zones))
         if engine == "native":
@@ -184,7 +183,7 @@ class EngineCell:
         """Return the columns a unit that a step saves on an engine."""
         if engine == "native":
             return self._on_native(spec.is_dropped, spec.projection).columns
-        p = self.program(any(spec.zones))
+        p = self._on_gpu(any(spec.zones))
         saved, by_x = len(p.saved) + spec.projection, len(self.gates.by_x)  # which lie there too
         return saved + by_x if p.inner else max(saved, by_x)
 
@@ -192,10 +191,23 @@ class EngineCell:
         """Return whether a step saves more than sigmoids and hyperbolic tangents.
 
         Other values may be too large for float16. A backward may compare them, and has to decide as
-        the step did.
+        the step did, above all which unit is the maximum, whatever that is of.
         """
-        p = self.program(any(spec.zones))
-        return any(p.expressions.nodes[n][0] not in ("sigmoid", "tanh") for n in p.saved)
+        p = self._on_gpu(any(spec.zones))
+        operations = {p.expressions.nodes[n][0] for n in p.saved}
+        return p.compares or not operations <= {"sigmoid", "tanh"}
+
+    @property
+    def compares(self) -> bool:
+        """Return whether a backward finds a maximum among what a step has saved."""
+        return self.program().compares
+
+    def _on_gpu(self, zoneout: bool) -> Program:
+        """Return the program that `triton` runs."""
+        if zoneout not in self._few_phases:
+            p = self.program(zoneout)
+            self._few_phases[zoneout] = in_few_phases(p) if p.inner else p
+        return self._few_phases[zoneout]
 
     def _variant(self, zoneout: bool, projected: bool = False) -> str:
         """Return an operator's `cell`, without layer_norm."""
@@ -238,5 +250,5 @@ class EngineCell:
             return
         from ..triton import launch
 
-        launch.CUSTOM[self.name, zoneout] = print_triton.load(self.program(zoneout), self.name)
+        launch.CUSTOM[self.name, zoneout] = print_triton.load(self._on_gpu(zoneout), self.name)
         self._ready.add(("triton", self._variant(zoneout)))

@@ -71,6 +71,7 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
             "fed": braces(0 if k in p.sums else p.saved.index(n) for k, n in enumerate(p.fed)),
             "meets": braces(map(int, meets)),
             "meets_back": braces(map(int, meets_back)),
+            "compares": str(int(p.compares)),
             "width_of_gates": str(widths.told(widths.gates)),
             "width": braces(map(widths.told, widths.of_calls)),
             "factor": braces(map(widths.told, widths.of_factors)),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -118,24 +118,34 @@ class Program:
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def compares(self) -> bool:
+        """Return whether a step or its backward compares a maximum with what it is of."""
+        e, firsts = self.expressions, accumulate(self.inner, initial=0)
+        columns = zip(firsts, self.kinds, strict=False)
+        maxima = {e.node("leaf", "product", column) for column, kind in columns if kind == MAXIMUM}
+        results = [self.h, *self.after, *self.fed, *self.dgates, *self.dstates, *self.dweights]
+        nodes = e.order([*results, *self.dproducts])
+        return any(e.is_mask(n) and not maxima.isdisjoint(e.operands(n)) for n in nodes)
+
+    @property
+    def begun_by(self) -> Sequence[int]:
+        """Return the phase that begins with each product: one each."""
+        return range(1, 1 + len(self.inner))
+
+    @property
+    def last(self) -> int:
+        """Return the last phase of a step."""
+        return max(self.begun_by, default=0)
+
     def phases(self) -> list[int]:
         """Return the first phase that each node can be computed in; -1: it needs no product."""
-        of_column = [k + 1 for k, count in enumerate(self.inner) for _ in range(count)]
-        first: list[int] = []
-        for n, (op, *rest) in enumerate(self.expressions.nodes):
-            if op == "leaf" and rest[0] == "product":
-                first.append(of_column[rest[1]])
-            elif op == "leaf":
-                first.append(0 if rest[0] in ("gate", "h") else -1)
-            else:
-                operands = self.expressions.operands(n)
-                first.append(max((first[o] for o in operands), default=-1))
-        return first
+        return first_phases(self.expressions, self.inner, self.begun_by)
 
     def results_of(self, phase: int) -> list[int]:
         """Return what a phase computes for products and sums, or in the end."""
         results = [self.fed[k] for k, at in self.fed_in.items() if at == phase]
-        if phase == len(self.fed):
+        if phase == self.last:
             return [self.h, *self.after, *results]
         return results if phase in self.sums else [self.fed[phase], *results]
 
@@ -222,8 +232,8 @@ class Program:
         They need not where the last meeting was behind the phase that made its factor. A worker has
         the same units of products of as many columns: what another may have saved, or may still
         read of states that the last phase writes over, comes before a meeting too. Behind a sum it
-        has whole rows, backwards the same units of all sums. A maximum has no gradient, and no
-        meeting backwards.
+        has whole rows, backwards the same units of all sums. A maximum has no gradient: backwards
+        they meet for the units alone that the phase before it works on.
         """
         e, first, met, forwards = self.expressions, self.phases(), -1, []
         divided = [0 if k in self.sums else n for k, n in enumerate(self.inner)]
@@ -247,13 +257,15 @@ class Program:
             forwards.append((made > met and not of_own_rows) or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
         met, backwards, since = len(self.inner) + 1, [], {False}  # whether phases since are sums'
+        have = [k for k, kind in enumerate(self.kinds) if kind != MAXIMUM]  # a gradient
+        works = {*have, *self.made_in, *(self.products_made_in[k] for k in have)}
         for k in reversed(range(len(self.inner))):
-            is_sum, is_maximum = k in self.sums, self.kinds[k] == MAXIMUM
-            is_other = self.products_made_in[k] < met or bool(since - {is_sum})
-            backwards.insert(0, is_other and not is_maximum)
+            is_sum = k in self.sums
+            is_other = (k in have and self.products_made_in[k] < met) or bool(since - {is_sum})
+            backwards.insert(0, is_other and k in works)
             if backwards[0]:
                 met, since = k + 1, set()
-            if not is_maximum:
+            if k in works:
                 since.add(is_sum)
         return list(zip(forwards, backwards, strict=True))
 
@@ -319,12 +331,8 @@ def _program(
     e, kinds, inner = t.expressions, tuple(t.calls.kinds), tuple(t.calls.inner)
     parts, by_weights = len(gates.columns), len(gates.columns) + len(states)
     by_products = by_weights + len(weights) + zoneout
-    # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
-    # are found by comparing what it is of.
-    kept = [n for n, kind in zip(t.fed, kinds, strict=True) if kind != SUM]
     p = Program(
-        e, gates, states, weights, zoneout, t.h, tuple(t.after),
-        saved=tuple(dict.fromkeys(kept)),
+        e, gates, states, weights, zoneout, t.h, tuple(t.after), saved=(),
         dgates=tuple(t.gradients[:parts]),
         dstates=tuple(t.gradients[parts:by_weights]),
         dweights=tuple(t.gradients[by_weights : by_weights + len(weights)]),
@@ -341,13 +349,45 @@ def _program(
             raise CannotExpress(
                 "a sum of what is one number a row", "a sum of values of units, such as a gate's"
             )
+    return saving(p)
+
+
+Either = TypeVar("Either", bound=Program)  # one of native's phases, or of few
+
+
+def saving(p: Either) -> Either:
+    """Return a program with the columns that its step saves: it has none yet."""
+    e, gradients = p.expressions, [*p.dgates, *p.dstates, *p.dweights, *p.dproducts]
+    # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
+    # are found by comparing what it is of.
+    kept = tuple(dict.fromkeys(n for n, kind in zip(p.fed, p.kinds, strict=True) if kind != SUM))
+    p = replace(p, saved=kept)
     # Without a state nothing changes h on its way.
-    stored = {*t.after, *kept, *([] if states else [t.h])}
+    stored = {*p.after, *kept, *([] if p.states else [p.h])}
     # What later phases of a step need is in memory, whatever the backward needs.
-    there = {*of_row, *with_crossing(p).saved} if p.sums else set()
-    saved = cut(e, [t.h, *t.after, *t.fed], t.gradients, stored, there)
+    there = {*of_rows(e, p), *with_crossing(p).saved} if p.sums else set()
+    saved = cut(e, [p.h, *p.after, *p.fed], gradients, stored, there)
     saved = [*kept, *(n for n in with_crossing(p).saved if p.sums), *saved]
     return with_crossing(replace(p, saved=tuple(dict.fromkeys(saved))))
+
+
+def first_phases(e: Expressions, inner: Sequence[int], begun_by: Sequence[int]) -> list[int]:
+    """Return the first phase that each node can be computed in; -1: it needs no product.
+
+    inner: columns of each product.
+    begun_by: the phase that begins with each; of the first ones alone where no other is asked for.
+    """
+    known = zip(begun_by, inner, strict=False)  # the others' columns are taken to be in phase 0
+    of_column = [phase for phase, count in known for _ in range(count)]
+    first: list[int] = []
+    for n, (op, *rest) in enumerate(e.nodes):
+        if op == "leaf" and rest[0] == "product":
+            first.append(of_column[rest[1]] if rest[1] < len(of_column) else 0)
+        elif op == "leaf":
+            first.append(0 if rest[0] in ("gate", "h") else -1)
+        else:
+            first.append(max((first[o] for o in e.operands(n)), default=-1))
+    return first
 
 
 def of_rows(e: Expressions, p: Program) -> set[int]:
@@ -368,7 +408,7 @@ def of_rows(e: Expressions, p: Program) -> set[int]:
     return found
 
 
-def with_crossing(p: Program) -> Program:
+def with_crossing(p: Either) -> Either:
     """Return a program that saves, too, what a phase needs of the products of earlier phases.
 
     Beside sums, arithmetic of what is saved already is computed again.
@@ -376,7 +416,7 @@ def with_crossing(p: Program) -> Program:
     e, phase, saved, before = p.expressions, p.phases(), list(p.saved), -1
     while before < len(saved):  # what a later phase needs, an earlier one saves
         before = len(saved)
-        for k in range(1, len(p.inner) + 1):
+        for k in range(1, p.last + 1):
             here = [n for n in saved if phase[n] == k]
             stack = [*p.results_of(k), *here]
             seen = {*p.numbers, *(n for n in saved if phase[n] < k)}

@@ -214,7 +214,7 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
 
 def saved_dtype(engine: str, spec: Spec, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of what a step saves beside c: the call's, or the state dtype."""
-    is_wide = engine != "native" and CELLS[spec.cell].is_wide(spec)
+    is_wide = CELLS[spec.cell].is_wide(engine, spec)
     return reference.state_dtype(dtype) if is_wide else dtype
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from . import amdgcn, sass
 STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
-    "dweight_ptr", "by_ptr",
+    "dweight_ptr", "by_ptr", "numbers_ptr",
 }  # fmt: skip
 OTHERS = {
     "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
@@ -80,13 +81,17 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     kernel = kernel_of(chosen)
     tensors = 1 if chosen.kind == "heads" else chosen.layers
     lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), tensors)
-    wide = {"gates_ptr"} if CELLS[cell.cell].is_wide(cell) else set()  # saved in the state dtype
+    is_wide = CELLS[cell.cell].is_wide("triton", cell)
+    wide = {"gates_ptr"} if is_wide else set()  # saved in the state dtype
 
     def compiled(keep_loop: bool):
         what = launch.constants(chosen, cell, True, phases, draws=True, keep_loop=keep_loop, **does)
         constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
-        if not chosen.inner:  # pointers that a launch of other cells does not have
-            constants |= {n: None for n in ("w_inner_ptrs", "by_ptr") if n in kernel.arg_names}
+        # Pointers that a launch of other cells does not have.
+        missing = [] if chosen.inner else ["w_inner_ptrs"]
+        missing += [] if chosen.inside else ["by_ptr"]
+        missing += [] if launch.kernel_cell(cell).numbers else ["numbers_ptr"]
+        constants |= {name: None for name in missing if name in kernel.arg_names}
         return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
 
     def stack(found: Any) -> int:  # an AMD's is not asked for
@@ -467,6 +472,7 @@ def parser() -> argparse.ArgumentParser:
         "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
+    made.add_argument("--written", metavar="MODULE:NAME", help="a cell that fused_lstm.cell made")
     made.add_argument(
         "--rows",
         nargs="+",
@@ -498,12 +504,31 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
 
 
+def written(name: str) -> Spec:
+    """Return a cell that a function tells, MODULE:NAME, after its kernels are written."""
+    module, _, cell = name.partition(":")
+    try:
+        found = getattr(import_module(module), cell)
+        found.on_triton()
+    except (ImportError, AttributeError, ValueError) as error:
+        expected = "MODULE:NAME of a cell that fused_lstm.cell made"
+        raise ValueError(f"--written: got {name!r} ({error}); expected {expected}") from None
+    return Spec(found.name)
+
+
+def know(name: str | None) -> None:
+    """Make a process know the cell of --written."""
+    if name is not None:
+        written(name)
+
+
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """Yield each function, with its arguments, that makes a report of the command line."""
     from ..triton import launch
 
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
-    cell = Spec(**options)
+    cell = written(args.written) if args.written else Spec(**options)
+    kernels = launch.kernel_cell(cell)
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
@@ -514,7 +539,8 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
-                    shape |= {"gates": cell.gates, "in_parts": not args.whole_sums}
+                    shape |= {"gates": kernels.by_h, "in_parts": not args.whole_sums}
+                    shape |= {"inner": kernels.inner, "inside": kernels.inside(direction)}
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
@@ -524,7 +550,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
 def reports(args: argparse.Namespace) -> Iterator[dict]:
     """Yield the reports of every kernel that the arguments ask for."""
     work = list(wanted(args))
-    with ProcessPoolExecutor(args.jobs) as pool:
+    with ProcessPoolExecutor(args.jobs, initializer=know, initargs=(args.written,)) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
             chosen = job.result()
             yield from chosen if isinstance(chosen, list) else [chosen]

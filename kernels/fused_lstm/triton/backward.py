@@ -60,11 +60,12 @@ def lstm_backward_kernel(
     by_h_ptr,  # [L, N, G*H] out, where NORM or APART: by h's part of the gates, as multiplied
     raw_ptr,  # [L, N, G*H] state dtype, where NORM: w_hh times h
     gain_ptr,  # [L, (G+2) * H] state dtype, where NORM
-    shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM
+    shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM; or inner.py's
+    numbers_ptr,  # [L, N, NUMBERS] state dtype, where there are sums: see inner.py
     stats_ptr,  # [L, N, 4] state dtype, where NORM
     dseen_ptr,  # [L, N, H] state dtype, out, where NORM_C: by what h sees of c
     dweight_ptr,  # [L, N, WEIGHTS * H] state dtype, out: a step's part of the gradients by weights
-    by_ptr,  # [L, B, (1 + PRODUCTS) * H] scratch, state dtype: see inner.py
+    by_ptr,  # scratch, state dtype, where programs meet inside a step: see inner.py
     begin,
     end,
     T,
@@ -113,6 +114,8 @@ def lstm_backward_kernel(
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
+    if PLAN.CALL_COUNT > 0:
+        w_inner = ()
     if PLAN.PRODUCTS > 0:
         last_product: tl.constexpr = PLAN.INNER[PLAN.PRODUCTS - 1]
         planes: tl.constexpr = last_product.FIRST + last_product.MADE
@@ -134,6 +137,12 @@ def lstm_backward_kernel(
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.PRODUCTS > 0:
         between_ptr += lane * planes * PLAN.W_HR.SLOT
+    if PLAN.CALL_COUNT > 0:
+        inside = inner.Inside(
+            weights=w_inner, between_ptr=between_ptr, shares_ptr=shares_ptr,
+            numbers_ptr=numbers_ptr, by_ptr=by_ptr, part=share.block * PLAN.SPLIT + share.part,
+            all_ptr=share.all_ptr,
+        )  # fmt: skip
     sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
     if PLAN.ALONE:
         every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
@@ -151,32 +160,29 @@ def lstm_backward_kernel(
             gather(
                 dh_ptr, between_ptr, unit, given, sums, share, sent, step, wave, rows, draws, PLAN
             )
-        # RUNS: the cell's phases after the first, from the last one on.
-        for k in tl.static_range(PLAN.PRODUCTS - 1, -1, -1):
-            if k + 1 < PLAN.PRODUCTS:
-                position.wait(share, wave * PLAN.MEETINGS + PLAN.PRODUCTS - 1 - k, PLAN)
+        # RUNS: the cell's phases before the last.
+        for k in tl.static_range(PLAN.INSIDE):
+            if k > 0:
+                position.wait(share, wave * PLAN.MEETINGS + k, PLAN)
             for turn in range(position.turns(step.alive, first_batch, PLAN.RUNS[k], PLAN)):
                 batch = first_batch + turn
                 block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
                 saved, before, after = stored(
                     gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN
                 )  # fmt: skip
+                numbers = inner.load_numbers(PLAN.NUMBERS, inside, step, block, PLAN)
                 dc = dc_of(dc_ptr, last, step, block, rows, PLAN)
                 dc = plus_given(dc, dstates_ptr, step, block, PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
-                if k + 1 < PLAN.PRODUCTS:
-                    fresh = inner.by_fed(w_inner, k + 1, between_ptr, batch, PLAN)
-                    by = inner.gradients(fresh, k + 2, by_ptr, step, block, rows, PLAN)
-                else:
-                    fresh = dh_of(
-                        given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN
-                    )  # fmt: skip
-                    by = inner.gradients(fresh, 0, by_ptr, step, block, rows, PLAN)
-                made = CELL.backs[k](saved, before, after, by, dc, cell_options, PLAN.HAS)
-                inner.hand_back(made, k, between_ptr, block, turn, share.all_ptr, PLAN)
-        if PLAN.PRODUCTS > 0:
-            position.wait(share, wave * PLAN.MEETINGS + PLAN.PRODUCTS, PLAN)
-        # FINISHES: the cell, or its first phase.
+                dh = 0.0
+                if k == 0:
+                    dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
+                by = inner.gradients(dh, k, inside, step, block, rows, PLAN)
+                made = CELL.backs[k](saved, numbers, before, after, by, dc, cell_options, PLAN.HAS)
+                inner.hand_on(made, k, inside, step, block, turn, rows, PLAN)
+        if PLAN.INSIDE > 0:
+            position.wait(share, wave * PLAN.MEETINGS + PLAN.INSIDE, PLAN)
+        # FINISHES: the cell, or its last phase.
         for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             block = position.block_of(batch, unit, step.alive, H, PLAN.W_HH, PLAN)
@@ -187,9 +193,8 @@ def lstm_backward_kernel(
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
                 dh = project.multiply(w_hr, between_ptr, batch, PLAN)
-            elif PLAN.PRODUCTS > 0:
-                fresh = inner.by_fed(w_inner, 0, between_ptr, batch, PLAN)
-                dh = inner.gradients(fresh, 1, by_ptr, step, block, rows, PLAN)
+            elif PLAN.INSIDE > 0:
+                dh = 0.0
             else:
                 dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
             if PLAN.HAS.NORM:
@@ -203,6 +208,12 @@ def lstm_backward_kernel(
                     saved, before, after, dh, dc, cell_options, dseen_ptr, norms, step, block, rows,
                     PLAN,
                 )  # fmt: skip
+            elif PLAN.CALL_COUNT > 0:
+                numbers = inner.load_numbers(PLAN.NUMBERS, inside, step, block, PLAN)
+                by = inner.gradients(dh, PLAN.INSIDE, inside, step, block, rows, PLAN)
+                by_x, by_h, dc, dweights = CELL.backward(
+                    saved, numbers, before, after, by, dc, cell_options, PLAN.HAS
+                )
             else:
                 by_x, by_h, dc, dweights = CELL.backward(
                     saved, before, after, dh, dc, cell_options, PLAN.HAS

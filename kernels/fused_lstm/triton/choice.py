@@ -28,6 +28,7 @@ def choose(
     norm: int = 0,
     gates: int = 4,
     inner: tuple[int, ...] = (),
+    inside: int = 0,
     in_parts: bool = True,
     heads: int = 0,
     refused: frozenset[Plan] = frozenset(),
@@ -39,17 +40,17 @@ def choose(
     """
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
-    shape |= {"inner": inner, "in_parts": in_parts, "refused": refused}
+    shape |= {"inner": inner, "inside": inside, "in_parts": in_parts, "refused": refused}
     if heads:
         return _of_heads(direction, heads, shape, device, refused)
-    if gates == 0:
+    if gates == 0 and not inside:
         return plan("both" if directions == 2 else "steps", direction, layers=1, **shape)
     if directions == 2:  # a layer has to wait for the whole one below
         return _cheaper(plan("both", direction, layers=2, **shape), device, refused)
     steps = _cheaper(plan("steps", direction, layers=1, **shape), device, refused)
     if layers == 1:
         return steps
-    if norm or inner:
+    if norm or inside:
         reason = "the lanes of a wavefront do not meet inside a step: one launch a layer"
         return replace(steps, why=(*steps.why, reason))
     wave = plan("layers", direction, layers=layers, **shape)
@@ -145,7 +146,7 @@ def cost(plan: Plan, device: Device) -> Cost:
         state += plan.layers * B * (H * G * size + partial)
     state += 2 * projected * B * (H if plan.direction == "forward" else P) * size  # exchanged
     # A phase hands on values, and the next one reads columns again.
-    state += 2 * plan.layers * B * H * (plan.planes * size + len(plan.inner) * max(4, size))
+    state += 2 * plan.layers * B * H * (plan.planes * size + plan.inside * max(4, size))
     bytes_l2 = int(moving + streamed + state)
     rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
     peak = device.tflops[rate.get(plan.dtype, "half")] * min(1, plan.programs / device.sms)

@@ -69,7 +69,8 @@ def lstm_forward_kernel(
     h_old_ptr,  # [L, B, P] state dtype, where ZONE_H: in: h0; out: h after the last step
     raw_ptr,  # [L, N, G*H] state dtype, out, where NORM and SAVE: w_hh times h
     gain_ptr,  # [L, (G+2) * H] state dtype, where NORM
-    shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM
+    shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM; or inner.py's
+    numbers_ptr,  # [L, N, NUMBERS] state dtype, out, where there are sums: see inner.py
     begin,  # waves of this launch
     end,
     T,
@@ -118,6 +119,8 @@ def lstm_forward_kernel(
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, first_lane, H * PLAN.P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, share.block * PLAN.UNITS, PLAN.P, PLAN)
+    if PLAN.CALL_COUNT > 0:
+        w_inner = ()
     if PLAN.PRODUCTS > 0:
         last: tl.constexpr = PLAN.INNER[PLAN.PRODUCTS - 1]
         of_all: tl.constexpr = (last.FIRST + last.MADE) * H * H
@@ -136,6 +139,11 @@ def lstm_forward_kernel(
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.PRODUCTS > 0:
         between_ptr += lane * PLAN.PRODUCTS * PLAN.W_HR.SLOT
+    if PLAN.CALL_COUNT > 0:
+        inside = inner.Inside(
+            weights=w_inner, between_ptr=between_ptr, shares_ptr=shares_ptr,
+            numbers_ptr=numbers_ptr, by_ptr=None, part=share.block, all_ptr=share.all_ptr,
+        )  # fmt: skip
     if PLAN.ALONE:  # states on chip, from h0 and c0
         every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
         h_kept = 0.0
@@ -211,15 +219,15 @@ def lstm_forward_kernel(
                 m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUNDS)
                 tl.store(between_ptr + block.slot_at, m, mask=block.mask)
                 position.arrive(share.all_ptr, turn, PLAN)
-            elif PLAN.PRODUCTS > 0:
-                inner.hand_on(h, 0, between_ptr, block, turn, share.all_ptr, PLAN)
+            elif PLAN.INSIDE > 0:
+                inner.hand_on(h, 0, inside, step, block, turn, rows, PLAN)
             else:
                 h_next = hand_out(h, out, step, turn, batch, unit, rows, draws, PLAN)
             if PLAN.ALONE:
                 if PLAN.GATES > 0:
                     (h_kept,) = position.kept_where_dead((h_next,), (h_kept,), block.mask, 1, PLAN)
                 c_kept = position.kept_where_dead(c, c_kept, block.mask, PLAN.STATES, PLAN)
-            if PLAN.PRODUCTS == 0:
+            if PLAN.INSIDE == 0:
                 store_states(c, c_ptr, c_n_ptr, step, block, rows, PLAN)
             if PLAN.SAVE:
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
@@ -227,7 +235,7 @@ def lstm_forward_kernel(
                     # Of a scan with fewer elements than threads several warps hold the same one:
                     # each has read x's parts before any stores what is saved there.
                     tl.debug_barrier()
-                saves: tl.constexpr = CELL.counts[0] if PLAN.PRODUCTS > 0 else PLAN.SAVED
+                saves: tl.constexpr = CELL.counts[0] if PLAN.INSIDE > 0 else PLAN.SAVED
                 tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, saves)
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H
@@ -246,21 +254,27 @@ def lstm_forward_kernel(
             for turn in range(position.turns(step.alive, first_batch, PLAN.PROJECTS, PLAN)):
                 h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
                 hand_out(h, out, step, turn, first_batch + turn, unit, rows, draws, PLAN)
-        for k in tl.static_range(PLAN.PRODUCTS):
+        for k in tl.static_range(PLAN.INSIDE):  # RUNS
             position.wait(share, wave * PLAN.MEETINGS + k + 1, PLAN)
             for turn in range(position.turns(step.alive, first_batch, PLAN.RUNS[k], PLAN)):
                 batch = first_batch + turn
                 block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
-                made = inner.columns_made(w_inner, k, between_ptr, batch, PLAN)
+                made = inner.made(k + 1, inside, step, block, rows, PLAN)
                 x_gates = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
                 c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
-                known: tl.constexpr = CELL.known[k]
+                known: tl.constexpr = CELL.known[k + 1]
                 saved = tile.load_columns(gates_ptr, gates_at, block.mask, H, known, PLAN.ACC)
-                h, c, saved = CELL.steps[k](x_gates, made, saved, c, cell_options, PLAN.HAS)
-                if k + 1 < PLAN.PRODUCTS:
-                    inner.hand_on(h, k + 1, between_ptr, block, turn, share.all_ptr, PLAN)
+                before: tl.constexpr = CELL.known_numbers[k + 1]
+                numbers = inner.load_numbers(before, inside, step, block, PLAN)
+                h, c, saved, numbers = CELL.steps[k](
+                    x_gates, made, numbers, saved, c, cell_options, PLAN.HAS
+                )
+                new: tl.constexpr = CELL.numbers[k + 1]
+                inner.store_numbers(numbers, before, new, inside, step, block, PLAN)
+                if k + 1 < PLAN.INSIDE:
+                    inner.hand_on(h, k + 1, inside, step, block, turn, rows, PLAN)
                 else:
                     hand_out(h, out, step, turn, batch, unit, rows, draws, PLAN)
                     store_states(c, c_ptr, c_n_ptr, step, block, rows, PLAN)

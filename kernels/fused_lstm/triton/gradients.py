@@ -46,6 +46,7 @@ class BackwardBuffers:
     dh_old: Tensor | None
     raw_ih: Tensor | None  # [L, N, X*H] what is normalized
     raw_hh: Tensor | None
+    numbers: Tensor | None  # as in inner.py
     by_h: Tensor | None = None  # [L, N, G*H], where that is not dgates: by h's part of the gates
     dh: Tensor | None = None  # [L, N, P], where h is projected: the gradient by w_hr times m
     dweight: Tensor | None = None  # [L, N, .] a step's part of the gradients by weights of a unit

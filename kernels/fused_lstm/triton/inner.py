@@ -1,23 +1,46 @@
-"""Products inside a step: a step's phases after the first, of which each begins with one.
+"""Meetings inside a step, by products, sums and maxima over units: each begins a phase of the step.
 
-Before a phase all programs exchange what its product multiplies, in the backward the gradients by
-what a product made, in a plane of `between` each. Each program then multiplies its rows of the
-product's weight, in the backward of its transpose, by all of that, and does the pointwise work of
-its units. What a phase needs of others it reads again from memory: x's parts, states, saved
-columns; in the backward `by`, the gradients by h and by what products multiply. Names as in
-position.py.
+Before a phase the programs exchange what it begins with. What a product multiplies they store in
+planes of `between`, in the backward the gradients by what it made; then each multiplies its rows of
+the product's weight, in the backward of its transpose, by all of that. Of a sum or a maximum each
+program shares one number a row, that of its own units, and then adds up all programs' numbers, in
+the same order: so no float is added atomically. The gradient by what a sum is of is the same sum of
+the gradients by the sum; a maximum has none.
+
+What a phase needs of phases before, it reads again from memory: x's parts, states, saved columns,
+numbers of a row; in the backward `by`, the gradients by h and by what products and sums are of.
+Numbers are the same in all programs, and part 0 stores them. Names as in position.py; a part is the
+units of a lane that one program finishes. PLAN.CALLS are launch.Call.
 
 w_inner  [columns * H, H]: the products' weights, one behind the other
-between  [K, B_PAD, PAD], in the backward [columns, B_PAD, PAD]: a lane's planes
-by       [L, B, (1 + K) * H] scratch, state dtype: by h, then by what each of K products multiplies
+between  [K, B_PAD, PAD], in the backward [columns, B_PAD, PAD]: a lane's planes, of K products
+shares   [L, TOTALS, PARTS, B] scratch, state dtype: each program's part of each sum and maximum
+numbers  [L, N, NUMBERS] state dtype: sums, maxima, and what follows from these alone
+by       [L, B, (1 + K) * H + TOTALS] scratch, state dtype: by h, by what products and sums are of
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton.language as tl
 
 from . import position, tile
 from .helper import helper
+
+SOME = tl.constexpr(32)  # parts that are read at once
+
+
+class Inside(NamedTuple):
+    """A lane's tensors of meetings inside a step."""
+
+    weights: Any
+    between_ptr: Any
+    shares_ptr: Any
+    numbers_ptr: Any
+    by_ptr: Any  # in the backward
+    part: Any  # this program's
+    all_ptr: Any  # the counter of all programs that meet
 
 
 @helper
@@ -36,69 +59,212 @@ def load_weights(w_ptr, block, first_unit, PLAN: tl.constexpr):
     return found
 
 
-# --- forward ---
+# --- before a meeting ---
 
 
 @helper
-def hand_on(value, k: tl.constexpr, between_ptr, block, turn, all_ptr, PLAN: tl.constexpr):
-    """Store a block of what product k multiplies, for all programs."""
-    ptr = between_ptr + k * PLAN.W_HR.SLOT + block.slot_at
-    tl.store(ptr, tile.rounded(value.to(ptr.dtype.element_ty), PLAN.ROUNDS), mask=block.mask)
-    position.arrive(all_ptr, turn, PLAN)
+def hand_on(fed, phase: tl.constexpr, inside, step, block, turn, rows, PLAN: tl.constexpr):
+    """Store a block of what products and sums are of that a phase makes, for all programs.
+
+    fed: of each a tuple of columns.
+    """
+    for k in tl.static_range(PLAN.CALL_COUNT):
+        if phase == PLAN.CALLS[k].FED:
+            if PLAN.CALLS[k].IS_PRODUCT:
+                store_factor(fed[k], k, inside, block, PLAN)
+            else:
+                share(fed[k][0], k, inside, step, block, rows, PLAN)
+    position.arrive(inside.all_ptr, turn, PLAN)
 
 
 @helper
-def columns_made(weights, k: tl.constexpr, between_ptr, batch, PLAN: tl.constexpr):
-    """Return the columns [UNITS, BLOCK_B] that product k makes, and those of padding."""
-    W: tl.constexpr = PLAN.INNER[k]
-    fed_ptr = between_ptr + k * W.SLOT + batch * W.TILE
-    made = tile.product(tile.zeros(W.ROWS, PLAN), weights[k], (fed_ptr,), W, PLAN)
-    return tile.gates_of(made, W.ROWS, PLAN)
+def store_factor(columns, k: tl.constexpr, inside, block, PLAN: tl.constexpr):
+    """Store a block of what a product multiplies, backwards of the gradients by what it made."""
+    W: tl.constexpr = PLAN.INNER[PLAN.CALLS[k].NUMBER]
+    ptr = inside.between_ptr + W.PLANE * W.SLOT + block.slot_at
+    dtype = ptr.dtype.element_ty
+    for j in tl.static_range(W.GATES):
+        column = tile.rounded(columns[j].to(dtype), PLAN.ROUNDS)
+        tl.store(ptr + j * W.SLOT, column, mask=block.mask)
+
+
+@helper
+def share(x, k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+    """Store this part's sum, or maximum, of a value x [UNITS, BLOCK_B]."""
+    ptr = shares(k, inside, step, block, rows, PLAN) + inside.part * rows.B
+    of_part = of_units(x, block.mask, PLAN.CALLS[k].IS_MAXIMUM)
+    tl.store(ptr, of_part, mask=block.b < step.alive)
+
+
+@helper
+def of_units(x, mask, IS_MAXIMUM: tl.constexpr):
+    """Return the sum, or the maximum, of x [UNITS, BLOCK_B] over the units that exist.
+
+    The tl.where keeps the compiler from contracting a product and its sum, as in norm.py.
+    """
+    if IS_MAXIMUM:
+        found = largest(tl.where(mask, x, float("-inf")))
+    else:
+        found = tl.sum(tl.where(mask, x, 0.0), 0)
+    return found
+
+
+@helper
+def largest(x):
+    """Return the maximum over rows, a NaN where there is one, as torch does."""
+    return tl.max(x, 0) + tl.sum(tl.where(x == x, 0.0, x), 0)
+
+
+@helper
+def shares(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+    """Return pointers [BLOCK_B] to the first part of a sum or a maximum; others are B apart."""
+    sum_at = (step.lane * PLAN.TOTALS + PLAN.CALLS[k].NUMBER) * PLAN.PARTS
+    return inside.shares_ptr + sum_at * rows.B + block.b
+
+
+# --- after it ---
+
+
+@helper
+def product(k: tl.constexpr, inside, batch, PLAN: tl.constexpr):
+    """Return the columns [UNITS, BLOCK_B] that a product makes, and those of padding.
+
+    In the backward return the gradient by what it multiplies [OWN, BLOCK_B].
+    """
+    W: tl.constexpr = PLAN.INNER[PLAN.CALLS[k].NUMBER]
+    ptrs = ()
+    for j in tl.static_range(W.GATES):
+        ptrs = ptrs + (inside.between_ptr + (W.PLANE + j) * W.SLOT + batch * W.TILE,)
+    weight = inside.weights[PLAN.CALLS[k].NUMBER]
+    if PLAN.FORWARD:
+        acc = tile.product(tile.zeros(W.ROWS, PLAN), weight, ptrs, W, PLAN)
+        found = tile.gates_of(acc, W.ROWS, PLAN)
+    else:
+        acc = tile.product(tile.zeros(PLAN.OWN, PLAN), weight, ptrs, W, PLAN)
+        found = tile.summed(acc, PLAN.OWN, PLAN)
+    return found
+
+
+@helper
+def total(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+    """Return a sum or a maximum [1, BLOCK_B] over all parts, always in the same order."""
+    ptr = shares(k, inside, step, block, rows, PLAN)
+    neutral: tl.constexpr = float("-inf") if PLAN.CALLS[k].IS_MAXIMUM else 0.0
+    found = tl.full((PLAN.BLOCK_B,), neutral, PLAN.ACC)
+    for first in range(0, PLAN.PARTS, SOME):
+        p = first + tl.arange(0, SOME)
+        there = (p < PLAN.PARTS)[:, None] & (block.b < step.alive)[None, :]
+        at = ptr[None, :] + p.to(tl.int64)[:, None] * rows.B
+        x = tl.load(at, mask=there, other=neutral, cache_modifier=".cg")
+        if PLAN.CALLS[k].IS_MAXIMUM:
+            found = tl.maximum(found, largest(x), propagate_nan=tl.PropagateNan.ALL)
+        else:
+            found += tl.sum(x, 0)
+    return found[None, :]
+
+
+@helper
+def made(phase: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+    """Return what a phase of the forward begins with: an entry for each product, sum, maximum."""
+    found = ()
+    for k in tl.static_range(PLAN.CALL_COUNT):
+        if phase != PLAN.CALLS[k].READ:
+            found = found + (0.0,)
+        elif PLAN.CALLS[k].IS_PRODUCT:
+            found = found + (product(k, inside, block.batch, PLAN),)
+        else:
+            found = found + (total(k, inside, step, block, rows, PLAN),)
+    return found
+
+
+@helper
+def of_part_0(inside, step, block):
+    """Return the mask [1, BLOCK_B] of part 0's rows: of others none."""
+    return (block.b < tl.where(inside.part == 0, step.alive, 0))[None, :]
+
+
+@helper
+def store_numbers(numbers, first, COUNT: tl.constexpr, inside, step, block, PLAN: tl.constexpr):
+    """Store numbers of a block's rows, from number `first` on."""
+    if COUNT > 0:
+        there = of_part_0(inside, step, block)
+        ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS + first
+        for i in tl.static_range(COUNT):
+            tl.store(ptr + i, numbers[i], mask=there)
+
+
+@helper
+def load_numbers(COUNT: tl.constexpr, inside, step, block, PLAN: tl.constexpr):
+    """Load the first COUNT numbers [1, BLOCK_B] of a block's rows.
+
+    In the forward another program has just written them.
+    """
+    found = ()
+    if COUNT > 0:
+        there = (block.b < step.alive)[None, :]
+        ptr = inside.numbers_ptr + (step.first + block.b)[None, :] * PLAN.NUMBERS
+        for i in tl.static_range(COUNT):
+            if PLAN.FORWARD:
+                number = tl.load(ptr + i, mask=there, other=0.0, cache_modifier=".cg")
+            else:
+                number = tl.load(ptr + i, mask=there, other=0.0)
+            found = found + (number,)
+    return found
 
 
 # --- backward ---
 
 
 @helper
-def hand_back(made, k: tl.constexpr, between_ptr, block, turn, all_ptr, PLAN: tl.constexpr):
-    """Store a block of the gradients by what product k made, for all programs."""
-    W: tl.constexpr = PLAN.INNER[k]
-    ptr = between_ptr + W.FIRST * W.SLOT + block.slot_at
-    dtype = ptr.dtype.element_ty
-    for j in tl.static_range(W.MADE):
-        of_column = tile.rounded(made[j].to(dtype), PLAN.ROUNDS)
-        tl.store(ptr + j * W.SLOT, of_column, mask=block.mask)
-    position.arrive(all_ptr, turn, PLAN)
+def gradients(dh, phase: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
+    """Return `by` of a block in a phase of the backward, which begins with some of it.
 
-
-@helper
-def by_fed(weights, k: tl.constexpr, between_ptr, batch, PLAN: tl.constexpr):
-    """Return the gradient by what product k multiplies [OWN, BLOCK_B]."""
-    W: tl.constexpr = PLAN.INNER[k]
-    ptrs = ()
-    for j in tl.static_range(W.MADE):
-        ptrs = ptrs + (between_ptr + (W.FIRST + j) * W.SLOT + batch * W.TILE,)
-    found = tile.product(tile.zeros(PLAN.OWN, PLAN), weights[k], ptrs, W, PLAN)
-    return tile.summed(found, PLAN.OWN, PLAN)
-
-
-@helper
-def gradients(fresh, k: tl.constexpr, by_ptr, step, block, rows, PLAN: tl.constexpr):
-    """Return `by` of a block, of which `fresh` is number k: it is stored, and earlier ones loaded.
-
-    Number 0, by h, is the first to be known; then come those by what products multiply, the last
-    product's first. A phase reads no others.
+    They are dh, which the first phase computes, and the gradients by what products and sums are of.
+    What a phase computes it stores for later ones; what earlier ones have computed it loads.
     """
-    SIZE: tl.constexpr = (1 + PLAN.PRODUCTS) * PLAN.H
-    at = step.lane * rows.B * SIZE + block.b[None, :] * SIZE + block.unit[:, None]
-    if k != 1:  # by the first product's: no phase comes after the one that reads it
-        tl.store(by_ptr + at + k * PLAN.H, fresh, mask=block.mask)
-    found = ()
-    for n in tl.static_range(1 + PLAN.PRODUCTS):
-        if n == k:
-            found = found + (fresh,)
-        elif k > 0 and (n == 0 or n > k):
-            found = found + (tl.load(by_ptr + at + n * PLAN.H, mask=block.mask, other=0.0),)
+    row_ptr = inside.by_ptr
+    if PLAN.INSIDE > 0:
+        row = (step.lane * rows.B + block.b)[None, :]
+        row_ptr += row * ((1 + PLAN.PRODUCTS) * PLAN.H + PLAN.TOTALS)
+        if phase == 0:
+            tl.store(row_ptr + block.unit[:, None], dh, mask=block.mask)
         else:
+            dh = tl.load(row_ptr + block.unit[:, None], mask=block.mask, other=0.0)
+    found = (dh,)
+    for k in tl.static_range(PLAN.CALL_COUNT):
+        if phase < PLAN.CALLS[k].READ or PLAN.CALLS[k].READ == 0:
             found = found + (0.0,)
+        elif PLAN.CALLS[k].IS_PRODUCT:
+            found = found + (by_factor(k, phase, row_ptr, inside, block, PLAN),)
+        else:
+            found = found + (by_units(k, phase, row_ptr, inside, step, block, rows, PLAN),)
+    return found
+
+
+@helper
+def by_factor(k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, block, PLAN: tl.constexpr):
+    """Return the gradient by what a product multiplies [OWN, BLOCK_B]."""
+    ptr = row_ptr + (1 + PLAN.CALLS[k].NUMBER) * PLAN.H + block.unit[:, None]
+    if phase > PLAN.CALLS[k].READ:
+        found = tl.load(ptr, mask=block.mask, other=0.0)
+    else:
+        found = product(k, inside, block.batch, PLAN)
+        if phase < PLAN.INSIDE:
+            tl.store(ptr, found, mask=block.mask)
+    return found
+
+
+@helper
+def by_units(
+    k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, step, block, rows, PLAN: tl.constexpr
+):
+    """Return the gradient by each unit that a sum adds up, the same of all [1, BLOCK_B]."""
+    ptr = row_ptr + (1 + PLAN.PRODUCTS) * PLAN.H + PLAN.CALLS[k].NUMBER
+    if phase > PLAN.CALLS[k].READ:
+        there = (block.b < step.alive)[None, :]
+        found = tl.load(ptr, mask=there, other=0.0, cache_modifier=".cg")
+    else:
+        found = total(k, inside, step, block, rows, PLAN)
+        if phase < PLAN.INSIDE:
+            tl.store(ptr, found, mask=of_part_0(inside, step, block))
     return found

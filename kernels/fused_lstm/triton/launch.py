@@ -21,6 +21,7 @@ from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
 
 from ..call.spec import CELLS, PLAIN, Spec
+from ..cells.sums import MAXIMUM, PRODUCT
 from . import backward, cells, forward, precision
 from .barrier import APART
 from .cells import lstm, printed
@@ -127,6 +128,18 @@ class Weight:
     ROWS: int = 0  # of a tile
     MADE: int = 0  # columns of a unit that it makes
     FIRST: int = 0  # of these among those of all products
+    PLANE: int = 0  # first of its GATES planes of `between`
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A product, a sum or a maximum inside a step, in one direction; phases count from 0."""
+
+    IS_PRODUCT: bool
+    IS_MAXIMUM: bool
+    NUMBER: int  # among products, or among sums and maxima
+    FED: int  # the phase that hands on what programs exchange; -1: there is none
+    READ: int  # the phase that begins with it, from 1 on; 0: there is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +198,7 @@ OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
     for name in (
         "projected", "gates", "summed_gates", "rows", "units", "own", "split", "row_groups",
         "block_b", "batch_blocks", "block_k", "k_parts", "ahead", "stages", "persistent", "alone",
-        "precision", "rounds", "meetings", "norm",
+        "precision", "rounds", "meetings", "norm", "inside",
     )
 }  # fmt: skip
 
@@ -226,8 +239,10 @@ def constants(
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
         raise ValueError(f"plan.gates: got {plan.gates}; expected {kernels.by_h}, {kernels}'s")
-    if kernels.inner != plan.inner:
-        raise ValueError(f"plan.inner: got {plan.inner}; expected {kernels.inner}, {kernels}'s")
+    inside = kernels.inner, kernels.inside(plan.direction)
+    if inside != (plan.inner, plan.inside):
+        got, wanted = f"{plan.inner}, {plan.inside} meetings", f"{inside[0]}, {inside[1]}"
+        raise ValueError(f"plan.inner: got {got}; expected {wanted}, {kernels}'s")
     chain = plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
     derived = {
@@ -251,7 +266,8 @@ def constants(
         "HAS": has(cell, draws),
         # Products and their exchanges.
         **_weights(plan),
-        "PRODUCTS": len(plan.inner),  # inside a step
+        **_meetings(kernels, plan.direction),
+        "SHARE": 1 / plan.hidden,  # of a unit in a mean
         "FORWARD": plan.direction == "forward",
         "PART_K": plan.block_k // plan.k_parts,  # of a chunk's columns, a warp's
         "COPIES": plan.stages > 1 and FENCES_COPIES,  # x of streamed weights to shared memory
@@ -265,12 +281,12 @@ def constants(
         "SENT": resets or recurrent or (dropout and plan.k_parts > 1),
         # The time loop and its meetings.
         # X's parts come first.
-        "EARLY": plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inner),
+        "EARLY": plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside),
         "KEEP_LOOP": keep_loop,
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
-        "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
+        "PARTS": plan.parts,
         **waits(plan.gfx),
         # The launch.
         "SAVE": save,  # forward: keep what a backward needs
@@ -278,8 +294,8 @@ def constants(
         "GATHERS": "gather" in phases,
         "FINISHES": "finish" in phases,
         "PROJECTS": "project" in phases,
-        # Phases that begin, backwards end, with each product inside a step.
-        "RUNS": tuple([name in phases for name in inner_phases(len(plan.inner))]),
+        # Phases after a step's first, backwards before its last.
+        "RUNS": tuple([name in phases for name in inner_phases(plan.inside)]),
         "DROPOUT": dropout,  # between lanes
         "VARLEN": varlen,  # rows of batch end early
         "RESETS": resets,  # states are zeroed before some steps
@@ -354,7 +370,9 @@ def _weights(plan: Plan) -> dict[str, Any]:
     of_hr = plan.chunks_hr, plan.resident_hr
     for made, rows, hold in zip(plan.inner, plan.inner_rows, plan.hold_hr, strict=False):
         gates = 1 if forward else made
-        inner.append(weight(H, H, *of_hr, hold, gates, ROWS=rows, MADE=made, FIRST=first))
+        plane = len(inner) if forward else first
+        sizes = {"ROWS": rows, "MADE": made, "FIRST": first, "PLANE": plane}
+        inner.append(weight(H, H, *of_hr, hold, gates, **sizes))
         first += made
     return wrapped({
         "INNER": tuple(inner),
@@ -362,6 +380,25 @@ def _weights(plan: Plan) -> dict[str, Any]:
         "W_IH": weight(*of_gates, plan.resident_ih, plan.hold, plan.summed_gates),
         "W_HR": weight(H if forward else P, H, *of_hr, any(plan.hold_hr)),
     })  # fmt: skip
+
+
+def _meetings(cell: cells.KernelCell, direction: str) -> dict[str, Any]:
+    """Return what a kernel knows of a cell's products, sums and maxima inside a step."""
+    calls, counts = [], {True: 0, False: 0}
+    for meeting in cell.meetings:
+        is_product = meeting.kind == PRODUCT
+        fed = meeting.fed if direction == "forward" else meeting.fed_back
+        kind = {"IS_PRODUCT": is_product, "IS_MAXIMUM": meeting.kind == MAXIMUM}
+        phases = {"FED": fed, "READ": fed + 1}
+        calls.append(Call(**wrapped({**kind, "NUMBER": counts[is_product], **phases})))
+        counts[is_product] += 1
+    return {
+        "CALLS": tuple(calls),
+        "CALL_COUNT": len(calls),
+        "PRODUCTS": len(cell.inner),
+        "TOTALS": cell.totals,
+        "NUMBERS": sum(cell.numbers),
+    }
 
 
 def wrapped(found: dict) -> dict:

@@ -97,18 +97,18 @@ def plan_call(
     backward, whether there are gradients by every state. order: as Planned has it.
     """
     kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
-    if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.inner):
+    if fuse == "layers" and (kernels.of_x != kernels.of_h or kernels.meetings):
         fuse = "steps"  # a wave multiplies x by as many rows as h, and does not meet inside a step
     plan = make_plan(
         fuse, direction, dtype, device, shape, norm=norm, gates=kernels.by_h, inner=kernels.inner,
-        tf32=tf32,
+        inside=kernels.inside(direction), tf32=tf32,
     )  # fmt: skip
     inside = dropout if plan.kind == "layers" else 0.0  # between lanes of a launch
     rounds_before = plan.rounds and plan.streams and many_steps
     recurrent = draws and cell.recurrent_dropout > 0
     return Planned(
         launches=launch.launches(
-            plan, cell, save=save or bool(kernels.inner), p=inside, varlen=varlen, resets=resets,
+            plan, cell, save=save or bool(kernels.meetings), p=inside, varlen=varlen, resets=resets,
             draws=draws, rounded=rounds_before, reverse=reverse,
             width=shape.L * shape.P if fuse == "heads" else 0, by_states=by_states,
         ),
@@ -198,6 +198,7 @@ def plan_of(
     norm: int,
     gates: int,
     inner: tuple[int, ...] = (),
+    inside: int = 0,
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
@@ -205,7 +206,7 @@ def plan_of(
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
-        projected=shape.projected, norm=norm, gates=gates, inner=inner,
+        projected=shape.projected, norm=norm, gates=gates, inner=inner, inside=inside,
         heads=shape.L if fuse == "heads" else 0, refused=refused,
     )  # fmt: skip
     timed = tuned.of(chosen, card)
@@ -357,6 +358,9 @@ def option_tensors(of: Parsed, direction: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     if of.layers[0].w_ch is not None:
         tensors["weight_ptr"] = torch.stack([w.w_ch for w in of.layers])
+    plan = of.planned.launches.plan
+    if totals := of.planned.cell.totals:
+        tensors["shares_ptr"] = of.c0.new_empty(L, totals, plan.parts, B)
     if not cell.options:
         return tensors
     if cell.recurrent_dropout > 0 and of.seed is not None:
@@ -369,13 +373,12 @@ def option_tensors(of: Parsed, direction: str) -> dict[str, Tensor]:
         else:
             tensors["dh_old_ptr"] = of.c0.new_zeros(L, B, P)
     if cell.layer_norm:
-        plan = of.planned.launches.plan
-        zeros, parts = of.c0.new_zeros(H), plan.programs // plan.layers
+        zeros = of.c0.new_zeros(H)
         gains = [(w.gain_hh, w.gain_c, w.b_c) for w in of.layers]
         tensors["gain_ptr"] = torch.stack(
             [torch.cat([zeros if w is None else w for w in each]).to(zeros.dtype) for each in gains]
         )
-        tensors["shares_ptr"] = of.c0.new_empty(L, 4 * parts * B)
+        tensors["shares_ptr"] = of.c0.new_empty(L, 4 * plan.parts * B)
     return tensors
 
 
@@ -388,6 +391,12 @@ def planes(c: Tensor, L: int, cell: KernelCell) -> tuple[Tensor, Tensor, Tensor]
     behind, of_x = c[L:].flatten(), L * N * cell.by_x * H
     by_h = behind[of_x : of_x + L * N * cell.by_h * H]
     return c[:L], behind[:of_x].view(L, N, -1), by_h.view(L, N, -1)
+
+
+def numbers_behind(c: Tensor, L: int, count: int) -> Tensor:
+    """Return the numbers of a row that a step saves [L, N, count], in planes behind those of c."""
+    N = c.shape[1:-1].numel()
+    return c[L:].flatten()[: L * N * count].view(L, N, count)
 
 
 def biases(of: Parsed) -> tuple[Tensor, ...]:
@@ -433,7 +442,7 @@ def lstm(
         planned, rows = of.planned, of.rows
         launches, (L, D, B, H, _, P) = planned.launches, planned.shape
         wide, columns = planned.cell.states * H, planned.columns * H
-        keep = save or bool(planned.cell.inner)  # phases read what earlier ones have saved
+        keep = save or bool(planned.cell.meetings)  # phases read what earlier ones have saved
         y = of.x.new_empty(*rows.shape, D * P)
         h = of.x.new_empty(L // D - 1, *rows.shape, D * P)
         h_n, c_n = torch.empty_like(of.h0), c0.new_empty(c0.shape)
@@ -443,6 +452,10 @@ def lstm(
             behind = -(-(planned.cell.by_x + planned.cell.by_h) // planned.cell.states)
             kept = of.c0.new_empty((1 + behind) * L, *rows.shape, wide)
             c, raw_ih, raw_hh = planes(kept, L, planned.cell)
+        numbers = None
+        if count := sum(planned.cell.numbers):
+            kept = of.c0.new_empty((1 + -(-count // wide)) * L, *rows.shape, wide)
+            c, numbers = kept[:L], numbers_behind(kept, L, count)
         dtype = planned.saved if keep else x.dtype
         gates = of.x.new_empty(L if keep else D, *rows.shape, columns, dtype=dtype)
         lanes = gates.view(-1, rows.N, columns).unbind()
@@ -457,7 +470,7 @@ def lstm(
         arguments = launches.arguments(
             gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, h_n_ptr=h_n, c_n_ptr=c_n, h_ptr=h, y_ptr=y,
             exchange_ptr=space.exchange, barrier_ptr=space.counters, between_ptr=space.between,
-            raw_ptr=raw_hh, top=L - 1, **options, **of.arguments(),
+            raw_ptr=raw_hh, numbers_ptr=numbers, top=L - 1, **options, **of.arguments(),
         )  # fmt: skip
 
         def launched(x: Tensor, index: int) -> Tensor:
@@ -578,6 +591,10 @@ def buffers(
     c, raw_ih, raw_hh = c.contiguous(), None, None
     if norm:
         c, raw_ih, raw_hh = planes(c.view(-1, N, kernels.states * H), L, kernels)
+    numbers = None
+    if count := sum(kernels.numbers):
+        c = c.view(-1, N, kernels.states * H)
+        c, numbers = c[:L], numbers_behind(c, L, count)
     outputs = [*h.contiguous().view(-1, N, D * P).unbind(), y.contiguous().view(N, D * P)]
     dgates = of.x.new_empty(L, N, launch.gradient_columns(spec) * H)
     left = gradients.BackwardBuffers(
@@ -601,6 +618,7 @@ def buffers(
         dh_old=options.get("dh_old_ptr"),
         raw_ih=raw_ih,
         raw_hh=raw_hh,
+        numbers=numbers,
     )
     if norm or kernels.apart:
         left.by_h = of.x.new_empty(L, N, kernels.by_h * H)
@@ -625,14 +643,16 @@ def backward_arguments(
     planned, (L, _, B, _, _, P) = of.planned, of.planned.shape
     plan = planned.launches.plan
     partial_sums = of.c0.new_empty(plan.layers, plan.split, B, P) if plan.split > 1 else None
-    by = of.c0.new_empty(L, B, (1 + len(plan.inner)) * P) if plan.inner else None
+    by = None
+    if plan.inside:
+        by = of.c0.new_empty(L, B, (1 + len(plan.inner)) * P + planned.cell.totals)
     space = launch.workspace(plan, of.x, (L, 2, planned.exchanged), planned.count)
     return planned.launches.arguments(
         dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,
         c_ptr=left.c, dc_ptr=dc, dgates_ptr=left.dgates, exchange_ptr=space.exchange,
         barrier_ptr=space.counters, between_ptr=space.between, dh_ptr=left.dh,
         by_h_ptr=left.by_h, raw_ptr=left.raw_hh, stats_ptr=left.stats, dseen_ptr=left.dseen,
-        dweight_ptr=left.dweight, partial_ptr=partial_sums, by_ptr=by,
+        dweight_ptr=left.dweight, partial_ptr=partial_sums, by_ptr=by, numbers_ptr=left.numbers,
         last=0 if dh_n is None else B,  # of dh_n: else nothing reads what stands for it
         **options, **of.arguments(),
     )  # fmt: skip

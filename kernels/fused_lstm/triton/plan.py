@@ -74,6 +74,7 @@ class Plan:
     tcgen05: bool = False  # products have a memory of their own: sm_100
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
     inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
+    inside: int = 0  # meetings inside a step, by products and sums
 
     def __hash__(self) -> int:
         """Return a hash of a few fields: every call looks up what was made of its plan."""
@@ -103,12 +104,17 @@ class Plan:
         return self.programs // (self.split * self.row_groups)
 
     @cached_property
+    def parts(self) -> int:
+        """Programs that share out the units of a lane, in a row group."""
+        return self.programs // (self.layers * self.row_groups)
+
+    @cached_property
     def summed_gates(self) -> int:
         """Number of gates that one program's product sums over.
 
         In the forward the gates are the product's rows, and the number is 1.
         """
-        return self.gates // self.split if self.direction == "backward" else 1
+        return self.gates // self.split if self.direction == "backward" else min(1, self.gates)
 
     @property
     def products(self) -> int:
@@ -117,9 +123,10 @@ class Plan:
     @property
     def resident_fraction(self) -> float:
         """Part of a program's weights that stays on chip."""
-        others = sum(self.inner_rows) or self.own
-        resident = self.rows * (self.resident + self.resident_ih) + others * self.resident_hr
-        return resident / (self.rows * self.chunks * self.products + others * self.chunks_hr)
+        others, rows = sum(self.inner_rows) or self.own, self.rows * min(1, self.gates)
+        resident = rows * (self.resident + self.resident_ih) + others * self.resident_hr
+        every = rows * self.chunks * self.products + others * self.chunks_hr
+        return resident / every if every else 1.0
 
     @property
     def streams(self) -> bool:
@@ -136,7 +143,7 @@ class Plan:
         """Number of times that all programs meet in a step, or wave."""
         if self.alone:
             return 0
-        return 1 + (self.projected > 0) + len(self.inner) + self.batch_blocks * self.norm
+        return 1 + (self.projected > 0) + self.inside + self.batch_blocks * self.norm
 
     @property
     def inner_rows(self) -> list[int]:
@@ -166,11 +173,11 @@ class Plan:
 
     def phases(self) -> list[tuple[str, ...]]:
         """Return the phases of each launch that a range of steps takes, in order."""
-        parts: list[tuple[str, ...]] = [(name,) for name in inner_phases(len(self.inner))]
+        parts: list[tuple[str, ...]] = [(name,) for name in inner_phases(self.inside)]
         if self.direction == "forward":
             parts = [("finish",), *parts, *[("project",)] * (self.projected > 0)]
         else:
-            parts = [("sum",), *parts[::-1], *[("gather",)] * (self.projected > 0), ("finish",)]
+            parts = [("sum",), *parts, *[("gather",)] * (self.projected > 0), ("finish",)]
             if self.split == 1:  # nobody to wait for after the sums
                 parts[:2] = [parts[0] + parts[1]]
         return [sum(parts, ())] if self.persistent else parts
@@ -182,7 +189,7 @@ def memory(plan: Plan) -> int:
     They are tiles of weights that stay on chip, and beside these, in turn, what products multiply
     and the sums that warps exchange. Found by fused_lstm.tools.inspect.
     """
-    if plan.gates == 0:  # nothing leaves a thread
+    if plan.alone and plan.gates == 0:  # nothing leaves a thread
         return 0
     size, tallest = SIZES[plan.dtype], _tallest(plan.direction, plan.rows, plan.own, plan.inner)
     of_gates = plan.rows * plan.summed_gates * (plan.resident + plan.resident_ih)
@@ -210,7 +217,7 @@ def memory(plan: Plan) -> int:
 
 
 def inner_phases(count: int) -> list[str]:
-    """Return the names of a step's phases after the first, of `count` products inside it."""
+    """Return the names of a step's phases, of `count` meetings inside it, except "finish"."""
     return [f"inner {k}" for k in range(count)]
 
 
@@ -228,6 +235,7 @@ def plan(
     norm: int = 0,
     gates: int = 4,
     inner: tuple[int, ...] = (),
+    inside: int = 0,
     in_parts: bool = True,
     refused: Collection[Plan] = (),
 ) -> Plan:
@@ -246,6 +254,7 @@ def plan(
             a lane have a part: 2 of an LSTM with layer norm, 1 of a GRU.
         gates: G, those that h has a part in: 1 to 8, or 0 for a scan.
         inner: columns of a unit that each product inside a step makes, 1 to 4.
+        inside: how often all programs of a lane meet inside a step, by products and sums.
         in_parts: whether a product's sum may be shared out to warps; False to compare.
         refused: plans that a GPU did not load: the next one of the list is returned.
     """
@@ -264,12 +273,14 @@ def plan(
         raise ValueError(f"projected: got {projected}; expected at least 0")
     if norm and kind == "layers":
         raise ValueError(f"norm: got {norm} with kind 'layers'; expected 'steps' or 'both'")
-    if inner and (kind in ("layers", "heads") or projected or norm or gates == 0):
-        got = f"{inner} with kind {kind!r}, {projected=}, {norm=}, {gates=}"
-        raise ValueError(f"inner: got {got}; expected 'steps' or 'both', gates and no other option")
+    if (inner or inside) and (kind in ("layers", "heads") or projected or norm):
+        got = f"{inner}, {inside=} with kind {kind!r}, {projected=}, {norm=}"
+        raise ValueError(f"inner: got {got}; expected 'steps' or 'both' and no other option")
+    if inner and not inside:
+        raise ValueError(f"inside: got 0 with {inner=}; expected the meetings of these products")
     layers = {"steps": 1, "both": 2}.get(kind, layers)
-    shape = hidden, batch, layers, projected, dtype, gates, inner
-    if gates == 0:
+    shape = hidden, batch, layers, projected, dtype, gates, inner, inside
+    if gates == 0 and not inside:
         return scan(kind, direction, hidden, batch, layers, dtype)
     if device.is_interpreter:
         return _interpreted(kind, direction, *shape, norm)
@@ -310,7 +321,7 @@ def scan(kind: str, direction: str, hidden: int, batch: int, layers: int, dtype:
 
 
 def _interpreted(
-    kind, direction, hidden, batch, layers, projected, dtype, gates, inner, norm
+    kind, direction, hidden, batch, layers, projected, dtype, gates, inner, inside, norm
 ) -> Plan:
     """Return a plan of few large programs.
 
@@ -328,27 +339,28 @@ def _interpreted(
         kind, direction, "per-step", hidden, batch, layers, projected, dtype,
         precision="upcast" if SIZES[dtype] == 2 else "ieee",
         programs=layers * _ceil(widest, block),
-        rows=_tile_gates(gates) * block if direction == "forward" else block,
+        rows=_tile_gates(max(1, gates)) * block if direction == "forward" else block,
         units=block, own=block, split=1, row_groups=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(sums, block_k), resident=0, resident_ih=0,
         chunks_hr=_ceil(others, block_k) if projected or inner else 0, resident_hr=0, ahead=0,
         stages=1, hold=False, hold_hr=(False,) * max(1, len(inner)),
         why=("the interpreter runs one program after another: one launch a step",),
-        norm=norm, gates=gates, inner=inner,
+        norm=norm, gates=gates, inner=inner, inside=inside,
     )  # fmt: skip
 
 
 def _compiled(
-    kind, direction, hidden, batch, layers, projected, dtype, gates, inner, device, tf32
+    kind, direction, hidden, batch, layers, projected, dtype, gates, inner, inside, device, tf32
 ) -> Plan:
     size, outputs, why = SIZES[dtype], projected or hidden, []
     widest = max(hidden, outputs)
-    own, programs, persistent = _share_out(direction, widest, layers, gates, device, why)
-    rows, products = _tile_gates(gates) * own, 2 if kind == "layers" else 1
+    parts = max(1, gates)  # in the backward, of a block
+    own, programs, persistent = _share_out(direction, widest, layers, parts, device, why)
+    rows, products = _tile_gates(parts) * own, 2 if kind == "layers" else 1
     units, split = own, 1
     if direction == "backward" and persistent:
-        units, split = gates * own, gates
+        units, split = parts * own, parts
     elif direction == "backward":
         units = own = rows
         programs = layers * _ceil(widest, rows)
@@ -385,14 +397,14 @@ def _compiled(
                 for n in _inner_rows(direction, own, inner) or [own]
             ),
             why=(), gates=gates, gfx=device.gfx, asynchronous=device.asynchronous,
-            tcgen05=device.tcgen05, inner=inner,
+            tcgen05=device.tcgen05, inner=inner, inside=inside,
         )  # fmt: skip
 
     found = resident(narrow)
     if may_double and (doubled := resident(2 * narrow)).smem <= device.smem:
         found = doubled
     tile, tile_hr = (n * found.block_k * size for n in (rows, rows_hr))
-    tiles = products * found.chunks
+    tiles = products * found.chunks * min(1, gates)
     none = replace(found, resident=0, resident_ih=0, resident_hr=0)
     if not persistent:
         found = none
@@ -436,7 +448,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     group that multiplies from shared memory is ahead.
     """
     may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
-    may &= found.own == 16 and not (found.projected or found.amd)
+    may &= found.own == 16 and found.gates > 0 and not (found.projected or found.amd)
     if not may:
         return []
     size, products, backward = SIZES[found.dtype], found.products, found.direction == "backward"
@@ -525,7 +537,7 @@ def alone(found: Plan, device: Device) -> Plan | None:
     """
     size, units = SIZES[found.dtype], max(16, _power_of_2(found.hidden))
     may = found.persistent and size == 2 and found.kind != "layers" and units <= ALONE_UNITS
-    if not may or found.projected or found.inner or found.norm or found.amd:
+    if not may or found.projected or found.inside or found.norm or found.amd:
         return None
     for block_b in (16, 32):  # rows of batch: few where there are SMs enough, else those that fit
         one = alone_on(found, units, block_b)

@@ -33,7 +33,7 @@ FIELDS = (
 )  # fmt: skip
 SHAPE = (
     "kind", "direction", "mode", "hidden", "batch", "layers", "projected", "dtype", "precision",
-    "norm", "gates", "inner",
+    "norm", "gates", "inner", "inside",
 )  # fmt: skip
 
 

@@ -12,66 +12,36 @@ from torch import Tensor
 from torch.func import functional_call
 
 import fused_lstm
-from fused_lstm import native
+from fused_lstm import native, zoo
 from fused_lstm.call.choose import choose, engine_module
-from fused_lstm.call.spec import Spec
+from fused_lstm.call.spec import Spec, Units
+from fused_lstm.cells.meetings import in_few_phases
+from fused_lstm.triton import choice as plan_choice
+from fused_lstm.triton import interpreter, launch, op
+from fused_lstm.triton.devices import DEVICES
+from plans import PATHS_BACKWARD, make_plan
+from sum_cells import (
+    CELLS,
+    maximum_of_a_sigmoid,
+    norm_of_c,
+    norms_around_a_product,
+    softmax_and_maximum,
+    sums_of_states,
+    without_a_gate_of_h,
+)  # fmt: skip
 from tolerance import TOLERANCE, near
 
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
+needs_interpreter = pytest.mark.skipif(
+    not interpreter.is_interpreted(), reason="test_gpu_cells.py does these on a GPU"
+)
+either = pytest.mark.parametrize(
+    "engine",
+    [pytest.param("native", marks=needs_native), pytest.param("triton", marks=needs_interpreter)],
+)
 
 
-@fused_lstm.cell(states="c", weights="gain bias")
-def norm_of_c(i, f, g, o, *, c, gain, bias):
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(F.layer_norm(c, c.shape[-1:], gain, bias)), c
-
-
-@fused_lstm.cell(states="h", products="u", weights="gain bias")
-def norms_around_a_product(r, z, *, h, u, gain, bias):
-    r, z = torch.sigmoid(r), torch.sigmoid(z)
-    n = u(F.rms_norm(r * h, h.shape[-1:], eps=1e-6))
-    return z * h + (1 - z) * torch.tanh(F.layer_norm(n, n.shape[-1:], gain, bias))
-
-
-@fused_lstm.cell(states="c h", products={"u": 2}, weights="gain bias")
-def sums_of_states(a, b, *, c, h, u, gain, bias):
-    s, m = c.sum(-1, keepdim=True) * 0.1, (a * b).mean(-1, keepdim=True)
-    p, q = u(torch.tanh(a + s) * m + h)
-    t = (p * torch.sigmoid(q)).sum(-1, keepdim=True)
-    c = 0.5 * c + torch.tanh(p + 0.1 * t) * gain
-    return torch.sin(c + q * m + bias), c
-
-
-@fused_lstm.cell(states="h")
-def softmax_and_maximum(a, z, *, h):
-    return torch.sigmoid(z) * h + torch.softmax(a, -1) * h.amax(-1, keepdim=True)
-
-
-@fused_lstm.cell(states="h n")
-def a_state_of_rows(a, b, *, h, n):
-    n = 0.9 * n + a.var(-1, correction=0, keepdim=True)
-    return torch.tanh(F.normalize(a, dim=-1) - n + 0.1 * torch.log_softmax(b, -1)), n
-
-
-@fused_lstm.cell()
-def without_a_state(a, b):
-    return a.softmax(-1) * b + torch.logsumexp(b, -1, keepdim=True)
-
-
-@fused_lstm.cell(states="h", apart="a", x_only="b", weights="w")
-def apart_and_of_weights(a, b, *, h, w):
-    x, m = a
-    return torch.tanh(x * w.softmax(-1) + (m * b).mean(-1, keepdim=True)) + 0.1 * h
-
-
-CELLS = {
-    cell.__name__: cell
-    for cell in (
-        norm_of_c, norms_around_a_product, sums_of_states, softmax_and_maximum, a_state_of_rows,
-        without_a_state, apart_and_of_weights,
-    )
-}  # fmt: skip
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 
 
@@ -100,11 +70,11 @@ def call_of(layer, T: int, B: int, dtype: torch.dtype = torch.float64) -> list[T
     return [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
-def results_of(layer, tensors: list[Tensor]) -> dict[str, Tensor]:
+def results_of(layer, tensors: list[Tensor], **call: Tensor) -> dict[str, Tensor]:
     """All results of a call and all gradients, in float64: name -> tensor."""
     leaves = [t.detach().requires_grad_() for t in tensors]
     state = leaves[1] if len(leaves) == 2 else tuple(leaves[1:])
-    y, last = layer(leaves[0], state)
+    y, last = layer(leaves[0], state, **call)
     ends = [y, *(last if isinstance(last, tuple) else [last])]
     rng = torch.Generator().manual_seed(1)
     by = [torch.randn(t.shape, generator=rng, dtype=torch.float64).to(t) for t in ends]
@@ -135,14 +105,59 @@ def test_it_is_the_loop(cell, T, B, H, every_isa, two_threads):
     assert_same(results_of(layer, tensors), expected, torch.float64)
 
 
-@needs_native
+@needs_interpreter
+@pytest.mark.parametrize(("T", "B", "H"), [(3, 2, 5), (2, 1, 1), (2, 18, 40)])
+@each_cell
+def test_on_triton_it_is_the_loop(cell, T, B, H):
+    layer = layer_of(cell, 3, H, "triton")
+    tensors = call_of(layer, T, B)
+    found = results_of(layer, tensors)
+    layer.engine = "loop"
+    assert_same(found, results_of(layer, tensors), torch.float64)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("path", PATHS_BACKWARD)
+@pytest.mark.parametrize("cell", [sums_of_states, without_a_gate_of_h],
+                         ids=lambda cell: cell.__name__)  # fmt: skip
+def test_every_path_of_triton(cell, path, monkeypatch):
+    """Programs share out rows and units, and rows end early or begin anew."""
+    changes = PATHS_BACKWARD[path]
+    if not cell.gates.by_h and "split" in changes:
+        pytest.skip("a part a gate: there is none")
+
+    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, inside, tf32):
+        path = changes if direction == "backward" or "split" not in changes else {}
+        return make_plan(
+            "both", direction, shape.H, shape.B, shape.L, dtype, path, gates=gates, inner=inner,
+            inside=inside,
+        )  # fmt: skip
+
+    monkeypatch.setattr(op, "plan_of", made)
+    layer = layer_of(cell, 3, 40, "triton", bidirectional=True)
+    T, B = 3, 19
+    tensors = [torch.randn(T, B, 3, dtype=torch.float64)]
+    tensors += [torch.randn(2, B, 40, dtype=torch.float64) for _ in range(layer.cell.has_c + 1)]
+    rows = {"lengths": torch.randint(1, T + 1, (B,)), "resets": torch.rand(T, B) < 0.3}
+    found = results_of(layer, tensors, **rows)
+    layer.engine = "loop"
+    assert_same(found, results_of(layer, tensors, **rows), torch.float64)
+
+
+@either
 @pytest.mark.parametrize(("T", "B", "H"), [(5, 20, 40), (3, 2, 33)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each_cell
-def test_of_narrow_numbers_it_is_near(cell, T, B, H, dtype):
+def test_of_narrow_numbers_it_is_near(cell, T, B, H, dtype, engine):
     if dtype == torch.bfloat16 and cell is softmax_and_maximum:
         pytest.skip("rounded numbers have another maximum, whose unit has the gradient")
-    layer = layer_of(cell, 3, H)
+    layer = layer_of(cell, 3, H, engine)
+    if cell is maximum_of_a_sigmoid:
+        with torch.no_grad():  # no rounding moves the maximum to another unit
+            layer.bias_ih_l0[:H] *= 0.2
+            layer.bias_ih_l0[H // 2] += 2
+            layer.weight_ih_l0[:H] *= 0.2
+            layer.weight_hh_l0[:H] *= 0.2
     rounded = copy.deepcopy(layer).to(dtype)
     layer.load_state_dict(rounded.state_dict())
     tensors = call_of(layer, T, B, dtype)
@@ -154,16 +169,21 @@ def test_of_narrow_numbers_it_is_near(cell, T, B, H, dtype):
         assert error < {torch.float32: 2e-6, torch.bfloat16: 3e-2}[dtype], f"{name}: {error}"
 
 
+@fused_lstm.cell(states="h", products="u")
+def norm_of_a_gate(a, *, h, u):
+    return torch.tanh(u(F.layer_norm(a, a.shape[-1:]))) + 0.5 * h
+
+
 @fused_lstm.cell(states="h", x_only="a")
 def norm_of_x(a, *, h):
     return F.layer_norm(a, a.shape[-1:])
 
 
-@needs_native
-def test_a_norm_takes_two_passes():
+@either
+def test_a_norm_takes_two_passes(engine):
     # A mean of 1e4 beside differences of 1: one pass would lose all digits of the variance.
     H = 4097
-    layer = fused_lstm.Recurrent(norm_of_x, 1, H, engine="native")
+    layer = fused_lstm.Recurrent(norm_of_x, 1, H, engine=engine)
     numbers = torch.randn(H) + 1e4
     with torch.no_grad():
         layer.weight_ih_l0.copy_(numbers[:, None])
@@ -174,11 +194,11 @@ def test_a_norm_takes_two_passes():
     assert (found - exact).abs().max() < 2 * torchs + 1e-6
 
 
-@needs_native
+@either
 @pytest.mark.parametrize("scale", [1e-4, 0.0])
 @pytest.mark.parametrize("H", [1, 2, 17])
-def test_of_equal_numbers_a_norm_has_gradients(H, scale):
-    layer = layer_of(norm_of_c, 3, H)
+def test_of_equal_numbers_a_norm_has_gradients(H, scale, engine):
+    layer = layer_of(norm_of_c, 3, H, engine)
     with torch.no_grad():
         for name in ("weight_ih_l0", "weight_hh_l0"):
             getattr(layer, name).mul_(scale)
@@ -189,16 +209,17 @@ def test_of_equal_numbers_a_norm_has_gradients(H, scale):
     assert all(t.isfinite().all() for t in found.values())
 
 
-@needs_native
-def test_numbers_of_a_row_are_saved_unrounded():
+@either
+def test_numbers_of_a_row_are_saved_unrounded(engine):
     # Of bfloat16 they would have 8 bits.
     torch.manual_seed(0)
-    layer = fused_lstm.Recurrent(norm_of_x, 1, 64, engine="native").bfloat16()
+    layer = fused_lstm.Recurrent(norm_of_x, 1, 64, engine=engine).bfloat16()
     x, h, saved = torch.ones(1, 32, 1).bfloat16().requires_grad_(), torch.zeros(1, 32, 64), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         layer(x, h.bfloat16())
     weight, bias = layer.weight_ih_l0.detach().float()[:, 0], layer.bias_ih_l0.detach().float()
-    rstd = torch.rsqrt((weight + bias).var(correction=0) + 1e-5)
+    gate = weight + bias if engine == "native" else (weight + bias).bfloat16().float()  # by addmm
+    rstd = torch.rsqrt(gate.var(correction=0) + 1e-5)
     numbers = torch.cat([t.flatten() for t in saved if t.dtype == torch.float32])
     assert (numbers.nan_to_num(0) - rstd).abs().min() < 1e-6 * rstd
 
@@ -225,21 +246,22 @@ def test_a_prepared_layer_has_them(cell):
     torch.testing.assert_close(found, expected, **near(TOLERANCE[torch.float32]))
 
 
-@needs_native
-def test_it_has_second_derivatives():
-    layer = layer_of(norm_of_c, 2, 3)
+@either
+def test_it_has_second_derivatives(engine):
+    layer = layer_of(norm_of_c, 2, 3, engine)
     tensors = [t.requires_grad_() for t in call_of(layer, 2, 2)]
 
     def run(x, h, c):
         return layer(x, (h, c))[0]
 
-    assert torch.autograd.gradcheck(run, tensors)
-    assert torch.autograd.gradgradcheck(run, tensors)
+    fast = engine == "triton"  # in the interpreter
+    assert torch.autograd.gradcheck(run, tensors, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(run, tensors, fast_mode=fast)
 
 
-@needs_native
-def test_compiled_programs_know_its_shapes():
-    layer = layer_of(norm_of_c, 3, 8).float()
+@either
+def test_compiled_programs_know_its_shapes(engine):
+    layer = layer_of(norm_of_c, 3, 8, engine).float()
     compiled = torch.compile(layer, backend="aot_eager")
     x = torch.randn(4, 5, 3, requires_grad=True)
     (expected,) = torch.autograd.grad(layer(x)[0].sum(), x)
@@ -277,18 +299,49 @@ def test_other_widths_than_h(M):
     assert_same(found, results_of(layer, tensors), torch.float64)
 
 
-def test_triton_says_that_it_has_none():
-    message = re.escape("engine 'triton' has no sums over the units of a row")
-    layer = fused_lstm.Recurrent(norm_of_c, 3, 8, engine="triton")
+# The table "What `triton` lacks" of docs/your-own-cell.md, row by row.
+LACKS = [
+    pytest.param(norm_of_c, {"proj_size": 4}, "beside a projected h", id="proj_size"),
+    pytest.param(norm_of_a_gate, {"units": {"a": 9}}, "with units=", id="units"),
+]
+
+
+@pytest.mark.parametrize(("cell", "options", "where"), LACKS)
+def test_triton_says_what_it_has_not(cell, options, where):
+    message = f"engine 'triton' has no products or sums inside a step {where}"
+    layer = fused_lstm.Recurrent(cell, 3, 8, engine="triton", **options)
     with pytest.raises(RuntimeError, match=message):
         layer(torch.randn(2, 2, 3))
 
 
-def test_auto_takes_a_step_loop_on_a_gpu(monkeypatch):
+@pytest.mark.parametrize(("cell", "options", "where"), LACKS)
+def test_auto_takes_a_step_loop_on_a_gpu_for_what_triton_has_not(cell, options, where, monkeypatch):
     monkeypatch.setattr(engine_module("triton"), "missing", lambda device: None)
-    choice = choose("auto", None, torch.device("cuda"), Spec(norm_of_c.name))
+    options = {"projection": True} if "proj_size" in options else {"units": Units(9, (8,), (9,))}
+    choice = choose("auto", None, torch.device("cuda"), Spec(cell.name, **options))
     assert choice[:2] == ("loop", "none")
-    assert choice.reason == "engine 'triton' has no sums over the units of a row"
+    assert where in choice.reason
+    assert choose("auto", None, torch.device("cuda"), Spec(cell.name)).engine == "triton"
+
+
+def test_triton_runs_layers_of_sums_one_after_another():
+    found = plan_choice.choose(
+        "forward", hidden=650, batch=20, layers=2, dtype="bf16", device=DEVICES["H100"], inside=2
+    )
+    assert (found.kind, found.layers) == ("steps", 1)
+    assert "the lanes of a wavefront do not meet inside a step" in found.why[-1]
+
+
+@needs_interpreter
+@pytest.mark.parametrize("cell", [norm_of_c, zoo.lltm], ids=lambda cell: cell.__name__)
+def test_triton_saves_in_inference_what_later_phases_read(cell, monkeypatch):
+    made, saves = launch.launches, []
+    monkeypatch.setattr(
+        launch, "launches", lambda *a, save, **k: saves.append(save) or made(*a, save=save, **k)
+    )
+    with torch.no_grad():
+        fused_lstm.Recurrent(cell, 3, 11, engine="triton")(torch.randn(2, 2, 3))
+    assert saves == [cell is norm_of_c]
 
 
 def test_a_sum_that_nothing_reads_is_not_made():
@@ -309,6 +362,18 @@ def test_a_sum_is_made_once():
 
 def test_a_norm_meets_once():
     assert norm_of_c.program().meetings() == [(True, False), (False, True)]
+
+
+def test_on_triton_sums_that_are_ready_share_a_phase():
+    @fused_lstm.cell(states="c", apart="i")
+    def norms_of_both(i, *, c):
+        x, h = (F.layer_norm(part, part.shape[-1:]) for part in i)
+        c = 0.5 * c + torch.tanh(x + h)
+        return F.layer_norm(c, c.shape[-1:]), c
+
+    p = in_few_phases(norms_of_both.program())
+    assert p.begun_by == (1, 2, 1, 2, 3, 4)  # mean, squares of each: four phases for six sums
+    assert p.fed_back_in == [1, 1, 1, 1, 0, 0]
 
 
 def test_explained_names_them():

@@ -81,13 +81,11 @@ def test_every_level(name, fuse):
 
 # What Triton's kernels do not have, and cells that need it.
 TRITON_REFUSES = dict.fromkeys(["cfc", "mogrifier"], "with units=")
-TRITON_REFUSES |= dict.fromkeys(["layer_norm_lstm", "rssm"], "no sums over the units of a row")
-TRITON_REFUSES |= {"gru_d": "where no gate has a part of h"}
 
 
 @pytest.mark.parametrize(
     "name", ["lstm_one_linear", "gru_reset_before", "adaptive_lif", "ind_rnn", "co_rnn",
-             "multiplicative_lstm", *TRITON_REFUSES]
+             "multiplicative_lstm", "layer_norm_lstm", "rssm", "gru_d", *TRITON_REFUSES]
 )  # fmt: skip
 def test_triton(name):
     module, x, state = call_of(CELLS[name], 3, 2, 8, 16)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 import heads
+import sum_cells
 from bench import zoo
 from test_gpu import PRECISIONS, assert_near, everything, make, tf32
 from tolerance import GPU, GPU_NORM, error_norm, near
@@ -19,10 +20,13 @@ pytestmark = pytest.mark.gpu
 
 # A state c; eight gates and a pair; three states and logarithms; a scan with weights of a unit; an
 # input; two states that begin at other values than 0; h beside c; a pair times a pair; peepholes;
-# all other functions; a product inside the step, of two columns, of four; an input beside one.
+# all other functions; a product inside the step, of two columns, of four; an input beside one; sums
+# and maxima over units, which share meetings, around a product, and without a gate of h.
 TOLD = ("lltm", "nas", "slstm", "sru", "cfc", "normalized", "rhn", "mi_rnn", "peephole",
         "functions", "gru_reset_before", "highway", "multiplicative_lstm",
-        "cfc_backbone")  # fmt: skip
+        "cfc_backbone", "norm_of_c", "norms_around_a_product", "sums_of_states", "a_state_of_rows",
+        "without_a_gate_of_h")  # fmt: skip
+CELLS = {name: sum_cells.CELLS.get(name) or getattr(zoo, name) for name in (*TOLD, "lstm", "mgu")}
 told = pytest.mark.parametrize("cell", TOLD)
 OPTIONS = {
     "lltm": ({"proj_size": 90}, {"layer_norm": True}, {"num_heads": 8}),
@@ -34,15 +38,15 @@ OPTIONS = {
 
 
 def make_told(cell: str, precision: str, sizes: tuple[int, ...], **options) -> fused_lstm.Recurrent:
-    """A module of a cell of the zoo; sizes: I, H, L."""
+    """A module of a cell; sizes: I, H, L."""
     options |= {"device": "cuda", "dtype": PRECISIONS[precision][0]}
-    return fused_lstm.Recurrent(getattr(zoo, cell), *sizes, engine="triton", **options)
+    return fused_lstm.Recurrent(CELLS[cell], *sizes, engine="triton", **options)
 
 
 def inputs_of(cell: str, precision: str, T: int, B: int, I: int) -> tuple[Tensor, dict]:
     """x, and what the cell has as inputs."""
     x = torch.randn(T, B, I, device="cuda", dtype=PRECISIONS[precision][0])
-    names = getattr(zoo, cell).inputs
+    names = CELLS[cell].inputs
     return x, {name: torch.rand(T, B, 1, device="cuda", dtype=x.dtype) for name in names}
 
 
@@ -67,7 +71,7 @@ def assert_is_the_loop(module: nn.Module, precision: str, x: Tensor, **call) -> 
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_told_cell_is_the_loops(precision, fuse, cell):
-    layers = 1 if getattr(zoo, cell).inputs else 2
+    layers = 1 if CELLS[cell].inputs else 2
     module = make_told(cell, precision, (33, 200, layers), fuse=fuse)
     x, inputs = inputs_of(cell, precision, 9, 40, 33)
     assert_is_the_loop(module, precision, x, **inputs)

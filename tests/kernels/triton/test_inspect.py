@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -126,7 +127,8 @@ def test_a_floor_counts_the_rows_that_are_moved():
 def run(*arguments: str) -> str:
     """Return what the command prints in a process of its own: this one may be the interpreter's."""
     command = [sys.executable, "-m", "fused_lstm.tools.inspect", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the tests' own cells
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=where)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -268,6 +270,28 @@ def test_the_newest_architectures_here(tmp_path, arch, dtype, sizes, core):
         assert report["loop"][core] > 0, name
 
 
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [
+        ("sm_90", "bf16"),
+        *(
+            pytest.param(arch, dtype, marks=pytest.mark.slow)
+            for arch in ("sm_80", "sm_90", "sm_120")
+            for dtype in ("bf16", "fp32")
+            if (arch, dtype) != ("sm_90", "bf16")
+        ),
+    ],
+)
+def test_a_cell_with_sums_over_units_here(tmp_path, arch, dtype):
+    """A norm's two meetings forwards and one backwards, beside those of h."""
+    of = ("--arch", arch, "--dtype", dtype, "--layers", "1", "--jobs", JOBS, "--batch", "20")
+    cell = ("--written", "sum_cells:norm_of_c", "--hidden", "650")
+    for report in reports(tmp_path, *of, *cell):
+        name, direction = assert_is_sound(report), report["plan"]["direction"]
+        meetings = {"forward": 3, "backward": 2 + (report["plan"]["split"] > 1)}[direction]
+        assert report["loop"]["barrier_gpu"] == report["loop"]["acquire"] == meetings, name
+
+
 @pytest.mark.slow
 def test_a_lane_alone_here(tmp_path, whole):
     """No barrier, and no spill, where a program has all of a lane's weights."""
@@ -320,6 +344,7 @@ def test_every_level_and_the_machine_code(fuse):
         (["--hidden", "0"], "--jobs: got less; expected at least 1"),
         (["--proj-size", "-1"], "--proj-size: got -1; expected at least 0"),
         (["--dtype", "int8"], "invalid choice"),
+        (["--written", "no:cell"], "--written: got 'no:cell'"),
     ],
     ids=lambda value: str(value)[:24],
 )

@@ -303,27 +303,40 @@ def test_fewer_multiprocessors_mean_more_units_each():
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_a_product_inside_a_step_is_a_phase_and_a_meeting_more(direction):
+def test_a_meeting_inside_a_step_is_a_phase_more(direction):
     shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16", "gates": 2}
     plain = choose(direction, device=H100, **shape)
-    inner = choose(direction, device=H100, inner=(1, 4), **shape)
-    assert (plain.meetings, inner.meetings) == (1, 3)
+    inner = choose(direction, device=H100, inner=(1, 4), inside=3, **shape)  # and a sum
+    assert (plain.meetings, inner.meetings) == (1, 4)
     assert inner.planes == (2 if direction == "forward" else 5)
     assert cost(inner, H100).floor_us > cost(plain, H100).floor_us
     per_step = dataclasses.replace(inner, mode="per-step").phases()
     assert per_step[0 if direction == "forward" else -1] == ("finish",)
-    assert [name for part in per_step for name in part if name.startswith("inner")] == (
-        ["inner 0", "inner 1"] if direction == "forward" else ["inner 1", "inner 0"]
-    )
+    found = [name for part in per_step for name in part if name.startswith("inner")]
+    assert found == ["inner 0", "inner 1", "inner 2"]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("device", [H100, DEVICES["A100"], DEVICES["L4"]], ids=lambda d: d.name)
+def test_programs_that_meet_without_a_gate_of_h_share_a_lane(device, direction):
+    shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16", "gates": 0}
+    alone = choose(direction, device=device, **shape)
+    assert (alone.alone, alone.meetings) == (True, 0)
+    for inner in ((), (1,)):
+        found = choose(direction, device=device, inner=inner, inside=1, **shape)
+        assert (found.alone, found.meetings, found.split) == (False, 2, 1)
+        assert (found.programs, found.persistent) == (41, True)
+        assert found.resident_fraction == 1
 
 
 def test_each_product_inside_a_step_says_whether_its_operands_are_registers():
     """On an H100 a warp group multiplies tiles of 64 rows from shared memory, and needs no copy."""
     shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16", "in_parts": False}
-    found = plan("steps", "forward", device=H100, gates=1, inner=(1, 4), **shape)
+    found = plan("steps", "forward", device=H100, gates=1, inner=(1, 4), inside=2, **shape)
     assert (found.inner_rows, found.hold, found.hold_hr) == ([16, 64], True, (True, False))
     assert [product.HOLD for product in launch._weights(found)["INNER"]] == [True, False]
-    older = plan("steps", "forward", device=DEVICES["A100"], gates=1, inner=(1, 4), **shape)
+    shape |= {"device": DEVICES["A100"], "gates": 1, "inner": (1, 4), "inside": 2}
+    older = plan("steps", "forward", **shape)
     assert older.hold_hr == (True, True)
 
 
@@ -334,7 +347,7 @@ def test_products_inside_a_step_fit_every_device(dtype, hidden, direction):
     for device in DEVICES.values():
         found = choose(
             direction, hidden=hidden, batch=20, layers=1, dtype=dtype, device=device, gates=1,
-            inner=(4, 2),
+            inner=(4, 2), inside=2,
         )  # fmt: skip
         assert found.smem <= device.smem
         assert found.programs <= device.sms or not found.persistent
@@ -350,7 +363,8 @@ def test_products_inside_a_step_fit_every_device(dtype, hidden, direction):
         ({"batch": -1}, "batch: got -1; expected at least 1"),
         ({"layers": 0}, "layers: got 0; expected at least 1"),
         ({"projected": -3}, "projected: got -3; expected at least 0"),
-        ({"inner": (1,), "kind": "layers"}, "inner: got .* expected 'steps' or 'both'"),
+        ({"inside": 1, "kind": "layers"}, "inner: got .* expected 'steps' or 'both'"),
+        ({"inner": (1,)}, "inside: got 0 with inner=.*; expected the meetings"),
     ],
     ids=lambda value: str(value)[:20],
 )

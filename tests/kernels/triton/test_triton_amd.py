@@ -18,11 +18,12 @@ from test_inspect import run
 
 
 @pytest.mark.slow  # `make inspect` runs it
-def test_they_compile_for_every_card(tmp_path):
+@pytest.mark.parametrize("cell", [(), ("--written", "sum_cells:norm_of_c")], ids=["lstm", "sums"])
+def test_they_compile_for_every_card(cell, tmp_path):
     """Forward and backward, persistent: with a barrier, without PTX, on the matrix units."""
     path, cards = tmp_path / "kernels.json", [*AMD]
     of = ("--device", *cards, "--hidden", "200", "--fuse", "steps", "--json", str(path))
-    said = run(*of)
+    said = run(*of, *cell)
     reports = json.loads(path.read_text())
     assert [(r["device"], r["plan"]["direction"]) for r in reports] == [
         (card, direction) for card in cards for direction in ("forward", "backward")

@@ -122,12 +122,12 @@ counted = pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
 def force(monkeypatch, path: dict, wavefront: bool) -> None:
     """Make op.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, tf32):
+    def made(fuse, direction, dtype, device, shape, *, norm, gates, inner, inside, tf32):
         kind = "both" if shape.D == 2 else "layers" if wavefront else "steps"
         changes = path if direction == "backward" or "split" not in path else {}
         return make_plan(
             kind, direction, shape.H, shape.B, shape.L, dtype, changes, projected=shape.projected,
-            norm=norm, gates=gates, inner=inner,
+            norm=norm, gates=gates, inner=inner, inside=inside,
         )  # fmt: skip
 
     monkeypatch.setattr(op, "plan_of", made)

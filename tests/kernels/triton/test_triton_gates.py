@@ -107,10 +107,10 @@ def test_an_lstm_of_small_values_is_as_exact_as_the_step_loop(fuse):
     ("cell", "options", "where"),
     [
         (zoo.multiplicative_lstm, {"proj_size": 3}, "beside a projected h"),
-        (zoo.mogrifier, {}, "where no gate has a part of h"),
+        (zoo.low_rank_rnn, {"units": {"low": 2}}, "with units="),
     ],
 )
 def test_where_triton_has_no_products_inside_a_step(cell, options, where):
     module = fused_lstm.Recurrent(cell, 3, 4, engine="triton", device=DEVICE, **options)
-    with pytest.raises(RuntimeError, match=f"has no products inside a step {where}"):
+    with pytest.raises(RuntimeError, match=f"has no products or sums inside a step {where}"):
         module(torch.randn(2, 1, 3, device=DEVICE))

@@ -9,8 +9,9 @@ import pytest
 import fresh
 from fused_lstm.triton.devices import DEVICES
 
-# Cells with products inside a step, by R h's columns and each product's.
+# Cells with products inside a step, by R h's columns and each product's; with sums over units.
 PRODUCTS = ("multiplicative_lstm", "highway", "gru_reset_before", "time_lstm", "co_rnn", "lem")
+SUMS = ("norm_of_c", "sums_of_states", "without_a_gate_of_h", "without_a_state")  # sum_cells.py's
 BOTH, HALF = ("forward", "backward"), ("bf16",)
 
 
@@ -23,15 +24,16 @@ def python(script: str):
     ("card", "cells", "directions", "dtypes"),
     [
         ("RTX 4090", PRODUCTS[:1], BOTH[1:], HALF),  # the tightest
+        ("RTX 4090", SUMS[:1], BOTH[:1], HALF),
         *(
-            pytest.param(card, PRODUCTS, BOTH, (dtype,), marks=pytest.mark.slow)
+            pytest.param(card, PRODUCTS + SUMS, BOTH, (dtype,), marks=pytest.mark.slow)
             for card in DEVICES
             for dtype in ("bf16", "fp32")
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_a_product_inside_a_step_takes_what_its_plan_says(
+def test_a_meeting_inside_a_step_takes_what_its_plan_says(
     tmp_path, card, cells, directions, dtypes
 ):
     """At the H and B where the card is tightest: 1 KiB more and the GPU would not load it."""

@@ -47,6 +47,7 @@ struct InnerProducts {
   // Whether the workers meet before a product, forwards and backwards. They need not where what it
   // multiplies was made before the last meeting.
   bool meets[most] = {}, meets_back[most] = {};
+  bool compares = false;  // whether the backward finds a maximum among what it is of: see saved_dtype
   // Which widths are one, since values meet: for gates, what each product makes, what it multiplies, and
   // each input of the cell the number of the least such: 0 h and states, 1 gates, 2 + k product k.
   long width_of_gates = 0, width[most] = {}, factor[most] = {}, width_of_input[most] = {};

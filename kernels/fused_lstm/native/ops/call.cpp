@@ -325,7 +325,7 @@ void set_dropout(Call& call, const Arguments& given) {
 void set_dtypes(Call& call, const Arguments& given, bool wide) {
   Sizes& s = call.sizes;
   const char* const name = given.name_of_x();
-  wide = wide || !has_functions(*call.cell, FactorKind::bfloat16);
+  wide = wide || compares(s) || !has_functions(*call.cell, FactorKind::bfloat16);
   s.narrow = call.given == Dtype::BFloat16;
   s.unit = s.narrow && !wide && has_unit(*call.isa);
   s.weight_bytes = bytes_of(call.given);

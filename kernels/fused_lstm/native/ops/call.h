@@ -168,6 +168,14 @@ T* part_of(const Tensor& tensor, long index) {
   return data_of<T>(tensor) + index * (tensor.numel() / tensor.size(0));
 }
 
+// Whether the backward finds a maximum among columns that a step has saved, which no rounding may move.
+inline bool compares(const Sizes& s) { return s.cell.inner && s.cell.inner->compares; }
+
+// The dtype of columns that a step has saved.
+inline Dtype saved_dtype(const Call& call) {
+  return compares(call.sizes) ? sum_dtype(call.dtype) : call.given;
+}
+
 constexpr std::array<int64_t, 1> nothing = {0};  // the shape of a result that is not wanted
 
 // Its dtype, given that of elements.

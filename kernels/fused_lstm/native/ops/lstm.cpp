@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
   }
   return {std::move(y), std::move(h_n), std::move(c_n), as_given(out.h),
           keeps_c ? std::move(out.c) : fresh(nothing, sums),
-          keeps ? as_given(out.gates) : fresh(nothing, given)};
+          keeps ? to_dtype(std::move(out.gates), saved_dtype(call)) : fresh(nothing, given)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     check(c, "c", call.shape(s.planes() * lanes, s.state_columns()), sum_dtype(call.dtype));
   }
   if (s.cell.saved > 0) {
-    check(gates, "gates", call.shape(lanes, s.saved_columns()), call.given);
+    check(gates, "gates", call.shape(lanes, s.saved_columns()), saved_dtype(call));
   }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};

@@ -14,23 +14,34 @@ h's parts that stay alone. A cell has one state at least: h itself, not yet roun
 other. options (options.py): the weights of a unit, the part of the states that
 is kept. HAS (launch.Features) names what a cell has of these; what it has not is not compiled.
 
-Products inside a step divide it into phases (cells/program.py). `step` is then the first, and
-`backward` the last in the order of the backward; the others are
+Products, sums and maxima inside a step divide it into phases (cells/meetings.py). `step` is then
+the first, and `backward` the last in the order of the backward; the others are
 
-    steps[k](by_x, made, saved, states, options, HAS) -> as `step`, after product k made `made`
-    backs[k](saved, states, after, by, dafter, options, HAS) -> gradients by what it made
+    steps[k](by_x, made, numbers, saved, states, options, HAS) -> as `step`, and numbers of a row
+    backs[k](saved, numbers, states, after, by, dafter, options, HAS) -> gradients by what was made
 
-where a phase before the last returns what the next product multiplies in h's place, and no states.
-It returns the columns that it saves: counts[0] the first phase, then counts[1 + k], in the order of
-the saved columns, of which `saved` has those of the phases before. In dh's place is `by`: dh, and
-the gradients by what the products multiply, of which a phase reads those of products after it.
+`made` has an entry for each product, sum and maximum: of those that the phase begins with a tuple
+of columns, or one number a row [1, BLOCK_B]. A phase before the last returns, in h's place, what
+is multiplied and added up after it, in the same order, and no states. It returns the columns and
+the numbers that it saves: counts[k] and KernelCell.numbers[k] of phase k, in their order, of which
+`saved` and `numbers` have those of the phases before, in the backward all. In dh's place is `by`:
+dh, and the gradients by what is multiplied or added up, of which a phase reads those that are known
+before it. `options` has 1 over the number of units too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Meeting(NamedTuple):
+    """A product, a sum or a maximum inside a step, and the phases that have a part in it."""
+
+    kind: str  # of cells/sums.py
+    fed: int  # that hands on what it is of: the next one begins with it
+    fed_back: int  # of the backward, that hands back the gradient by it; -1: there is none
 
 
 class KernelCell:
@@ -43,6 +54,8 @@ class KernelCell:
         states: how many there are.
         inner: columns that each product inside the step makes.
         fed: the saved columns that they multiply.
+        meetings: all products, sums and maxima inside the step, in its order.
+        counts, numbers: of each phase, columns of a unit and numbers of a row that it saves.
     """
 
     def __init__(
@@ -58,24 +71,38 @@ class KernelCell:
         states: int = 1,
         inner: tuple[int, ...] = (),
         fed: tuple[int, ...] = (),
+        meetings: tuple[Meeting, ...] = (),
         counts: tuple[int, ...] = (),
+        numbers: tuple[int, ...] = (),
         steps: tuple[Callable, ...] = (),
         backs: tuple[Callable, ...] = (),
     ) -> None:
         self.name, self.step, self.backward = name, step, backward
         self.sums, self.of_x, self.of_h = sums, of_x, of_h
         self.saved, self.states = saved, states
-        self.inner, self.fed, self.counts = inner, fed, counts
+        self.inner, self.fed, self.meetings = inner, fed, meetings
         self.steps, self.backs = steps, backs
-        self.known = tuple(accumulate(counts))  # columns that are saved before each of `steps`
+        self.counts, self.numbers = counts, numbers
+        # Columns and numbers that are saved before each phase, and in the end.
+        self.known = tuple(accumulate(counts, initial=0))
+        self.known_numbers = tuple(accumulate(numbers, initial=0))
         self.by_x, self.by_h = sums + of_x, sums + of_h  # gates that x, and that h, has a part in
         # Whether gradients by x's parts of the gates are not those by h's.
         self.apart = of_x + of_h > 0
         # Of the buffer that has x's parts first, then what is saved: later phases read both.
-        self.columns = saved + self.by_x if inner else max(saved, self.by_x)
+        self.columns = saved + self.by_x if meetings else max(saved, self.by_x)
 
     def __repr__(self) -> str:
         return self.name
+
+    @property
+    def totals(self) -> int:
+        """Return how many of the meetings are sums and maxima."""
+        return len(self.meetings) - len(self.inner)
+
+    def inside(self, direction: str) -> int:
+        """Return how many times all programs meet inside a step: its phases but one."""
+        return len(self.steps) if direction == "forward" else len(self.backs)
 
     @property
     def cache_key(self) -> str:

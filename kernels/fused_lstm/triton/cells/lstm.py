@@ -23,7 +23,7 @@ def forward(gates, c, options, HAS: tl.constexpr):
 
     gates: before activation. c: before the step.
     """
-    peepholes, kept = options
+    peepholes, kept = options[0], options[1]
     i, g, o = gates[0], gates[HAS.G], gates[HAS.G + 1]
     if HAS.WEIGHTS:
         i += peepholes[0] * c
@@ -80,7 +80,7 @@ def inner_backward(gates, c, made, dc_next, do, dmade, options, HAS: tl.constexp
     """
     i, g = gates[0], gates[HAS.G]
     f = 1.0 - i if HAS.COUPLED else gates[1]
-    peepholes, kept = options
+    peepholes, kept = options[0], options[1]
     dc_kept = dc_next
     if HAS.ZONE_C:
         dc_kept = dc_next * kept
