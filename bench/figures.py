@@ -265,6 +265,7 @@ def sizes() -> Figure:
         figure.subplots(1, 2, sharey=True), {"H": "T = 20, B = 20", "B": "T = 20, H = 200"}.items(),
         strict=True,
     ):  # fmt: skip
+        axes.set_xscale("log", base=2)
         for mode, (colour, says) in colours.items():
             picks = pick(read("growing"), {"mode": mode}, ["cudnn", OURS])
             found = sorted(
@@ -273,14 +274,15 @@ def sizes() -> Figure:
                 if one[0]["case"].startswith(f"{axis}=")
             )
             at = [value for value, _ in found]
+            axes.set_xticks(at)
             axes.plot(at, [ratio.value for _, ratio in found], color=colour, marker="o",
                 markersize=4, label=says)  # fmt: skip
         axes.axhline(1, color=INK, linewidth=1)
-        axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        axes.set(xlabel=axis, title=f"two layers, {others}", ylim=(0, None))
+        axes.set(xlabel=axis, title=f"two layers, {others}")
         axes.grid(linewidth=0.6)
     figure.axes[0].set_ylabel("times as fast as nn.LSTM")
+    figure.axes[0].set_ylim(0, None)  # of both
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure
 

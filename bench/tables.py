@@ -127,10 +127,10 @@ def cpu(machine: str) -> str:
 
 
 def machine(record: Record) -> str:
-    """Return a record's machine for a sentence: "an AMD EPYC (Zen 4)"."""
-    brand, short = record["machine"].partition(" (")[0], cpu(record["machine"])
-    more = f" ({short})" if short.startswith("Zen") else ""
-    return f"an {brand.removesuffix(' Processor')}{more}"
+    """Return a record's machine for a sentence: "an AMD EPYC (Zen 4)", "an Intel Xeon"."""
+    brand = record["machine"].partition(" (family")[0]
+    brand, short = brand.removesuffix(" Processor").replace("(R)", ""), cpu(record["machine"])
+    return f"an {brand} ({short})" if short.startswith("Zen") else f"an {brand}"
 
 
 def middle(picks: Sequence[Pick], of: Callable[..., float | None]) -> float:
@@ -370,7 +370,7 @@ FORMATS: dict[str, Callable[[Sequence[Pick]], str]] = {
     # of the language model
     **{split: perplexity(split) for split in ("train", "valid", "test")},
     "training words/s": lambda picks: f"{picks[0][0]['words_per_second']:,.0f}",
-    "perplexity": lambda picks: f"{float(picks[0][0]['perplexity']):.1f}",
+    "last perplexity": lambda picks: f"{float(picks[-1][0]['perplexity']):.1f}",
 }  # fmt: skip
 
 
@@ -426,7 +426,7 @@ def cell(records: Sequence[Record] | None, row: Mapping, column: Mapping, table:
 
 
 COLUMN = "heading", "of", "value", "missing", "join", "text", "file"
-ROW = "says", "labels", "file", "cells", "post"
+ROW = "says", "labels", "file", "cells", "post", "against"
 
 
 def rows_of(records: Sequence[Record], table: Mapping) -> list[tuple[list[str], dict]]:
