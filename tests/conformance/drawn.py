@@ -18,7 +18,7 @@ WORDS = (
     "rnn", "rnn_tanh", "gru", "lstm", "slstm", "slstm_exponential", "layer_norm", "zoneout",
     "projected", "coupled", "peephole", "custom", "num_heads", "gate", "gates", "state", "sum",
     "step", "lane", "width", "hidden", "unit", "row", "rows", "more", "after", "before", "kept",
-    "print", "self", "type", "cell", "double", "auto", "new", "register", "this", "float", "int",
+    "print", "other", "type", "cell", "double", "auto", "new", "register", "this", "float", "int",
     "saved", "options", "dh", "dafter", "PLAN", "HAS", "tl", "v1", "x", "m", "n", "S", "T",
 )  # fmt: skip
 # Lines that may be drawn, of earlier values a, b, c, none of which grows without bound.

@@ -30,7 +30,7 @@ ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
 class RecurrentBase(nn.RNNBase):
     """The common part of LSTM, GRU and RNN: a call in any of torch.nn's layouts."""
 
-    torchs: Any  # the class of torch.nn
+    _torchs: Any  # the class of torch.nn
     engine: str
     fuse: str | None
     spec: Spec  # the cell, its options, layers, directions and which weights a lane has
@@ -224,7 +224,7 @@ class RecurrentBase(nn.RNNBase):
         """Return torch.nn's module on the same parameters, for torch.jit.script to compile."""
         check_torchs(self.spec, f"nn.{self.mode}")
         module: Any = copy(self)
-        module.__class__ = self.torchs
+        module.__class__ = self._torchs
         for name in ADDED:
             vars(module).pop(name, None)
         return module
@@ -237,7 +237,7 @@ class RecurrentBase(nn.RNNBase):
             check_torchs(self.spec, f"ONNX's {self.mode} with dynamo=False")
             if lengths is not None or resets is not None:
                 raise ValueError("lengths, resets: got a tensor with dynamo=False; expected None")
-            return self.torchs.forward(self, input, hx)
+            return self._torchs.forward(self, input, hx)
         spec = replace(self.spec, training=self.training)
         onnx.check(spec, isinstance(input, PackedSequence), resets, states)
         x, _, _, layout = lay_out(input, None, None, self.input_size, self.batch_first)
@@ -285,7 +285,7 @@ class LSTM(RecurrentBase):
     check_forward_args = nn.LSTM.check_forward_args
     permute_hidden = nn.LSTM.permute_hidden
 
-    torchs = nn.LSTM
+    _torchs = nn.LSTM
     forget_bias: float | None = None  # for a module that `convert` made
 
     def __init__(
@@ -313,6 +313,7 @@ class LSTM(RecurrentBase):
         reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
+        """Make a layer; the class says what the arguments are."""
         spec = Spec(
             "lstm", layer_norm, peephole, coupled, zoneout, recurrent_dropout,
             num_layers, directions_of(bidirectional), bias, proj_size > 0, dropout,
@@ -364,7 +365,7 @@ class GRU(RecurrentBase):
         have.
     """
 
-    torchs = nn.GRU
+    _torchs = nn.GRU
 
     def __init__(
         self,
@@ -387,6 +388,7 @@ class GRU(RecurrentBase):
         reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
+        """Make a layer; the class says what the arguments are."""
         spec = Spec(
             "gru", layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
             layers=num_layers, directions=directions_of(bidirectional), bias=bias, dropout=dropout,
@@ -414,7 +416,7 @@ class RNN(RecurrentBase):
         As fused_lstm.GRU.
     """
 
-    torchs = nn.RNN
+    _torchs = nn.RNN
 
     def __init__(
         self,
@@ -435,6 +437,7 @@ class RNN(RecurrentBase):
         reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
+        """Make a layer; the class says what the arguments are."""
         spec = Spec(
             rnn_of(nonlinearity), layers=num_layers, directions=directions_of(bidirectional),
             bias=bias, dropout=dropout, recompute=recompute, num_heads=num_heads, reverse=reverse,
@@ -501,6 +504,7 @@ class SLSTM(RecurrentBase):
         reverse: bool = False,
         recompute: int | None = None,
     ) -> None:
+        """Make a layer; the class says what the arguments are."""
         spec = Spec(
             "slstm_exponential" if exponential_forget else "slstm", layers=num_layers,
             directions=directions_of(bidirectional), bias=bias, dropout=dropout,
@@ -538,7 +542,7 @@ SLOW_CELL = Facts(slow_step=True, cell_module=True)
 class RecurrentCell(nn.RNNCellBase):
     """The common part of LSTMCell, GRUCell and RNNCell."""
 
-    torchs: Any  # the class of torch.nn
+    _torchs: Any  # the class of torch.nn
     kind: str  # of fused_lstm.call.spec.CELLS
 
     def __init__(
@@ -552,6 +556,7 @@ class RecurrentCell(nn.RNNCellBase):
         engine: str = "auto",
         fuse: str | None = None,
     ) -> None:
+        """Make a cell; the class says what the arguments are."""
         spec = Spec(self.kind, bias=bias)
         check_engine(engine, fuse, spec)
         super().__init__(input_size, hidden_size, bias, spec.gates, device, dtype)
@@ -564,7 +569,7 @@ class RecurrentCell(nn.RNNCellBase):
             got = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input: got {got}; expected [B, I] or [I] with I = {self.input_size}")
         if in_a_graph() and torch.onnx.is_in_onnx_export():
-            return self.torchs.forward(self, input, hx)
+            return self._torchs.forward(self, input, hx)
         batched, has_c, H = input.dim() == 2, self.spec.has_c, self.hidden_size
         parts: Any = ()
         if hx is not None:
@@ -581,7 +586,7 @@ class RecurrentCell(nn.RNNCellBase):
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
         if self._is_torchs(input, parts, weights):
-            return self.torchs.forward(self, input, hx)
+            return self._torchs.forward(self, input, hx)
         x = as_step(input, batched)
         if hx is None:
             h0, c0 = zeros(self.spec, x, x.shape[1], H, H)
@@ -613,7 +618,7 @@ class RecurrentCell(nn.RNNCellBase):
     def __prepare_scriptable__(self) -> nn.RNNCellBase:
         """Return torch.nn's cell on the same parameters, for torch.jit.script to compile."""
         module: Any = copy(self)
-        module.__class__ = self.torchs
+        module.__class__ = self._torchs
         for name in ADDED:
             vars(module).pop(name, None)
         return module
@@ -627,7 +632,7 @@ class LSTMCell(RecurrentCell):
         engine, fuse: as fused_lstm.LSTM.
     """
 
-    torchs, kind = nn.LSTMCell, "lstm"
+    _torchs, kind = nn.LSTMCell, "lstm"
 
 
 class GRUCell(RecurrentCell):
@@ -638,7 +643,7 @@ class GRUCell(RecurrentCell):
         engine, fuse: as fused_lstm.LSTM.
     """
 
-    torchs, kind = nn.GRUCell, "gru"
+    _torchs, kind = nn.GRUCell, "gru"
 
 
 class RNNCell(RecurrentCell):
@@ -650,7 +655,7 @@ class RNNCell(RecurrentCell):
         engine, fuse: as fused_lstm.LSTM.
     """
 
-    torchs = nn.RNNCell
+    _torchs = nn.RNNCell
 
     def __init__(
         self,
@@ -664,6 +669,7 @@ class RNNCell(RecurrentCell):
         engine: str = "auto",
         fuse: str | None = None,
     ) -> None:
+        """Make a cell; the class says what the arguments are."""
         self.kind, self.nonlinearity = rnn_of(nonlinearity), nonlinearity
         super().__init__(input_size, hidden_size, bias, device, dtype, engine=engine, fuse=fuse)
 
