@@ -129,7 +129,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   lane.weights.w_ih = f.right;
   lane.scratch.input_stride = 4 * f.units;
   lane.scratch.ready = f.ready;
-  input_product(worker, lane, input_shape(lane), {0, f.rows}, f.out, panel);
+  input_product(worker, lane, {0, f.rows}, f.out, panel);
 }
 
 // The same small product `count` times, with both factors in the L1 cache and the sums in

@@ -69,40 +69,45 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
   }
 }
 
-// Makes the input product of the rows `rows`; the first one goes to `gates`. shape: w_ih's.
+// A product's rows of gates are its columns: the same whether they are of one gate or of four.
 template <class T>
-void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape, Range rows,
-                   Sum<T>* gates, T* panel) {
+FL_INLINE WeightShape flat_input(const Lane<T>& lane) {
+  return {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
+}
+
+// Makes the input product of the rows `rows`; the first one goes to `gates`.
+template <class T>
+void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
+  const WeightShape shape = flat_input(lane);
   const long count = rows.end - rows.begin, stride = lane.scratch.input_stride;
   const Rows<T> given{lane.arguments.x + rows.begin * lane.inputs, lane.inputs};
   const Rows<T> x = ready_inputs(worker, lane, given, count);
-  const long tallest = gates_tile(shape.gates).rows;
   UnitScope scope;
   TileMemory<T> memory;
-  for_shares(worker, count, blocks_of<T>(shape.units), blocks_abreast(shape.gates), tallest, false,
+  for_shares(worker, count, blocks_of<T>(shape.units), plain_tile.vectors, plain_tile.rows, false,
              [&](const Share& share) {
-    const long unit = share.first * W<T>, width = shape.units - unit;
+    const long column = share.first * W<T>, width = shape.units - column;
     for (long first = 0; first < lane.inputs; first += panel_depth<T>) {
       const long depth = min(lane.inputs - first, panel_depth<T>);
-      pack_gates(lane.weights.w_ih, shape, unit, share.vectors, first, depth, panel);
-      for_heights(tallest, share, {0, count}, [&](long height, long row) {
-        const Sums<T> tile = memory.of(height, share.vectors * shape.gates);
-        Sum<T>* const target = gates + row * stride + unit;
+      pack_gates(lane.weights.w_ih, shape, column, share.vectors, first, depth, panel);
+      for_heights(plain_tile.rows, share, {0, count}, [&](long height, long row) {
+        const Sums<T> tile = memory.of(height, share.vectors);
+        Sum<T>* const target = gates + row * stride + column;
         const T* const left = x.data + row * x.stride + first;
         scope.configure(height);
         const Place<T> from =
-            first > 0 ? load_gates(tile, shape.gates, target, stride, shape.units, width)
-                      : load_bias(tile, lane, shape.gates, shape.units, unit);
+            first > 0 ? load_gates(tile, 1, target, stride, shape.units, width)
+                      : load_bias(tile, lane, 1, shape.units, column);
         if constexpr (by_unit<T>) {
           bring(tile, from);
           multiply_ready(tile, left, x.stride, depth, panel);
         } else {
-          const Place<T> to = {target, stride, shape.gates > 1 ? shape.units : W<T>};
-          const bool all = tile.blocks(shape.gates) * W<T> <= width;  // exist
+          const Place<T> to = {target, stride, W<T>};
+          const bool all = tile.vectors * W<T> <= width;  // exist
           multiply_rows(tile, from, all ? to : place_of(tile), left, x.stride, depth, panel);
           if (all) return;
         }
-        store_gates(tile, shape.gates, target, stride, shape.units, width);
+        store_gates(tile, 1, target, stride, shape.units, width);
       });
     }
   });
@@ -407,11 +412,6 @@ FL_INLINE WeightShape flat_recurrent(const Lane<T>& lane) {
   return {1, lane.cell.h_gates() * lane.hidden, lane.outputs};
 }
 
-template <class T>
-FL_INLINE WeightShape flat_input(const Lane<T>& lane) {
-  return {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
-}
-
 // --- products inside a step ---
 
 // The functions of the phases around product k.
@@ -552,8 +552,7 @@ struct Steps {
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    const WeightShape shape = lane.cell.in_tiles() ? input_shape(lane) : flat_input(lane);
-    if (!few) input_product(worker, lane, shape, rows, out, panel);
+    if (!few) input_product(worker, lane, rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
