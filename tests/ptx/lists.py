@@ -35,6 +35,12 @@ USERS = [
 ]  # fmt: skip
 # A scan loads two steps ahead.
 ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]
+# So it does backwards, where all rows are as long.
+SCANS = [
+    ("both", {"L": 2, "cell": MORE[-1], "resets": True, "states": True}),
+    ("steps", {"cell": Spec(zoo.qrnn.name, zoneout=(0.3, 0.2)), "resets": True, "reverse": True}),
+    ("steps", {"T": 2, "cell": Spec(zoo.min_gru.name)}),
+]  # fmt: skip
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
 
@@ -66,6 +72,7 @@ def every_case() -> list[Case]:
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **TWICE)]
             found += [Case("steps", dtype, arch, 17, T=1, **more) for more in ONE_STEP]
             found += [Case("layers", dtype, arch, 17, L=3, T=1, p=0.3, lengths=(1, 1, 1))]
+            found += [Case(kind, dtype, arch, 17, **{"T": 5, **more}) for kind, more in SCANS]
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -230,6 +237,7 @@ def some_cases() -> list[Case]:
         # Several warps hold each element of a scan that has fewer of them than threads.
         Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
         *[Case("steps", "bf16", 90, 17, T=1, **more) for more in ONE_STEP],
+        *[Case(kind, "bf16", 90, 17, **{"T": 5, **more}) for kind, more in SCANS],
         Case("steps", "bf16", 90, 17, cell=LOGARITHMS),
         # Two values that a step compares are so close that bfloat16 would order them otherwise.
         Case("both", "bf16", 80, 17, cell=LOGARITHMS, lengths=FEW),

@@ -283,9 +283,27 @@ def sums(one, other, N: tl.constexpr):
 @helper
 def load_columns(ptr, offset, mask, STRIDE, N: tl.constexpr, ACC: tl.constexpr):
     """Load N columns, STRIDE apart (H in a row of [., N*H]), in the accumulator's dtype."""
+    return widened(load_ahead(ptr, offset, mask, STRIDE, N), N, ACC)
+
+
+@helper
+def load_ahead(ptr, offset, mask, STRIDE, N: tl.constexpr):
+    """Load N columns as `load_columns` does, in the memory's dtype.
+
+    Nothing waits for them before `widened`.
+    """
     found = ()
     for i in tl.static_range(N):
-        found = found + (tl.load(ptr + offset + i * STRIDE, mask=mask, other=0.0).to(ACC),)
+        found = found + (tl.load(ptr + offset + i * STRIDE, mask=mask, other=0.0),)
+    return found
+
+
+@helper
+def widened(columns, N: tl.constexpr, ACC: tl.constexpr):
+    """Return N columns in the accumulator's dtype."""
+    found = ()
+    for i in tl.static_range(N):
+        found = found + (columns[i].to(ACC),)
     return found
 
 
