@@ -64,6 +64,7 @@ def every_case() -> list[Case]:
                     found.append(Case("steps", dtype, arch, 130, 20, path=path))
                     found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
+            found += [Case(kind, dtype, arch, 33, 16, L=2) for kind in ("steps", "layers")]
             found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
             found += [Case("steps", dtype, arch, 33, 20, **LONG)]
@@ -204,7 +205,7 @@ def some_cases() -> list[Case]:
         Case("steps", "fp64", 90, 17),
         Case("steps", "tf32", 90, 33, P=20),
         Case("both", "bf16", 90, 33),
-        Case("layers", "fp16", 90, 33, L=2),
+        Case("layers", "fp16", 90, 33, 16, L=2),  # whole blocks of rows: without a mask
         Case("layers", "tf32", 90, 17, L=3, **TWICE),
         Case("layers", "tf32", 90, 130, T=2, L=2),
         Case("layers", "bf16", 90, 17, L=2, mode="per-step"),
@@ -214,7 +215,7 @@ def some_cases() -> list[Case]:
         Case("steps", "bf16", 90, 33, 20, P=20, path="groups of rows"),
         Case("steps", "bf16", 90, 130, 20, T=2, path="streamed"),
         Case("steps", "bf16", 90, 130, 20, T=2, P=100, path="streamed"),
-        Case("steps", "bf16", 90, 130, 20, path="whole sums"),
+        Case("steps", "bf16", 90, 130, 30, path="whole sums"),
         Case("layers", "bf16", 90, 17, L=2, cell=GRU, path="whole sums"),
         Case("steps", "bf16", 90, 33, 20, path="a gate each"),
         Case("steps", "bf16", 90, 33, 20, path="alone", **LONG),
@@ -257,7 +258,7 @@ def some_cases() -> list[Case]:
         Case("both", "fp32", 80, 17, L=2, **rows),
         Case("both", "fp32", 80, 17, cell=GRU_NORM, **rows),
         Case("layers", "fp32", 80, 17, L=2, p=0.3, resets=True, cell=ALL),
-        Case("steps", "bf16", 80, 130, 20, T=2, path="streamed"),
+        Case("steps", "bf16", 80, 130, 32, T=2, path="streamed"),
         Case("steps", "bf16", 80, 33, 20, path="a gate each"),
         Case("steps", "bf16", 80, 33, 20, path="whole sums", **LONG),
         Case("both", "bf16", 80, 33, path="alone", **rows),

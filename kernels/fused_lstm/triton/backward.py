@@ -208,7 +208,7 @@ def lstm_backward_kernel(
             dc = plus_given(dc, by_states, PLAN)
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
-                dh = project.multiply(w_hr, between_ptr, batch, PLAN)
+                dh = project.multiply(w_hr, between_ptr, step, batch, PLAN)
             elif PLAN.INSIDE > 0:
                 dh = 0.0
             elif PLAN.TWO_AHEAD:
@@ -458,12 +458,13 @@ def sum_of_gates(
         batch=batch, b=b, unit=sums.element, mask=mask, at=at, slot_at=slot_at
     )  # fmt: skip
     in_ptr = position.slot_of(sums.exchange_ptr, 0, batch, PLAN.W_HH)
+    count = tile.count_of(step.alive, batch, PLAN)
     acc = tile.zeros(PLAN.ROWS, PLAN)
     if PLAN.CHAIN:
         # The top lane reads its own dgates(t+1): see the forward kernel.
         slot = tl.where(step.lane < PLAN.LANES - 1, 2 + now, now ^ 1)
         by_x = tile.gate_ptrs(in_ptr, slot, sums.first_gate, True, PLAN.W_IH, PLAN)
-        acc = tile.product(acc, sums.w_ih, by_x, PLAN.W_IH, PLAN)
+        acc = tile.product(acc, sums.w_ih, by_x, count, PLAN.W_IH, PLAN)
     if PLAN.SENT:  # what comes from above is a sum of its own
         acc = tile.summed(acc, PLAN.ROWS, PLAN)
     if PLAN.DROPOUT:
@@ -479,7 +480,7 @@ def sum_of_gates(
         acc = tile.product_on_chip(acc, sums.w_hh, sent, PLAN.W_HH, PLAN)
     else:
         by_h = tile.gate_ptrs(in_ptr, now ^ 1, sums.first_gate, False, PLAN.W_HH, PLAN)
-        acc = tile.product(acc, sums.w_hh, by_h, PLAN.W_HH, PLAN)
+        acc = tile.product(acc, sums.w_hh, by_h, count, PLAN.W_HH, PLAN)
     acc = tile.summed(acc, PLAN.ROWS, PLAN)
     if PLAN.HAS.RECURRENT:
         acc *= options.h_mask(sums.h_mask_ptr, step, block, rows, PLAN)

@@ -166,12 +166,13 @@ def lstm_forward_kernel(
         for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
+            count = tile.count_of(step.alive, batch, PLAN)
             by_x = tile.zeros(PLAN.ROWS, PLAN) if PLAN.GATES > 0 else 0.0
             if PLAN.CHAIN:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
                 slot = tl.where(lane > 0, after - 2, now)
                 x_ptr = position.slot_of(up_ptr, slot, batch, PLAN.W_IH)
-                by_x = tile.product(by_x, w_ih, (x_ptr,), PLAN.W_IH, PLAN)
+                by_x = tile.product(by_x, w_ih, (x_ptr,), count, PLAN.W_IH, PLAN)
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
                 x_early = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
@@ -192,7 +193,7 @@ def lstm_forward_kernel(
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
                 by_h = tile.zeros(PLAN.ROWS, PLAN)
-                by_h = tile.product(by_h, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
+                by_h = tile.product(by_h, w_hh, (h_ptr_now,), count, PLAN.W_HH, PLAN)
                 by_h = position.unless_reset(by_h, t, lane, block.b, rows, PLAN)
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
                 if PLAN.CHAIN:
@@ -200,7 +201,7 @@ def lstm_forward_kernel(
                     by_x = tl.where(lane > 0, by_x, 0.0)
                     x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN.ROWS, PLAN), X)
             else:
-                by_h = tile.product(by_x, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
+                by_h = tile.product(by_x, w_hh, (h_ptr_now,), count, PLAN.W_HH, PLAN)
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, X)
@@ -254,7 +255,7 @@ def lstm_forward_kernel(
         if PLAN.PROJECTED:
             position.wait(share, (wave + 1) * PLAN.MEETINGS - 1, PLAN)
             for turn in range(position.turns(step.alive, first_batch, PLAN.PROJECTS, PLAN)):
-                h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
+                h = project.multiply(w_hr, between_ptr, step, first_batch + turn, PLAN)
                 hand_out(h, out, step, turn, first_batch + turn, unit, rows, draws, PLAN)
         for k in tl.static_range(PLAN.INSIDE):  # RUNS
             position.wait(share, wave * PLAN.MEETINGS + k + 1, PLAN)

@@ -198,7 +198,7 @@ OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
     for name in (
         "projected", "gates", "summed_gates", "rows", "units", "own", "split", "row_groups",
         "block_b", "batch_blocks", "block_k", "k_parts", "ahead", "stages", "persistent", "alone",
-        "precision", "rounds", "meetings", "norm", "inside",
+        "precision", "rounds", "meetings", "norm", "inside", "masked",
     )
 }  # fmt: skip
 
