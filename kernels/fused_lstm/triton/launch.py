@@ -198,7 +198,7 @@ OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
     for name in (
         "projected", "gates", "summed_gates", "rows", "units", "own", "split", "row_groups",
         "block_b", "batch_blocks", "block_k", "k_parts", "ahead", "stages", "persistent", "alone",
-        "precision", "rounds", "meetings", "norm", "inside", "masked",
+        "precision", "rounds", "meetings", "norm", "inside",
     )
 }  # fmt: skip
 
@@ -270,6 +270,8 @@ def constants(
         **_meetings(kernels, plan.direction),
         "SHARE": 1 / plan.hidden,  # of a unit in a mean
         "FORWARD": plan.direction == "forward",
+        # With an LSTM's options a chain of H=650 would spill on an H100.
+        "MASKED": plan.masked and not (chain and cell.options),
         "PART_K": plan.block_k // plan.k_parts,  # of a chunk's columns, a warp's
         "COPIES": plan.stages > 1 and FENCES_COPIES,  # x of streamed weights to shared memory
         "ROUND_WEIGHTS": plan.rounds and not rounded,  # when they are loaded
