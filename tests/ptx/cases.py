@@ -320,7 +320,7 @@ STEEP = "rnn_relu", zoo.functions.name, zoo.slstm.name
 
 def problem(case: Case) -> Problem:
     if case.cell.cell in CUSTOM:
-        CUSTOM[case.cell.cell].on_triton()
+        CUSTOM[case.cell.cell].on_triton(any(case.cell.zones))
     return _cell(case) if case.kind == "pointwise" else _stack(case)
 
 

@@ -35,6 +35,12 @@ USERS = [
 ]  # fmt: skip
 # A scan loads two steps ahead.
 ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]
+# So it does backwards, where all rows are as long.
+SCANS = [
+    ("both", {"L": 2, "cell": MORE[-1], "resets": True, "states": True}),
+    ("steps", {"cell": Spec(zoo.qrnn.name, zoneout=(0.3, 0.2)), "resets": True, "reverse": True}),
+    ("steps", {"T": 2, "cell": Spec(zoo.min_gru.name)}),
+]  # fmt: skip
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
 
@@ -58,6 +64,7 @@ def every_case() -> list[Case]:
                     found.append(Case("steps", dtype, arch, 130, 20, path=path))
                     found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
+            found += [Case(kind, dtype, arch, 33, 16, L=2) for kind in ("steps", "layers")]
             found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
             found += [Case("steps", dtype, arch, 33, 20, **LONG)]
@@ -66,6 +73,7 @@ def every_case() -> list[Case]:
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **TWICE)]
             found += [Case("steps", dtype, arch, 17, T=1, **more) for more in ONE_STEP]
             found += [Case("layers", dtype, arch, 17, L=3, T=1, p=0.3, lengths=(1, 1, 1))]
+            found += [Case(kind, dtype, arch, 17, **{"T": 5, **more}) for kind, more in SCANS]
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -197,7 +205,7 @@ def some_cases() -> list[Case]:
         Case("steps", "fp64", 90, 17),
         Case("steps", "tf32", 90, 33, P=20),
         Case("both", "bf16", 90, 33),
-        Case("layers", "fp16", 90, 33, L=2),
+        Case("layers", "fp16", 90, 33, 16, L=2),  # whole blocks of rows: without a mask
         Case("layers", "tf32", 90, 17, L=3, **TWICE),
         Case("layers", "tf32", 90, 130, T=2, L=2),
         Case("layers", "bf16", 90, 17, L=2, mode="per-step"),
@@ -207,7 +215,7 @@ def some_cases() -> list[Case]:
         Case("steps", "bf16", 90, 33, 20, P=20, path="groups of rows"),
         Case("steps", "bf16", 90, 130, 20, T=2, path="streamed"),
         Case("steps", "bf16", 90, 130, 20, T=2, P=100, path="streamed"),
-        Case("steps", "bf16", 90, 130, 20, path="whole sums"),
+        Case("steps", "bf16", 90, 130, 30, path="whole sums"),
         Case("layers", "bf16", 90, 17, L=2, cell=GRU, path="whole sums"),
         Case("steps", "bf16", 90, 33, 20, path="a gate each"),
         Case("steps", "bf16", 90, 33, 20, path="alone", **LONG),
@@ -230,6 +238,7 @@ def some_cases() -> list[Case]:
         # Several warps hold each element of a scan that has fewer of them than threads.
         Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
         *[Case("steps", "bf16", 90, 17, T=1, **more) for more in ONE_STEP],
+        *[Case(kind, "bf16", 90, 17, **{"T": 5, **more}) for kind, more in SCANS],
         Case("steps", "bf16", 90, 17, cell=LOGARITHMS),
         # Two values that a step compares are so close that bfloat16 would order them otherwise.
         Case("both", "bf16", 80, 17, cell=LOGARITHMS, lengths=FEW),
@@ -249,7 +258,7 @@ def some_cases() -> list[Case]:
         Case("both", "fp32", 80, 17, L=2, **rows),
         Case("both", "fp32", 80, 17, cell=GRU_NORM, **rows),
         Case("layers", "fp32", 80, 17, L=2, p=0.3, resets=True, cell=ALL),
-        Case("steps", "bf16", 80, 130, 20, T=2, path="streamed"),
+        Case("steps", "bf16", 80, 130, 32, T=2, path="streamed"),
         Case("steps", "bf16", 80, 33, 20, path="a gate each"),
         Case("steps", "bf16", 80, 33, 20, path="whole sums", **LONG),
         Case("both", "bf16", 80, 33, path="alone", **rows),

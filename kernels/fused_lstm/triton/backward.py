@@ -151,7 +151,17 @@ def lstm_backward_kernel(
         dc_kept = tile.load_columns(dc_ptr, kept_at, is_given, H, PLAN.STATES, PLAN.ACC)
         for _i in tl.static_range(G):
             sent = sent + (tl.full((PLAN.UNITS, PLAN.BLOCK_B), 0.0, dgates_ptr.dtype.element_ty),)
-    for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
+    if PLAN.TWO_AHEAD:
+        memory = Memory(
+            dy_ptr=dy_ptr, gates_ptr=gates_ptr, c0_ptr=c0_ptr, c_ptr=c_ptr, dstates_ptr=dstates_ptr
+        )  # fmt: skip
+        early = read(memory, tl.full((), T - 1, tl.int64), lane, every, rows, PLAN)
+        later = read(memory, tl.full((), T - 2, tl.int64), lane, every, rows, PLAN)
+        first, _ = position.place(tl.full((), T - 1, tl.int64), lane, rows, PLAN)
+        after_at = first * SIZE + position.states_at(every, PLAN)
+        after = tile.load_ahead(c_ptr, after_at, every.mask, H, PLAN.STATES)
+    waves = end - begin if PLAN.PERSISTENT else 1
+    for wave in tl.range(0, waves, loop_unroll_factor=PLAN.UNROLL, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
         step = position.step_of(t, lane, rows, PLAN)
         if PLAN.SPLIT > 1:
@@ -172,7 +182,7 @@ def lstm_backward_kernel(
                 )  # fmt: skip
                 numbers = inner.load_numbers(PLAN.NUMBERS, inside, step, block, PLAN)
                 dc = dc_of(dc_ptr, last, step, block, rows, PLAN)
-                dc = plus_given(dc, dstates_ptr, step, block, PLAN)
+                dc = plus_given(dc, given_by_states(dstates_ptr, step, block, PLAN), PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
                 dh = 0.0
                 if k == 0:
@@ -187,14 +197,24 @@ def lstm_backward_kernel(
             batch = first_batch + turn
             block = position.block_of(batch, unit, step.alive, H, PLAN.W_HH, PLAN)
             # First what no other program writes: it arrives while the others finish.
-            saved, before, after = stored(gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN)
+            if PLAN.TWO_AHEAD:
+                saved = tile.widened(early.saved, PLAN.SAVED, PLAN.ACC)
+                before = position.where_kept(early.before, early.not_reset, PLAN)
+                by_states = early.by_states
+            else:
+                saved, before, after = stored(gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN)
+                by_states = given_by_states(dstates_ptr, step, block, PLAN)
             dc = dc_kept if PLAN.ALONE else dc_of(dc_ptr, last, step, block, rows, PLAN)
-            dc = plus_given(dc, dstates_ptr, step, block, PLAN)
+            dc = plus_given(dc, by_states, PLAN)
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
-                dh = project.multiply(w_hr, between_ptr, batch, PLAN)
+                dh = project.multiply(w_hr, between_ptr, step, batch, PLAN)
             elif PLAN.INSIDE > 0:
                 dh = 0.0
+            elif PLAN.TWO_AHEAD:
+                dh = early.dy.to(PLAN.ACC) + last_dh(given, step, block, rows, PLAN)
+                if PLAN.HAS.ZONE_H:
+                    dh = options.zone_out_backward(dh, dh_old_ptr, draws, step, block, rows, PLAN)
             else:
                 dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
             if PLAN.HAS.NORM:
@@ -228,7 +248,10 @@ def lstm_backward_kernel(
                     of_gate = by_h[PLAN.SUMMED + i].to(dgates_ptr.dtype.element_ty)
                     tl.store(dgates_ptr + dgates_at + (X + i) * H, of_gate, mask=block.mask)
                 by_h = norm.of_product_backward(by_h, raw_ptr, norms, step, block, rows, PLAN)
-            dc = position.each_unless_reset(dc, t, lane, block.b, rows, PLAN)
+            if PLAN.TWO_AHEAD:
+                dc = position.where_kept(dc, early.not_reset, PLAN)
+            else:
+                dc = position.each_unless_reset(dc, t, lane, block.b, rows, PLAN)
             if PLAN.ALONE:
                 sent = ()
                 for i in tl.static_range(G):
@@ -245,6 +268,10 @@ def lstm_backward_kernel(
             if not PLAN.ALONE:
                 dc_at = lane * B * SIZE + position.states_at(block, PLAN)
                 tile.store_columns(dc_ptr, dc_at, block.mask, dc, H, PLAN.STATES)
+            if PLAN.TWO_AHEAD:
+                after = early.before
+                early = later
+                later = read(memory, t - 2, lane, every, rows, PLAN)
         position.wait_for_next(share, wave, end - begin, PLAN)
     if PLAN.ALONE:
         tile.store_columns(dc_ptr, kept_at, every.mask, dc_kept, H, PLAN.STATES)
@@ -276,6 +303,46 @@ class Sums(NamedTuple):
 # --- what a step reads, beside its dh ---
 
 
+class Memory(NamedTuple):
+    """What no step of a backward writes."""
+
+    dy_ptr: Any
+    gates_ptr: Any
+    c0_ptr: Any
+    c_ptr: Any
+    dstates_ptr: Any
+
+
+class Read(NamedTuple):
+    """A block of Memory in a step, in the memory's dtypes: nothing has waited for it."""
+
+    dy: Any
+    saved: Any
+    before: Any  # the states after the step before
+    by_states: Any  # where BY_STATES
+    not_reset: Any  # where RESETS
+
+
+@helper
+def read(memory, t, lane, every, rows, PLAN: tl.constexpr):
+    """Load what a scan reads in step t of a block of `every` row, or nothing before step 0."""
+    step = position.step_of(t, lane, rows, PLAN)
+    alive = tl.where(t >= 0, step.alive, 0)
+    block = position.block_of(every.batch, every.unit, alive, PLAN.H, PLAN.W_HH, PLAN)
+    dy_at = position.output_of(step, block, rows, PLAN)
+    saved_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
+    not_reset = ()
+    if PLAN.RESETS:
+        not_reset = position.load_not_reset(t, lane, block.b, rows, PLAN)
+    return Read(
+        dy=tl.load(memory.dy_ptr + dy_at, mask=block.mask, other=0.0),
+        saved=tile.load_ahead(memory.gates_ptr, saved_at, block.mask, PLAN.H, PLAN.SAVED),
+        before=position.states_before(memory.c0_ptr, memory.c_ptr, step, block, rows, PLAN),
+        by_states=given_by_states(memory.dstates_ptr, step, block, PLAN),
+        not_reset=not_reset,
+    )  # fmt: skip
+
+
 @helper
 def stored(gates_ptr, c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
     """Load a block's saved columns of a step, and its states before and after it."""
@@ -298,15 +365,21 @@ def dc_of(dc_ptr, last, step, block, rows, PLAN: tl.constexpr):
 
 
 @helper
-def plus_given(dc, dstates_ptr, step, block, PLAN: tl.constexpr):
-    """Return gradients by the states after a step with those that come from outside."""
+def given_by_states(dstates_ptr, step, block, PLAN: tl.constexpr):
+    """Load a block's gradients by the states after a step that come from outside."""
+    given = ()
     if PLAN.BY_STATES:
         at = step.first * (PLAN.STATES * PLAN.H) + position.states_at(block, PLAN)
-        given = tile.load_columns(dstates_ptr, at, block.mask, PLAN.H, PLAN.STATES, PLAN.ACC)
-        found = ()
-        for i in tl.static_range(PLAN.STATES):
-            found = found + (dc[i] + given[i],)
-        dc = found
+        given = tile.load_ahead(dstates_ptr, at, block.mask, PLAN.H, PLAN.STATES)
+    return given
+
+
+@helper
+def plus_given(dc, by_states, PLAN: tl.constexpr):
+    """Return gradients by the states after a step with those that come from outside."""
+    if PLAN.BY_STATES:
+        by_states = tile.widened(by_states, PLAN.STATES, PLAN.ACC)
+        dc = tile.sums(dc, by_states, PLAN.STATES)
     return dc
 
 
@@ -385,12 +458,13 @@ def sum_of_gates(
         batch=batch, b=b, unit=sums.element, mask=mask, at=at, slot_at=slot_at
     )  # fmt: skip
     in_ptr = position.slot_of(sums.exchange_ptr, 0, batch, PLAN.W_HH)
+    count = tile.count_of(step.alive, batch, PLAN)
     acc = tile.zeros(PLAN.ROWS, PLAN)
     if PLAN.CHAIN:
         # The top lane reads its own dgates(t+1): see the forward kernel.
         slot = tl.where(step.lane < PLAN.LANES - 1, 2 + now, now ^ 1)
         by_x = tile.gate_ptrs(in_ptr, slot, sums.first_gate, True, PLAN.W_IH, PLAN)
-        acc = tile.product(acc, sums.w_ih, by_x, PLAN.W_IH, PLAN)
+        acc = tile.product(acc, sums.w_ih, by_x, count, PLAN.W_IH, PLAN)
     if PLAN.SENT:  # what comes from above is a sum of its own
         acc = tile.summed(acc, PLAN.ROWS, PLAN)
     if PLAN.DROPOUT:
@@ -406,7 +480,7 @@ def sum_of_gates(
         acc = tile.product_on_chip(acc, sums.w_hh, sent, PLAN.W_HH, PLAN)
     else:
         by_h = tile.gate_ptrs(in_ptr, now ^ 1, sums.first_gate, False, PLAN.W_HH, PLAN)
-        acc = tile.product(acc, sums.w_hh, by_h, PLAN.W_HH, PLAN)
+        acc = tile.product(acc, sums.w_hh, by_h, count, PLAN.W_HH, PLAN)
     acc = tile.summed(acc, PLAN.ROWS, PLAN)
     if PLAN.HAS.RECURRENT:
         acc *= options.h_mask(sums.h_mask_ptr, step, block, rows, PLAN)
@@ -426,12 +500,7 @@ def dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN: 
     if PLAN.SPLIT == 1 and PLAN.GATES > 0:
         received, _ = sum_of_gates(sums, sent, step, block.batch, rows, draws, PLAN)
     b, lane = block.b, step.lane
-    is_last = block.mask & (b < tl.where(step.t == rows.T - 1, given.last, 0))[None, :]
-    if PLAN.VARLEN:  # a row ends with this step where it is not alive in the next
-        _, alive_next = position.place(step.t + 1, lane, rows, PLAN)
-        is_last = block.mask & (b >= alive_next)[None, :]
-    dh_n_at = lane * rows.B * PLAN.P + block.at
-    dh = tl.load(given.dh_n_ptr + dh_n_at, mask=is_last, other=0.0).to(PLAN.ACC)
+    dh = last_dh(given, step, block, rows, PLAN)
     if PLAN.CHAIN and PLAN.BY_STATES:  # each lane has its own
         is_given, dy_at = block.mask, step.first * PLAN.P + block.at
     else:
@@ -451,6 +520,18 @@ def dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN: 
     if PLAN.HAS.ZONE_H:
         dh = options.zone_out_backward(dh, given.dh_old_ptr, draws, step, block, rows, PLAN)
     return dh
+
+
+@helper
+def last_dh(given, step, block, rows, PLAN: tl.constexpr):
+    """Load a block's gradients by h_n of rows whose last step it is, zero in others."""
+    b, lane = block.b, step.lane
+    is_last = block.mask & (b < tl.where(step.t == rows.T - 1, given.last, 0))[None, :]
+    if PLAN.VARLEN:  # a row ends with this step where it is not alive in the next
+        _, alive_next = position.place(step.t + 1, lane, rows, PLAN)
+        is_last = block.mask & (b >= alive_next)[None, :]
+    dh_n_at = lane * rows.B * PLAN.P + block.at
+    return tl.load(given.dh_n_ptr + dh_n_at, mask=is_last, other=0.0).to(PLAN.ACC)
 
 
 @helper

@@ -132,13 +132,15 @@ def cost(plan: Plan, device: Device) -> Cost:
     projected = plan.layers if plan.projected else 0
     weights = products * G * H * P + projected * H * P + plan.layers * sum(plan.inner) * H * H
     flops = 2 * weights * B
-    # Each program reads all that it sums over, padded to whole blocks; of those that have rows.
+    # Each program reads all that it sums over, padded to whole blocks unless masked; of those that
+    # have rows.
     every = plan.programs // plan.layers
     some = -(-P // plan.units) * plan.split * plan.row_groups
     of_gates, of_hr = (every, some) if plan.direction == "forward" else (some, every)
     chunks = of_gates * products * plan.summed_gates * plan.chunks
     chunks += (of_hr * projected + every * plan.layers * plan.planes) * plan.chunks_hr
-    moving = 0 if plan.alone else chunks * plan.block_k * plan.batch_blocks * plan.block_b * size
+    rows = (B if plan.masked else plan.padded_batch) / plan.row_groups
+    moving = 0 if plan.alone else chunks * plan.block_k * rows * size
     streamed = (1 - plan.resident_fraction) * weights * size * plan.row_groups
     state = plan.layers * B * (H * G * size + P * size + 2 * H * max(4, size))  # gates, h, c
     if plan.direction == "backward":

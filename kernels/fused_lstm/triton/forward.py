@@ -153,27 +153,30 @@ def lstm_forward_kernel(
         c_kept = tile.load_columns(c0_ptr, c0_at, every.mask, H, PLAN.STATES, PLAN.ACC)
     if PLAN.EARLY:
         first = position.first_of_all(lane, rows, PLAN)
-        x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
-        if PLAN.GATES == 0:  # a step of a scan is shorter than a load: it begins two steps ahead
+        x_early = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
+        if PLAN.TWO_AHEAD:
             first += position.ahead(lane, B, PLAN)
             more = tl.where(T > 1, B, 0)
             x_later = load_x_gates(gates_ptr, lane, first, more, first_batch, unit, PLAN)
-    for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
+    waves = end - begin if PLAN.PERSISTENT else 1
+    for wave in tl.range(0, waves, loop_unroll_factor=PLAN.UNROLL, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
         step = position.step_of(t, lane, rows, PLAN)
         now, after = t & 1, (t & 1) ^ 1
         for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
+            count = tile.count_of(step.alive, batch, PLAN)
             by_x = tile.zeros(PLAN.ROWS, PLAN) if PLAN.GATES > 0 else 0.0
             if PLAN.CHAIN:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
                 slot = tl.where(lane > 0, after - 2, now)
                 x_ptr = position.slot_of(up_ptr, slot, batch, PLAN.W_IH)
-                by_x = tile.product(by_x, w_ih, (x_ptr,), PLAN.W_IH, PLAN)
+                by_x = tile.product(by_x, w_ih, (x_ptr,), count, PLAN.W_IH, PLAN)
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
-                x_gates = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
+                x_early = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
+            x_gates = tile.widened(x_early, X, PLAN.ACC)
             if PLAN.ALONE:
                 if PLAN.GATES > 0:
                     h_kept = position.unless_reset(h_kept, t, lane, block.b, rows, PLAN)
@@ -190,7 +193,7 @@ def lstm_forward_kernel(
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
                 by_h = tile.zeros(PLAN.ROWS, PLAN)
-                by_h = tile.product(by_h, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
+                by_h = tile.product(by_h, w_hh, (h_ptr_now,), count, PLAN.W_HH, PLAN)
                 by_h = position.unless_reset(by_h, t, lane, block.b, rows, PLAN)
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
                 if PLAN.CHAIN:
@@ -198,7 +201,7 @@ def lstm_forward_kernel(
                     by_x = tl.where(lane > 0, by_x, 0.0)
                     x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN.ROWS, PLAN), X)
             else:
-                by_h = tile.product(by_x, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
+                by_h = tile.product(by_x, w_hh, (h_ptr_now,), count, PLAN.W_HH, PLAN)
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, X)
@@ -240,19 +243,19 @@ def lstm_forward_kernel(
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H
                     tile.store_columns(m_ptr, gates_at, block.mask, (h,), H, 1)
-            if PLAN.EARLY and PLAN.GATES == 0:
-                x_gates = x_later
+            if PLAN.TWO_AHEAD:
+                x_early = x_later
                 later_rows = tl.where(t + 2 < T, B, 0)
                 later = step.first + 2 * position.ahead(lane, B, PLAN)
                 x_later = load_x_gates(gates_ptr, lane, later, later_rows, batch, unit, PLAN)
             elif PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
                 next_first = step.first + position.ahead(lane, B, PLAN)
-                x_gates = load_x_gates(gates_ptr, lane, next_first, next_rows, batch, unit, PLAN)
+                x_early = load_x_gates(gates_ptr, lane, next_first, next_rows, batch, unit, PLAN)
         if PLAN.PROJECTED:
             position.wait(share, (wave + 1) * PLAN.MEETINGS - 1, PLAN)
             for turn in range(position.turns(step.alive, first_batch, PLAN.PROJECTS, PLAN)):
-                h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
+                h = project.multiply(w_hr, between_ptr, step, first_batch + turn, PLAN)
                 hand_out(h, out, step, turn, first_batch + turn, unit, rows, draws, PLAN)
         for k in tl.static_range(PLAN.INSIDE):  # RUNS
             position.wait(share, wave * PLAN.MEETINGS + k + 1, PLAN)
@@ -261,6 +264,7 @@ def lstm_forward_kernel(
                 block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
                 made = inner.made(k + 1, inside, step, block, rows, PLAN)
                 x_gates = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
+                x_gates = tile.widened(x_gates, X, PLAN.ACC)
                 c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
                 cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
@@ -301,6 +305,7 @@ class Out(NamedTuple):
 def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr):
     """Load a block of x's part of X gates, in the step with `count` rows from row `first` on.
 
+    It is in the memory's dtype, so that nothing waits for what is loaded steps ahead.
     In a chain only the lowest lane has this part.
     """
     if PLAN.CHAIN:
@@ -309,7 +314,7 @@ def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr)
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     at = (first + block.b)[None, :] * (PLAN.COLUMNS * PLAN.H) + unit[:, None]
     x_ptr = gates_ptr + (PLAN.COLUMNS - X) * PLAN.H
-    return tile.load_columns(x_ptr, at, block.mask, PLAN.H, X, PLAN.ACC)
+    return tile.load_ahead(x_ptr, at, block.mask, PLAN.H, X)
 
 
 @helper

@@ -126,7 +126,7 @@ def shares(k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
 
 
 @helper
-def product(k: tl.constexpr, inside, batch, PLAN: tl.constexpr):
+def product(k: tl.constexpr, inside, step, batch, PLAN: tl.constexpr):
     """Return the columns [UNITS, BLOCK_B] that a product makes, and those of padding.
 
     In the backward return the gradient by what it multiplies [OWN, BLOCK_B].
@@ -136,11 +136,12 @@ def product(k: tl.constexpr, inside, batch, PLAN: tl.constexpr):
     for j in tl.static_range(W.GATES):
         ptrs = ptrs + (inside.between_ptr + (W.PLANE + j) * W.SLOT + batch * W.TILE,)
     weight = inside.weights[PLAN.CALLS[k].NUMBER]
+    count = tile.count_of(step.alive, batch, PLAN)
     if PLAN.FORWARD:
-        acc = tile.product(tile.zeros(W.ROWS, PLAN), weight, ptrs, W, PLAN)
+        acc = tile.product(tile.zeros(W.ROWS, PLAN), weight, ptrs, count, W, PLAN)
         found = tile.gates_of(acc, W.ROWS, PLAN)
     else:
-        acc = tile.product(tile.zeros(PLAN.OWN, PLAN), weight, ptrs, W, PLAN)
+        acc = tile.product(tile.zeros(PLAN.OWN, PLAN), weight, ptrs, count, W, PLAN)
         found = tile.summed(acc, PLAN.OWN, PLAN)
     return found
 
@@ -171,7 +172,7 @@ def made(phase: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
         if phase != PLAN.CALLS[k].READ:
             found = found + (0.0,)
         elif PLAN.CALLS[k].IS_PRODUCT:
-            found = found + (product(k, inside, block.batch, PLAN),)
+            found = found + (product(k, inside, step, block.batch, PLAN),)
         else:
             found = found + (total(k, inside, step, block, rows, PLAN),)
     return found
@@ -235,20 +236,22 @@ def gradients(dh, phase: tl.constexpr, inside, step, block, rows, PLAN: tl.const
         if phase < PLAN.CALLS[k].READ or PLAN.CALLS[k].READ == 0:
             found = found + (0.0,)
         elif PLAN.CALLS[k].IS_PRODUCT:
-            found = found + (by_factor(k, phase, row_ptr, inside, block, PLAN),)
+            found = found + (by_factor(k, phase, row_ptr, inside, step, block, PLAN),)
         else:
             found = found + (by_units(k, phase, row_ptr, inside, step, block, rows, PLAN),)
     return found
 
 
 @helper
-def by_factor(k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, block, PLAN: tl.constexpr):
+def by_factor(
+    k: tl.constexpr, phase: tl.constexpr, row_ptr, inside, step, block, PLAN: tl.constexpr
+):
     """Return the gradient by what a product multiplies [OWN, BLOCK_B]."""
     ptr = row_ptr + (1 + PLAN.CALLS[k].NUMBER) * PLAN.H + block.unit[:, None]
     if phase > PLAN.CALLS[k].READ:
         found = tl.load(ptr, mask=block.mask, other=0.0)
     else:
-        found = product(k, inside, block.batch, PLAN)
+        found = product(k, inside, step, block.batch, PLAN)
         if phase < PLAN.INSIDE:
             tl.store(ptr, found, mask=block.mask)
     return found

@@ -245,6 +245,7 @@ def constants(
         raise ValueError(f"plan.inner: got {got}; expected {wanted}, {kernels}'s")
     chain = plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
+    early = plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside)
     derived = {
         # Lanes.
         "CHAIN": chain,  # a lane reads what the lane below it writes
@@ -269,6 +270,8 @@ def constants(
         **_meetings(kernels, plan.direction),
         "SHARE": 1 / plan.hidden,  # of a unit in a mean
         "FORWARD": plan.direction == "forward",
+        # With an LSTM's options a chain of H=650 would spill on an H100.
+        "MASKED": plan.masked and not (chain and cell.options),
         "PART_K": plan.block_k // plan.k_parts,  # of a chunk's columns, a warp's
         "COPIES": plan.stages > 1 and FENCES_COPIES,  # x of streamed weights to shared memory
         "ROUND_WEIGHTS": plan.rounds and not rounded,  # when they are loaded
@@ -281,7 +284,12 @@ def constants(
         "SENT": resets or recurrent or (dropout and plan.k_parts > 1),
         # The time loop and its meetings.
         # X's parts come first.
-        "EARLY": plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside),
+        "EARLY": early,
+        # A step of a scan is shorter than a load, which begins two steps ahead.
+        "TWO_AHEAD": early and plan.gates == 0,
+        # Two steps are a round, so that values loaded ahead wait where they were loaded to: to hand
+        # them on is to wait for them.
+        "UNROLL": 2 if early and plan.gates == 0 else 1,
         "KEEP_LOOP": keep_loop,
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings

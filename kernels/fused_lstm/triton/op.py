@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ class Planned:
     spec: Spec
     shape: Shape
     order: tuple[Any, ...]  # of a lane's weights: of each field of Layer the number
+    fields: Callable[[tuple], tuple]  # Layer's but the last, of a lane's weights and None behind
     cell: KernelCell
     count: int  # of launches
     rounds_before: bool  # whether weights are rounded to TF32 before the launches
@@ -115,6 +117,7 @@ def plan_call(
         spec=cell,
         shape=shape,
         order=order,
+        fields=itemgetter(*[-1 if n is None else n for n in order[:-1]]) if order else tuple,
         cell=kernels,
         count=shape.L // plan.layers,
         rounds_before=rounds_before,
@@ -276,7 +279,8 @@ def parsed(
     by_states: bool = False,
 ) -> Parsed:
     """Return a call's arguments, checked, with its launches."""
-    T, each = len(x if batch_sizes is None else batch_sizes), len(weights) // len(h0)
+    # A tensor's `len` is Python, and its shape is not.
+    T, each = (x if batch_sizes is None else batch_sizes).shape[0], len(weights) // h0.shape[0]
     planned = planned_for(Key(
         make_plan=plan_of, settings=settings(), direction=direction, save=save,
         tf32=x.dtype == torch.float32 and precision.tf32(), dtype=x.dtype, device=x.device,
@@ -290,9 +294,10 @@ def parsed(
     weights = [w.contiguous() for w in weights]
     layers = []
     for first in range(0, len(weights), each):
-        *own, inner = planned.order
-        lane = [None if n is None else weights[first + n] for n in own]
-        layers.append(Layer(*lane, inner and tuple([weights[first + n] for n in inner])))
+        lane = (*weights[first : first + each], None)
+        layer = planned.fields(lane)
+        inner = planned.order[-1]
+        layers.append(Layer(*layer, inner and tuple([lane[n] for n in inner])))
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from . import barrier
+from . import barrier, tile
 from .helper import helper
 
 
@@ -164,14 +164,20 @@ def ahead(lane, B, PLAN: tl.constexpr):
 
 
 @helper
-def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
-    """Load a mask [1, BLOCK_B]: true where a row keeps its state before step t.
+def load_not_reset(t, lane, b, rows, PLAN: tl.constexpr):
+    """Load [BLOCK_B] uint8, 0 where a row's state is zero before step t.
 
-    All lanes of a direction have the same mask.
+    All lanes of a direction have the same.
     """
     first, alive = place(t, lane, rows, PLAN)
     first -= first_row(lane - (lane & 1 if PLAN.BOTH else 0), rows, PLAN)
-    return (tl.load(rows.not_reset_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
+    return tl.load(rows.not_reset_ptr + first + b, mask=b < alive, other=1)
+
+
+@helper
+def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
+    """Load a mask [1, BLOCK_B]: true where a row keeps its state before step t."""
+    return (load_not_reset(t, lane, b, rows, PLAN) != 0)[None, :]
 
 
 @helper
@@ -196,7 +202,14 @@ def columns_at(step, block, COLUMNS: tl.constexpr, PLAN: tl.constexpr):
 
 @helper
 def load_states(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
-    """Load a block's states before a step: after the step before, or c0 where the row begins."""
+    """Load a block's states before a step, zero in rows that are reset."""
+    states = states_before(c0_ptr, c_ptr, step, block, rows, PLAN)
+    return each_unless_reset(states, step.t, step.lane, block.b, rows, PLAN)
+
+
+@helper
+def states_before(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
+    """Load a block's states after the step before, or c0 where the row begins."""
     t, lane, B = step.t, step.lane, rows.B
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     begin_ptr = c0_ptr + lane * B * SIZE
@@ -208,18 +221,25 @@ def load_states(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
         before = step.first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
         found = tl.where(t == 0, begin_ptr, c_ptr + before * SIZE)
     found += states_at(block, PLAN)
-    states = ()
-    for i in tl.static_range(PLAN.STATES):
-        c = tl.load(found + i * PLAN.H, mask=block.mask, other=0.0)
-        states = states + (unless_reset(c, t, lane, block.b, rows, PLAN),)
-    return states
+    return tile.load_ahead(found, 0, block.mask, PLAN.H, PLAN.STATES)
 
 
 @helper
 def each_unless_reset(states, t, lane, b, rows, PLAN: tl.constexpr):
     """Return states before step t, or their gradients, with 0 in rows that are reset."""
     if PLAN.RESETS:
-        kept = not_reset(t, lane, b, rows, PLAN)
+        states = where_kept(states, load_not_reset(t, lane, b, rows, PLAN), PLAN)
+    return states
+
+
+@helper
+def where_kept(states, not_reset, PLAN: tl.constexpr):
+    """Return states before a step, or their gradients, with 0 in rows that are reset.
+
+    not_reset: as `load_not_reset` returns it, where RESETS.
+    """
+    if PLAN.RESETS:
+        kept = (not_reset != 0)[None, :]
         found = ()
         for i in tl.static_range(PLAN.STATES):
             found = found + (tl.where(kept, states[i], 0.0),)

@@ -23,11 +23,12 @@ def load_weight(w_ptr, first, SIZE: tl.constexpr, PLAN: tl.constexpr):
 
 
 @helper
-def multiply(w_hr, between_ptr, batch, PLAN: tl.constexpr):
+def multiply(w_hr, between_ptr, step, batch, PLAN: tl.constexpr):
     """Multiply a program's rows by a block of the exchanged vectors: [OWN, BLOCK_B]."""
     weight, has_rows = w_hr
     acc = tile.zeros(PLAN.OWN, PLAN)
     if has_rows:
         m_ptr = between_ptr + batch * PLAN.W_HR.TILE
-        acc = tile.product(acc, weight, (m_ptr,), PLAN.W_HR, PLAN)
+        count = tile.count_of(step.alive, batch, PLAN)
+        acc = tile.product(acc, weight, (m_ptr,), count, PLAN.W_HR, PLAN)
     return tile.summed(acc, PLAN.OWN, PLAN)

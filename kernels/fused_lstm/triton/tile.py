@@ -76,14 +76,16 @@ def load_weight(w_ptr, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
 def load_moving(
     x_ptr,  # [BLOCK_B, PAD] of an exchange, just written by other programs
     chunk,
+    count,  # of the block's rows that exist
     AS_BITS: tl.constexpr,
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     """Load a chunk [BLOCK_K, BLOCK_B] of x transposed; .cg because L1 may hold an old line.
 
-    The load has no mask: an exchange is padded with zeros to whole blocks, so that the loads of any
-    H are 16 bytes wide and their addresses one register.
+    The load has no mask by column: an exchange is padded with zeros to whole blocks, so that the
+    loads of any H are 16 bytes wide and their addresses one register. Where MASKED, many of the
+    block's rows do not exist, and are not loaded.
 
     AS_BITS: where warps share a chunk that no copy to shared memory brings. Else the compiler moves
     the store to shared memory up to the load that feeds it, and would wait for the load there. A
@@ -100,7 +102,19 @@ def load_moving(
         offset = b[None, None, :] * W.PAD + col
     if PLAN.K_PARTS == 1 and AS_BITS:
         x_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
-    return tl.load(x_ptr + offset, cache_modifier=".cg")
+    if PLAN.MASKED:
+        exists = b < count
+        exists = exists[None, :] if PLAN.K_PARTS == 1 else exists[None, None, :]
+        found = tl.load(x_ptr + offset, mask=exists, other=0.0, cache_modifier=".cg")
+    else:
+        found = tl.load(x_ptr + offset, cache_modifier=".cg")
+    return found
+
+
+@helper
+def count_of(alive, batch, PLAN: tl.constexpr):
+    """Return how many rows a block of batch has, of `alive` in all; int32, and may be too many."""
+    return (alive - batch * PLAN.BLOCK_B).to(tl.int32)
 
 
 @helper
@@ -131,6 +145,7 @@ def product(
     acc,  # [ROWS, BLOCK_B], or [K_PARTS, ROWS, BLOCK_B]
     weight,  # what load_weight gave
     x_ptrs,  # of each of W.GATES [BLOCK_B, PAD] of an exchange
+    count,  # of the block's rows that exist, int32
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
@@ -140,7 +155,8 @@ def product(
     chunks = ()
     for i in tl.static_range(W.GATES * W.RESIDENT + PLAN.AHEAD):
         if i < W.GATES * W.RESIDENT:
-            chunks = chunks + (load_moving(x_ptrs[i // W.RESIDENT], i % W.RESIDENT, True, W, PLAN),)
+            x_ptr = x_ptrs[i // W.RESIDENT]
+            chunks = chunks + (load_moving(x_ptr, i % W.RESIDENT, count, True, W, PLAN),)
         if i >= PLAN.AHEAD:
             bits = chunks[i - PLAN.AHEAD]
             if W.HOLD:
@@ -150,7 +166,7 @@ def product(
         w_gate_ptr = w_ptr + gate * W.STRIDE_GATE
         for chunk in tl.range(W.RESIDENT, W.CHUNKS, num_stages=PLAN.STAGES):
             w = load_tile(w_gate_ptr, row, row_mask, chunk, W, PLAN)
-            x = load_moving(x_ptrs[gate], chunk, W.HOLD or not PLAN.COPIES, W, PLAN)
+            x = load_moving(x_ptrs[gate], chunk, count, W.HOLD or not PLAN.COPIES, W, PLAN)
             acc = dot(w, x, acc, x_ptrs[0], PLAN.PRECISION)
     return acc
 
@@ -283,9 +299,27 @@ def sums(one, other, N: tl.constexpr):
 @helper
 def load_columns(ptr, offset, mask, STRIDE, N: tl.constexpr, ACC: tl.constexpr):
     """Load N columns, STRIDE apart (H in a row of [., N*H]), in the accumulator's dtype."""
+    return widened(load_ahead(ptr, offset, mask, STRIDE, N), N, ACC)
+
+
+@helper
+def load_ahead(ptr, offset, mask, STRIDE, N: tl.constexpr):
+    """Load N columns as `load_columns` does, in the memory's dtype.
+
+    Nothing waits for them before `widened`.
+    """
     found = ()
     for i in tl.static_range(N):
-        found = found + (tl.load(ptr + offset + i * STRIDE, mask=mask, other=0.0).to(ACC),)
+        found = found + (tl.load(ptr + offset + i * STRIDE, mask=mask, other=0.0),)
+    return found
+
+
+@helper
+def widened(columns, N: tl.constexpr, ACC: tl.constexpr):
+    """Return N columns in the accumulator's dtype."""
+    found = ()
+    for i in tl.static_range(N):
+        found = found + (columns[i].to(ACC),)
     return found
 
 

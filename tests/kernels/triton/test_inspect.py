@@ -113,15 +113,16 @@ def test_a_wrong_order_is_found(change):
 
 
 def test_a_floor_counts_the_rows_that_are_moved():
-    """17 rows of batch travel as 32, and H=650 as 768 columns."""
+    """30 rows of batch travel as 32, 17 as they are, and H=650 as 768 columns."""
     costs = [
         choice.cost(plan.plan("steps", "forward", hidden=650, batch=batch, layers=1, dtype="bf16",
                             device=devices.DEVICES["H100"]), devices.DEVICES["H100"])
-        for batch in (17, 32)
+        for batch in (17, 30, 32)
     ]  # fmt: skip
     state = 650 * (4 * 2 + 2 + 2 * 4)  # a row's gates, h and c
-    assert costs[0].bytes_l2 == 41 * 32 * 768 * 2 + 17 * state
-    assert costs[1].bytes_l2 - costs[0].bytes_l2 == 15 * state
+    assert costs[0].bytes_l2 == 41 * 17 * 768 * 2 + 17 * state
+    assert costs[1].bytes_l2 == 41 * 32 * 768 * 2 + 30 * state
+    assert costs[2].bytes_l2 - costs[1].bytes_l2 == 2 * state
 
 
 def run(*arguments: str) -> str:
