@@ -176,11 +176,11 @@ def try_hub(python: Path) -> None:
     example = str(hub / "example.py"), str(folder)
     print(run(python, *example, cwd=BUILD), end="", flush=True)
     build = folder / "build" / "torch-universal"
-    layers, more = build / "layers.py", build / "more.py"
+    layers, more = build / "hub_layers.py", build / "more.py"
     whole = layers.read_bytes()
     for damage, error in (
-        (lambda: layers.write_bytes(whole + b"\n"), "File hash mismatch for layers.py"),
-        (layers.unlink, "Missing file: layers.py"),
+        (lambda: layers.write_bytes(whole + b"\n"), "File hash mismatch for hub_layers.py"),
+        (layers.unlink, "Missing file: hub_layers.py"),
         (lambda: (layers.write_bytes(whole), more.write_text("")), "Unknown file: more.py"),
     ):
         damage()
