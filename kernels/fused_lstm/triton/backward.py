@@ -304,7 +304,7 @@ class Sums(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What no step of a backward writes."""
+    """Hold the tensors that no step of a backward writes."""
 
     dy_ptr: Any
     gates_ptr: Any

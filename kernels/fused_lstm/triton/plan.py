@@ -100,7 +100,7 @@ class Plan:
 
     @cached_property
     def masked(self) -> bool:
-        """Whether programs load the rows of an exchange that exist, instead of whole blocks.
+        """Say whether programs load only the rows of an exchange that exist, not whole blocks.
 
         A mask takes up to 5 instructions for each 16 bytes that a thread loads, which a few rows
         do not pay for. In float32 it costs more: on sm_80 a loop over streamed weights is no longer
