@@ -319,7 +319,6 @@ FORMATS: dict[str, Callable[[Sequence[Pick]], str]] = {
     # of two, that took turns
     "times": times,
     "times (ends)": ends,
-    "processes": spread,
     "each case": each_case,
     "0.1 times": lambda picks: f"{factors(picks)[0].value:.1f}",
     "0.01 times": lambda picks: f"{factors(picks)[0].value:.2f}",

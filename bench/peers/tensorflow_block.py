@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
-from .tensorflow_cell import FORGET_BIAS, Stack, Unrolled
-from .tensorflow_program import Program, configure, same
+from .tensorflow_cell import FORGET_BIAS, Stack, builders
+from .tensorflow_program import same
 
 
 class Blocks(Stack):
@@ -33,11 +32,4 @@ class Blocks(Stack):
         return x, tf.stack(h_last), tf.stack(c_last)
 
 
-def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
-    configure(problem, threads)
-    return Unrolled(problem, jit_compile=False, stack=Blocks)
-
-
-def build_learner(lesson: dict[str, np.ndarray], threads: int) -> Program:
-    configure(lesson, threads)
-    return Program(lesson, Blocks(lesson), jit_compile=False)
+build, build_learner = builders(Blocks)

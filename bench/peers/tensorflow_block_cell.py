@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
-from .tensorflow_cell import FORGET_BIAS, Stack, Unrolled
-from .tensorflow_program import Program, configure, same
+from .tensorflow_cell import FORGET_BIAS, Stack, builders
 
 
 @tf.custom_gradient
@@ -42,28 +40,9 @@ def cell(
 class BlockCells(Stack):
     """The tutorial's stack with LSTMBlockCell in its cell's place."""
 
-    def __call__(
-        self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor, between: Callable = same
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        c, h, outputs = tf.unstack(c), tf.unstack(h), []
-        pairs = [
-            (tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias))
-            for kernel, bias in zip(self.kernels, self.biases, strict=True)
-        ]
-        for below in tf.unstack(x):
-            for l, (kernel, bias) in enumerate(pairs):
-                below = between(below) if l else below
-                c[l], h[l] = cell(below, c[l], h[l], kernel, bias)
-                below = h[l]
-            outputs.append(below)
-        return tf.stack(outputs), tf.stack(h), tf.stack(c)
+    @staticmethod
+    def cell(x: tf.Tensor, c: tf.Tensor, h: tf.Tensor, *weights: tf.Variable) -> tuple:
+        return cell(x, c, h, *map(tf.convert_to_tensor, weights))
 
 
-def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
-    configure(problem, threads)
-    return Unrolled(problem, jit_compile=False, stack=BlockCells)
-
-
-def build_learner(lesson: dict[str, np.ndarray], threads: int) -> Program:
-    configure(lesson, threads)
-    return Program(lesson, BlockCells(lesson), jit_compile=False)
+build, build_learner = builders(BlockCells)

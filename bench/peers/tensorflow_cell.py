@@ -31,6 +31,8 @@ def cell(
 class Stack:
     """Cells upon cells, unrolled: a call maps x [T, B, I], h, c [L, B, H] to y [T, B, H], h, c."""
 
+    cell = staticmethod(cell)
+
     def __init__(self, problem: dict[str, np.ndarray]) -> None:
         pairs = [joint_kernel(layer, TENSORFLOW) for layer in layers(problem)]
         self.kernels = [tf.Variable(kernel) for kernel, _ in pairs]
@@ -48,7 +50,7 @@ class Stack:
         for below in tf.unstack(x):
             for l, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
                 below = between(below) if l else below
-                c[l], h[l] = cell(below, c[l], h[l], kernel, bias)
+                c[l], h[l] = self.cell(below, c[l], h[l], kernel, bias)
                 below = h[l]
             outputs.append(below)
         return tf.stack(outputs), tf.stack(h), tf.stack(c)
@@ -68,7 +70,7 @@ class Unrolled:
     """
 
     def __init__(
-        self, problem: dict[str, np.ndarray], jit_compile: bool, stack: type[Stack] = Stack
+        self, problem: dict[str, np.ndarray], jit_compile: bool, stack: type[Stack]
     ) -> None:
         self.x, self.h0, self.c0, self.dy = map(
             tf.constant, (problem[name] for name in ("x", "h0", "c0", "dy"))
@@ -104,11 +106,18 @@ class Unrolled:
         return found | {f"{name}.grad": gradient for name, gradient in named.items()}
 
 
-def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
-    configure(problem, threads)
-    return Unrolled(problem, jit_compile=False)
+def builders(stack: type[Stack], *, jit_compile: bool = False) -> tuple[Callable, Callable]:
+    """Return a peer's `build` and `build_learner`, of a stack of cells."""
+
+    def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
+        configure(problem, threads)
+        return Unrolled(problem, jit_compile, stack)
+
+    def build_learner(lesson: dict[str, np.ndarray], threads: int) -> Program:
+        configure(lesson, threads)
+        return Program(lesson, stack(lesson), jit_compile)
+
+    return build, build_learner
 
 
-def build_learner(lesson: dict[str, np.ndarray], threads: int) -> Program:
-    configure(lesson, threads)
-    return Program(lesson, Stack(lesson), jit_compile=False)
+build, build_learner = builders(Stack)

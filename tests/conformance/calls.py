@@ -373,11 +373,11 @@ def planned(case: Case) -> Iterator[None]:
         return
     path = ALONE if case.plan == "alone" else PATHS_BACKWARD[case.plan]
 
-    def plan_of(fuse, direction, dtype, device, shape, *, norm, gates, inner, inside, tf32):
+    def plan_of(fuse, direction, dtype, device, shape, *, tf32, **of_cell):
         changes = path if direction == "backward" or "split" not in path else {}
         return make_plan(
             "both" if shape.D == 2 else fuse, direction, shape.H, shape.B, shape.L, dtype, changes,
-            projected=shape.projected, norm=norm, gates=gates, inner=inner, inside=inside,
+            projected=shape.projected, **of_cell,
         )  # fmt: skip
 
     with mock.patch.object(op, "plan_of", plan_of):

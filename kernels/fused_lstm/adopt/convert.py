@@ -43,7 +43,7 @@ def convert(
             that `prepare` made becomes a new one of torch.nn's, with its weights as rounded.
 
     Returns:
-        `model`; with `back`, where it is itself a layer that `prepare` made, torch.nn's layer.
+        `model`; or torch.nn's layer, with `back` and a model that is itself a layer of `prepare`'s.
 
     Raises:
         ValueError: the engine or the level is unknown or does not have a layer's cell, or, with
@@ -51,10 +51,10 @@ def convert(
     """
     check_engine(engine, fuse)
     plan = _plan(model, back)
-    packed = {id(m): m for m in model.modules() if isinstance(m, Prepared)} if back else {}
-    restored: dict[int, nn.Module] = {n: module.restored() for n, module in packed.items()}
+    packed = [m for m in model.modules() if isinstance(m, Prepared)] if back else []
+    restored: dict[int, nn.Module] = {id(m): m.restored() for m in packed}
     for module, reason in plan.values():
-        if reason is not None or id(module) in packed:
+        if reason is not None or id(module) in restored:
             continue
         spec = spec_of(module)
         if back:
@@ -67,9 +67,8 @@ def convert(
             log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
             continue
         before = type(module).__name__
-        if id(module) in packed:
-            made = restored[id(module)]
-            log.info("made %s, a %s, torch's %s", name or "the model", before, type(made).__name__)
+        if (layer := restored.get(id(module))) is not None:
+            log.info("made %s, a %s, torch's %s", name or "the model", before, type(layer).__name__)
             continue
         spec = spec_of(module)
         if back:

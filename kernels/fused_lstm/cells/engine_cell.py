@@ -166,8 +166,10 @@ class EngineCell:
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
         if engine == "triton" and (self.products or self.has_sums):
-            found = {"beside a projected h": spec.projection, "with units=": spec.units is not None}
-            for where, is_so in found.items():
+            refused = {
+                "beside a projected h": spec.projection, "with units=": spec.units is not None,
+            }  # fmt: skip
+            for where, is_so in refused.items():
                 if is_so:
                     return f"engine 'triton' has no products or sums inside a step {where}"
         if engine == "triton":

@@ -1,7 +1,7 @@
 """A step for engines that meet seldom: products, sums and maxima that are ready share a phase.
 
 A phase of native begins with one product or sum. On a GPU every phase costs a grid barrier, so a
-phase begins with all of those whose factors the phases before it have made, forwards and backwards.
+phase begins with all of those whose factors earlier phases compute, forwards and backwards.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class InFewPhases(Program):
     @cached_property
     def numbers_of(self) -> list[list[int]]:
         """Return the numbers of a row that each phase makes, which are kept in this order."""
-        first, found = self.phases(), [[] for _ in range(1 + self.last)]
+        first, by_phase = self.phases(), [[] for _ in range(1 + self.last)]
         for n in self.numbers:
-            found[first[n]].append(n)
-        return found
+            by_phase[first[n]].append(n)
+        return by_phase
 
     @cached_property
     def fed_back_in(self) -> list[int]:

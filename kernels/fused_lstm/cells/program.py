@@ -358,8 +358,8 @@ Either = TypeVar("Either", bound=Program)  # one of native's phases, or of few
 def saving(p: Either) -> Either:
     """Return a program with the columns that its step saves: it has none yet."""
     e, gradients = p.expressions, [*p.dgates, *p.dstates, *p.dweights, *p.dproducts]
-    # What a product multiplies is a factor of its weight's gradient, and units that are a maximum
-    # are found by comparing what it is of.
+    # Keep each product's factor, which is one of its weight's gradient too, and the values of each
+    # maximum, among which its units are found by comparing.
     kept = tuple(dict.fromkeys(n for n, kind in zip(p.fed, p.kinds, strict=True) if kind != SUM))
     p = replace(p, saved=kept)
     # Without a state nothing changes h on its way.

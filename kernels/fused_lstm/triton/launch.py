@@ -246,6 +246,7 @@ def constants(
     chain = plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
     early = plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside)
+    two_ahead = early and plan.gates == 0  # a step of a scan is shorter than a load
     derived = {
         # Lanes.
         "CHAIN": chain,  # a lane reads what the lane below it writes
@@ -285,11 +286,10 @@ def constants(
         # The time loop and its meetings.
         # X's parts come first.
         "EARLY": early,
-        # A step of a scan is shorter than a load, which begins two steps ahead.
-        "TWO_AHEAD": early and plan.gates == 0,
+        "TWO_AHEAD": two_ahead,
         # Two steps are a round, so that values loaded ahead wait where they were loaded to: to hand
         # them on is to wait for them.
-        "UNROLL": 2 if early and plan.gates == 0 else 1,
+        "UNROLL": 2 if two_ahead else 1,
         "KEEP_LOOP": keep_loop,
         "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings

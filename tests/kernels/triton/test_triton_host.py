@@ -77,7 +77,7 @@ print(found)
 
 
 def test_other_lengths_and_batches_need_no_other_kernel():
-    """Of 17 to 28 rows, of 29 to 32, and of any T; 40 rows are two blocks."""
+    """Compare 17 to 28 rows, 29 to 32, and any T; 40 rows are two blocks."""
     assert python(SIZES) == [1, 1, 2, 2, 3]
 
 

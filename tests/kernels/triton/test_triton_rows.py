@@ -1,4 +1,4 @@
-"""Of a block of batch with few rows a program loads these alone, 16 bytes a thread."""
+"""Programs load only the rows of a block of batch that exist, 16 bytes a thread."""
 
 from __future__ import annotations
 
