@@ -69,16 +69,11 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
   }
 }
 
-// A product's rows of gates are its columns: the same whether they are of one gate or of four.
-template <class T>
-FL_INLINE WeightShape flat_input(const Lane<T>& lane) {
-  return {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
-}
-
-// Makes the input product of the rows `rows`; the first one goes to `gates`.
+// Makes the input product of the rows `rows`; the first one goes to `gates`. All gates' columns are one
+// matrix's here, whichever gate they are of.
 template <class T>
 void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
-  const WeightShape shape = flat_input(lane);
+  const WeightShape shape{1, lane.cell.x_gates() * lane.hidden, lane.inputs};
   const long count = rows.end - rows.begin, stride = lane.scratch.input_stride;
   const Rows<T> given{lane.arguments.x + rows.begin * lane.inputs, lane.inputs};
   const Rows<T> x = ready_inputs(worker, lane, given, count);
@@ -107,7 +102,7 @@ void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>
           multiply_rows(tile, from, all ? to : place_of(tile), left, x.stride, depth, panel);
           if (all) return;
         }
-        store_gates(tile, 1, target, stride, shape.units, width);
+        store(tile, target, stride, width);
       });
     }
   });
