@@ -323,7 +323,7 @@ class Cell(EngineCell):
     def units(self, hidden_size: int, told: Mapping[str, int]) -> Units | None:
         """Return how many units values of a step have; None: all have hidden_size.
 
-        told: name of a gate or of a product -> how many it has.
+        told: name of a gate, of a product or of a state -> how many it has.
 
         Raises:
             ValueError: a name or a number cannot be.
@@ -334,17 +334,12 @@ class Cell(EngineCell):
         names = dict.fromkeys(gates, Widths.gates) if self.products else {}
         numbers = [2 + k for k in self.program().matrices]
         names |= dict(zip(self.products, numbers, strict=True))
+        if self.products:
+            names |= dict(zip(self.states, self.program().widths.of_states, strict=True))
         try:
             return units_of(self.program(), names, told, hidden_size)
         except Refused as refused:
             raise self._error("units", refused.got, refused.expected) from None
-
-    def units_of_weights(self, hidden_size: int, units: Units) -> list[int]:
-        """Return how long the vectors of weights are, in the order of `vectors`."""
-        width = self.program().widths
-        numbers = [width.h, width.gates, *(2 + k for k in self.program().matrices)]
-        of = dict(zip(numbers, [hidden_size, units.gates, *units.products], strict=True))
-        return [of.get(width.root(w), hidden_size) for w in width.of_weights]
 
     def refused(self) -> dict[str, str]:
         """Return the options that a layer of the cell cannot have: name -> why."""

@@ -6,7 +6,7 @@ Whoever makes one says its gates, states, vectors, products and inputs, and how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..call.kind import Kind
-from ..call.spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec
+from ..call.spec import CELLS, PROJECTED, WITH_ZONEOUT, Spec, Units
 from ..errors import meant
 from . import compile, print_cpp, print_triton
 from .gates import Gates
@@ -94,46 +94,34 @@ class EngineCell:
     def _ready(self) -> set[tuple[str, str]]:  # instruction set or "triton", a variant
         return set()
 
-    def as_wide(self, vectors: Sequence[Tensor], units: list[int]) -> list[Tensor]:
-        """Return vectors of weights, each as wide as what it meets in a step.
+    def widths_of(self, values: str, H: int, units: Units) -> list[int]:
+        """Return how many units each of a step's values has.
 
-        units: of h, of gates, and of what each product makes.
+        values: "weights", "inputs" or "states".
+        H: of h.
         """
         if not self.products:  # and no program: a transform of a caller's may be under way
-            return list(vectors)
-        size, width = self._sizes(units), self.program().widths
-        return [t[: size(w)] for w, t in zip(width.of_weights, vectors, strict=True)]
+            return [H] * len(self.vectors if values == "weights" else getattr(self, values))
+        width = self.program().widths
+        return [width.sizes(H, units)(number) for number in getattr(width, f"of_{values}")]
 
-    def widths_of_inputs(self, units: list[int]) -> list[int]:
-        """Return how many units each input has; units: as of `as_wide`."""
-        if not self.products:
-            return [units[0]] * len(self.inputs)
-        return [self._sizes(units)(w) for w in self.program().widths.of_inputs]
-
-    def widths_of_columns(self, total: int, H: int, made: list[int]) -> list[int]:
+    def widths_of_columns(self, total: int, H: int, units: Units) -> list[int]:
         """Return how many units each part of a gate has, the inputs last.
 
-        total: of all of them. H: of h. made: of what each product makes.
+        total: of all of them. H: of h. units: where those of gates are not known.
         """
         if not self.products:
             return [H] * len(self.gates.columns)
         p = self.program()
-        width = p.widths
-        known = {width.root(2 + k): units for k, units in zip(p.matrices, made, strict=True)}
-        known[width.h] = H
+        width, found = p.widths, p.widths.sizes(H, units)
         roots = [width.of_gate(k) for k in range(len(p.gates.columns))]
         like_gates = width.root(width.gates)
-        others = [known.get(root, H) for root in roots if root in known or root != like_gates]
-        if len(others) < len(roots):
-            known[like_gates] = (total - sum(others)) // (len(roots) - len(others))
-        return [known.get(root, H) for root in roots]
-
-    def _sizes(self, units: list[int]) -> Callable[[int], int]:
-        p = self.program()
-        width = p.widths
-        numbers = [width.h, width.gates, *(2 + k for k in p.matrices)]
-        sizes = dict(zip(map(width.root, numbers), units, strict=True)) | {width.h: units[0]}
-        return lambda number: sizes.get(width.root(number), units[0])
+        is_told = like_gates in map(width.root, (width.h, *(2 + k for k in p.matrices)))
+        others = [found(root) for root in roots if is_told or root != like_gates]
+        if len(others) == len(roots):
+            return others
+        gates = (total - sum(others)) // (len(roots) - len(others))
+        return [gates if root == like_gates else found(root) for root in roots]
 
     def program(self, zoneout: bool = False) -> Program:
         """Return the cell's programs, with zoneout of its states or without."""

@@ -26,7 +26,8 @@ def source(p: Program, facts: str = "") -> str:
 
 def functions(p: Program, name: str, facts: str = "") -> str:
     """Return a cell's structs, one a phase, and what they include; facts: more of its CellShape."""
-    structs = [struct(p, struct_name(name, k), facts, k) for k in range(1 + len(p.inner))]
+    phases = (*range(1 + len(p.inner)), *p.early)
+    structs = [struct(p, struct_name(name, k), facts, k) for k in phases]
     return (
         '#include "cells/finish.h"\n\nnamespace fused_lstm::FL_ISA {\n\n'
         + "\n".join(structs)
@@ -78,6 +79,15 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
             "width_of_input": braces(map(widths.told, widths.of_inputs)),
             "functions": by_kind(lambda d: braces(functions_of(d, k + 1, k) for k in range(count))),
         }
+    if p.early:
+        of_early = widths.of_early
+        early = [of_early.index(w) if w in of_early else -1 for w in map(widths.root, widths.of_states)]
+        inner |= {
+            "early": str(len(p.early)),
+            "width_of_early": braces(map(widths.told, of_early)),
+            "early_of_state": braces(early),
+            "early_functions": by_kind(lambda d: braces(functions_of(d, k, k) for k in p.early)),
+        }
     fields = {
         "shape": f"{space}{struct_name('custom')}::shape",
         "inner": designated(inner),
@@ -111,12 +121,11 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
     each other are in the second.
     """
     e, stored_in, first = p.expressions, p.stored_in, p.phases()
-    known = {n for n in p.saved if stored_in[n] < phase}  # by the phases before
-    known |= {n for n in p.numbers if first[n] <= phase}
-    stores = [(n, f"save({k}, ") for k, n in enumerate(p.saved) if stored_in[n] == phase]
-    if phase == len(p.inner):
-        last = [*((n, f"after({k}, ") for k, n in enumerate(p.after)), (p.h, "h(")]
-        stores = [*last, *stores]
+    known = p.saved_before(phase) | {n for n in p.numbers if first[n] <= phase}
+    h_in, *states_in = p.results_in
+    stores = [(n, f"after({k}, ") for k, n in enumerate(p.after) if states_in[k] == phase]
+    stores += [(p.h, "h(")] * (h_in == phase)
+    stores += [(n, f"save({k}, ") for k, n in enumerate(p.saved) if stored_in[n] == phase]
     stores += [(n, feed(p, k)) for k, n in p.feeds(phase)]
     order = e.order([n for n, _ in stores], known)
     loop = loops(e, order, known)
@@ -138,11 +147,11 @@ def struct(p: Program, name: str, facts: str, phase: int) -> str:
             text += [f"row.crossing({i}) = {var(p, n)};" for i, n in enumerate(crossing)]
         return text
 
-    sums = p.inner[phase - 1] if phase else len(p.gates.by_h)
     begins_with_number = phase > 0 and phase - 1 in p.sums
+    sums = [len(p.gates.by_h), *(0 if k in p.sums else n for k, n in enumerate(p.inner))]
     text = [
         f"static constexpr CellShape shape{{{shape(p)}{facts}}};",
-        f"static constexpr long sums = {0 if begins_with_number else sums};",
+        f"static constexpr long sums = {0 if phase in p.early else sums[phase]};",
     ]
     others = {"products": len(p.inner), "phase": phase}
     others |= {"zoneout": int(p.zoneout), "crossing": len(crossing)}
@@ -178,7 +187,7 @@ def derived(p: Program, phase: int, first: list[int]) -> list[str]:
 
 def works(p: Program, phase: int) -> bool:
     """Return whether a phase computes values of units."""
-    return phase in (len(p.inner), *p.stored_in.values(), *p.fed_in.values())
+    return phase in (*p.results_in, *p.stored_in.values(), *p.fed_in.values())
 
 
 def shape(p: Program) -> str:
@@ -264,7 +273,8 @@ def backward(p: Program, phase: int) -> list[str]:
             text.append(f"const auto {var(p, n)} = row.{value};")
         elif op != "const":
             text.append(statement(p, n))
-    text += [f"row.arrive({phase - 1});"] * (phase > 0 and phase not in p.sums)
+    hands_on = phase > 0 and phase not in (*p.sums, *p.early)
+    text += [f"row.arrive({phase - 1});"] * hands_on
     return text + [f"row.{store}{vector(p, n)});" for n, store in stores]
 
 

@@ -47,12 +47,12 @@ def text(p: Program, name: str) -> str:
 def step(p: Program) -> list[str]:
     """Return the statements of a step, with the products that divide it into phases."""
     e, known, lines, column = p.expressions, set(), [], 0
-    for k in range(len(p.inner) + 1):
+    for k in (*p.early, *range(len(p.inner) + 1)):
         last = k == len(p.inner)
         order = e.order([*p.results_of(k), *(p.saved if last else ())], known)
         lines += [f"v{n} = {expression(p, n)}" for n in order if e.operands(n) and n not in known]
         known |= {*order}
-        if not last:
+        if k < len(p.inner):
             columns = [f"product_{column + j}" for j in range(p.inner[k])]
             kind = f"product {k}" if p.kinds[k] == PRODUCT else f"the {p.kinds[k]}"
             lines.append(f"{', '.join(columns)} = {kind} of {named(p, p.fed[k])}")

@@ -37,9 +37,11 @@ class Program:
     first, and then phase k with the gradient by what product k multiplies. They hand on the
     gradients by h and by what products multiply; the rest is computed again.
 
-    Values that meet in an operation have as many units. Those of h and of the states are
-    hidden_size; gates, and each product, may have another number where none of theirs meets them
-    (`widths`). A phase's values are as wide as what it begins with.
+    Values that meet in an operation have as many units. Those of h are hidden_size; gates, states
+    and each product may have another number where none of theirs meets h (`widths`). A phase's
+    values are as wide as what it begins with. For each other width of a state there is an early
+    phase, behind `last` by its number: forwards and backwards it comes before all others, and does
+    what needs no product.
     """
 
     expressions: Expressions
@@ -142,12 +144,19 @@ class Program:
         """Return the first phase that each node can be computed in; -1: it needs no product."""
         return first_phases(self.expressions, self.inner, self.begun_by)
 
+    @property
+    def early(self) -> range:
+        """Return the early phases, one for each width in `Widths.of_early`."""
+        last = len(self.inner)
+        return range(last + 1, last + 1 + len(self.widths.of_early))
+
     def results_of(self, phase: int) -> list[int]:
-        """Return what a phase computes for products and sums, or in the end."""
+        """Return what a phase computes for products and sums, and of h and the states."""
         results = [self.fed[k] for k, at in self.fed_in.items() if at == phase]
-        if phase == self.last:
-            return [self.h, *self.after, *results]
-        return results if phase in self.sums else [self.fed[phase], *results]
+        results += [n for n, at in zip((self.h, *self.after), self.results_in, strict=True)
+                    if at == phase]  # fmt: skip
+        is_fed = phase < self.last and phase not in self.sums
+        return [self.fed[phase], *results] if is_fed else results
 
     def feeds(self, phase: int) -> list[tuple[int, int]]:
         """Return what a phase adds to sums and maxima: (the product, what it is of)."""
@@ -165,7 +174,28 @@ class Program:
         width = self.widths
         root = width.of_node.get(n, width.h)
         phases = range(max(first[n], 0), until + 1)
-        return next((k for k in phases if width.of_phase(k) == root), None)
+        found = [k for k in phases if width.of_phase(k) == root][:1]
+        return next(iter(found or self._early_as_wide(n, root, first)), None)
+
+    def _early_as_wide(self, n: int, root: int, first: list[int]) -> list[int]:
+        """Return the early phase of a width, where it can compute a node."""
+        of_early = zip(self.early, self.widths.of_early, strict=True)
+        return [k for k, width in of_early if width == root and first[n] < 0]
+
+    @cached_property
+    def results_in(self) -> list[int]:
+        """Return the phase of a step that stores h, and each state: the last one that is as wide.
+
+        None that comes later reads the state before the step.
+        """
+        first, width, phases = self.phases(), self.widths, []
+        for n, of in zip((self.h, *self.after), width.of_results, strict=True):
+            root = width.root(of)
+            wide = [k for k in range(max(first[n], 0), 1 + len(self.inner))
+                    if width.of_phase(k) == root]  # fmt: skip
+            found = wide[-1:] or self._early_as_wide(n, root, first)
+            phases.append(found[0] if found else len(self.inner))
+        return phases
 
     @cached_property
     def widths(self) -> Widths:
@@ -197,9 +227,9 @@ class Program:
         It is the last one whose values are as wide: no phase behind it has a part in the gradient.
         """
         width, last = self.widths, len(self.inner)
-        phases = [*(width.of_node[n] for n in self.fed), width.h]
+        phases = width.of_phases_back
         columns = [width.of_gate(k) for k in range(len(self.gates.columns))]
-        wide = [*[width.h] * len(self.states), *columns, *width.of_weights]
+        wide = [*width.of_states, *columns, *width.of_weights]
         return [phases.index(width.root(w)) if width.root(w) in phases else last for w in wide]
 
     @cached_property
@@ -217,14 +247,19 @@ class Program:
         ends = list(accumulate(self.inner, initial=0))
         columns = [self.dproducts[a:b] for a, b in pairwise(ends)]
         found = [min(known[n] for n in made) for made in columns]
-        phases = [*map(width.root, width.of_factors), width.h]
+        phases = width.of_phases_back
         for k, phase in enumerate(found):
             if phase == last or k in self.sums:
                 of = width.of_node.get(columns[k][0], width.h)
                 root = of if k in self.sums else width.root(width.of_calls[k])
-                wide = [q for q in range(k + 1, phase + 1) if phases[q] == root]
+                several = [*range(k + 1, phase + 1), *(self.early if phase == last else ())]
+                wide = [q for q in several if phases[q] == root]
                 found[k] = wide[-1] if wide else phase
         return found
+
+    def ready_by(self, phase: int) -> int:
+        """Return the phase with which one's results are there: with the first those of an early."""
+        return 0 if phase in self.early else phase
 
     def meetings(self) -> list[tuple[bool, bool]]:
         """Return whether workers have to meet before each product, forwards and backwards.
@@ -239,20 +274,18 @@ class Program:
         divided = [0 if k in self.sums else n for k, n in enumerate(self.inner)]
         reads: list[list[int]] = []  # nodes, by phase
         for phase in range(1 + len(self.inner)):
-            known = {*self.numbers, *(n for n in self.saved if self.stored_in[n] < phase)}
-            stored = [n for n in self.saved if self.stored_in[n] == phase]
-            stored += [n for _, n in self.feeds(phase)]
-            stored += [self.h, *self.after] * (phase == len(self.inner))
-            reads.append(e.order(stored, known))
+            known = {*self.numbers, *self.saved_before(phase)}
+            reads.append(e.order(self._stored_by(phase), known))
+        early = {n for phase in self.early for n in e.order(self._stored_by(phase))}
         for k, fed in enumerate(self.fed):
-            before = [self.stored_in[n] for n in reads[k + 1] if n in self.stored_in]
+            before = [self.ready_by(self.stored_in[n]) for n in reads[k + 1] if n in self.stored_in]
             before += [first[n] for n in reads[k + 1] if n in self.numbers]
-            if k + 1 == len(self.inner):
-                before += [
-                    q for q in range(k + 1) for n in reads[q] if e.nodes[n][:2] == ("leaf", "state")
-                ]
+            written = [("leaf", "state", j) for j, at in enumerate(self.results_in[1:])
+                       if at == k + 1]  # fmt: skip
+            before += [q for q in range(k + 1) for n in reads[q] if e.nodes[n] in written]
+            before += [0 for n in early if e.nodes[n] in written]
             others = [q for q in before if met < q <= k and (not q or divided[q - 1] != divided[k])]
-            made = self.fed_in[k] if k in self.sums else self.stored_in[fed]
+            made = self.ready_by(self.fed_in[k] if k in self.sums else self.stored_in[fed])
             of_own_rows = k in self.sums and made - 1 in self.sums
             forwards.append((made > met and not of_own_rows) or bool(others))
             met = k if forwards[-1] else met  # the last phase that all have finished
@@ -261,13 +294,28 @@ class Program:
         works = {*have, *self.made_in, *(self.products_made_in[k] for k in have)}
         for k in reversed(range(len(self.inner))):
             is_sum = k in self.sums
-            is_other = (k in have and self.products_made_in[k] < met) or bool(since - {is_sum})
+            made = min(self.products_made_in[k], len(self.inner))
+            is_other = (k in have and made < met) or bool(since - {is_sum})
             backwards.insert(0, is_other and k in works)
             if backwards[0]:
                 met, since = k + 1, set()
             if k in works:
                 since.add(is_sum)
         return list(zip(forwards, backwards, strict=True))
+
+    def saved_before(self, phase: int) -> set[int]:
+        """Return the saved nodes that phases before one have stored."""
+        if phase in self.early:
+            return set()
+        at = self.stored_in
+        return {n for n in self.saved if at[n] in self.early or at[n] < phase}
+
+    def _stored_by(self, phase: int) -> list[int]:
+        """Return what a phase stores, or adds to sums."""
+        stored = [n for n in self.saved if self.stored_in[n] == phase]
+        stored += [n for _, n in self.feeds(phase)]
+        results = zip((self.h, *self.after), self.results_in, strict=True)
+        return stored + [n for n, at in results if at == phase]
 
 
 def program(

@@ -1,12 +1,12 @@
 """Widths: how many units the values of a step have, where products inside it may change that.
 
-Values that meet in an operation have as many. Those of h and of the states have hidden_size; gates,
-and what a product makes, may have another number where none of theirs meets these.
+Values that meet in an operation have as many. Those of h have hidden_size; gates, states and what a
+product makes may have another number where none of theirs meets these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..call.spec import Units
@@ -23,8 +23,9 @@ class Refused(Exception):
 class Widths:
     """Tells which values of a step have as many units, since they meet in an operation.
 
-    Numbers stand for widths: `h`, that of h and the states, `gates`, and k + 2 for product k; then
-    those of weights of a unit, and of inputs. Equal widths have one `root`, the least.
+    Numbers stand for widths: `h`, `gates`, and k + 2 for what product k makes; then those of
+    weights of a unit, of inputs, of sums, and of states. Equal widths have one `root`, the least. A
+    state that no product is made of, nor makes a part of, is as wide as h.
 
     Args:
         p: a Program.
@@ -43,7 +44,9 @@ class Widths:
         self._of_gate = [
             inputs + k - first_input if k >= first_input else self.gates for _, k in p.gates.columns
         ]
-        self._of = list(range(inputs + p.inputs + len(p.sums)))
+        states = inputs + p.inputs + len(p.sums)
+        self.of_states = [states + k for k in range(len(p.states))]
+        self._of = list(range(states + len(p.states)))
         self.of_node: dict[int, int] = {}
         gates = dict(zip(p.gates.columns, self._of_gate, strict=True))
         for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
@@ -53,7 +56,8 @@ class Widths:
                 is_sum = kind == "product" and of_column[k] - 2 in p.sums
                 if kind in ("dfed", "share") or is_sum:
                     continue
-                of = {"weight": self.of_weights, "product": of_column}
+                of = {"weight": self.of_weights, "product": of_column, "state": self.of_states,
+                      "dstate": self.of_states}  # fmt: skip
                 self.of_node[n] = of[kind][k] if kind in of else gates.get((kind, k), self.h)
                 continue
             found = [self.of_node[o] for o in e.operands(n) if o in self.of_node]
@@ -61,27 +65,64 @@ class Widths:
                 self._join(found[0], other)
             if found:  # else a constant, as wide as anything
                 self.of_node[n] = found[0]
-        for n in (p.h, *p.after):
+        self.of_results = [self.h, *self.of_states]
+        for n, width in zip((p.h, *p.after), self.of_results, strict=True):
             if n in self.of_node:
-                self._join(self.h, self.of_node[n])
-        for k in p.sums:  # behind which there is what the next one is of
-            following = p.fed[k + 1] if k + 1 < len(p.fed) else p.h
-            self._join(self.of_calls[k], self.of_node.get(following, self.h))
+                self._join(width, self.of_node[n])
+        for name, width in zip(p.states, self.of_states, strict=True):
+            if name == "h":
+                self._join(self.h, width)
+        first = p.phases()
+        for k in p.sums:  # behind which there is what the next one is of, or a result
+            made = [w for n, w in zip((p.h, *p.after), self.of_results, strict=True)
+                    if first[n] == k + 1]  # fmt: skip
+            following = made[0] if made else self.h
+            if k + 1 < len(p.fed):
+                following = self.of_node.get(p.fed[k + 1], self.h)
+            self._join(self.of_calls[k], following)
+        factors = {k: self.root(self.of_node.get(p.fed[k], self.h)) for k in p.matrices}
+        told = (self.gates, *(2 + k for k in p.matrices)) if factors else ()
+        known = {*map(self.root, (self.h, *told))}
+        for width in self.of_states:
+            if self.root(width) not in {*known, *factors.values()}:
+                self._join(self.h, width)
         self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
         self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
         self._products, self.of_inputs = products, range(inputs, inputs + p.inputs)
+        # Widths of states that are not h's.
+        self.of_early = [*dict.fromkeys(map(self.root, self.of_states))]
+        self.of_early = [width for width in self.of_early if width != self.h]
+        self._matrices = p.matrices
+        self._factors = {self.root(self.of_factors[k]): k for k in reversed(p.matrices)}
 
     def told(self, width: int) -> int:
-        """Return the number of a width for an engine: of h, of gates, or of a product.
+        """Return the number of a width for an engine: of h, of gates, or of what a product makes.
 
-        A weight or an input that meets nothing else is as wide as h.
+        That of a state that product k alone tells, by what it multiplies, is -1 - k. A weight or an
+        input that meets nothing else is as wide as h.
         """
         root = self.root(width)
+        if root >= self._products and root in self.of_early:
+            return -1 - self._factors[root]
         return root if root < self._products else self.h
+
+    def sizes(self, hidden_size: int, units: Units) -> Callable[[int], int]:
+        """Return a function that tells how many units a width has, by its number."""
+        numbers = [*(self.of_factors[k] for k in self._matrices), *(2 + k for k in self._matrices)]
+        found = dict(zip(map(self.root, numbers), [*units.factors, *units.products], strict=True))
+        found |= {self.root(self.gates): units.gates, self.h: hidden_size}
+        return lambda number: found.get(self.root(number), hidden_size)
 
     def of_phase(self, phase: int) -> int:
         """Return the width of a phase's values."""
+        if phase > len(self.of_calls):
+            return self.of_early[phase - len(self.of_calls) - 1]
         return self.root(self.of_calls[phase - 1] if phase else self.gates)
+
+    @property
+    def of_phases_back(self) -> list[int]:
+        """Return the widths of the backward's phases, in the order of their numbers."""
+        return [*map(self.root, self.of_factors), self.h, *self.of_early]
 
     def of_gate(self, column: int) -> int:
         """Return the width of a part of a gate, as in `Gates.columns`."""
@@ -102,13 +143,13 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
     """Return how many units values of a step have.
 
     Args:
-        names: of gates and products: name -> the number of its width, as in `Widths`.
+        names: of gates, products and states: name -> the number of its width, as in `Widths`.
         told: names -> how many units. The widths of others are hidden_size.
 
     Raises:
         Refused: a name or a number cannot be.
     """
-    width, last = p.widths, len(p.inner)
+    width = p.widths
     factors = width.of_factors
     found = {width.h: hidden_size}
     for name, units in told.items():
@@ -120,29 +161,36 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
         if found.setdefault(root, units) != units:
             meets = "h" if root == width.h else "another with that number"
             raise Refused(f"{units} for {name}", f"{found[root]}, since {name} meets {meets}")
-        if root not in (width.h, *factors):
+        if root not in (width.h, *factors, *width.of_early):
             raise Refused(repr(name), "a name whose value h depends on")
+        if root in width.of_early and units > hidden_size:
+            expected = f"at most hidden_size, {hidden_size}, as of all states"
+            raise Refused(f"{units} for {name}", expected)
 
     def of(number: int) -> int:
         return found.get(width.root(number), hidden_size)
 
-    phases = [width.of_phase(k) for k in range(1 + last)]  # what each begins with
-    if of(phases[last]) != hidden_size:
-        raise Refused(f"{of(phases[last])} for the last product", f"hidden_size, {hidden_size}")
+    def in_phase(k: int) -> int:
+        return of(width.of_phase(k))
+
+    for name, number, k in zip(("h", *p.states), width.of_results, p.results_in, strict=True):
+        if of(number) != in_phase(k):
+            raise Refused(f"{of(number)} for {name}", f"{in_phase(k)}, as what it is made of")
     for k, n in enumerate(p.fed):
-        beside = of(phases[p.fed_in[k] if k in p.sums else p.stored_in[n]])
+        beside = in_phase(p.fed_in[k] if k in p.sums else p.stored_in[n])
         if of(factors[k]) != beside:
             got = f"{of(factors[k])} for what product {k} is of"
             raise Refused(got, f"{beside}, as what it is computed beside")
-    for k, number in enumerate(phases[1:]):  # a phase of the backward has its gradients' width
+    for k in range(len(p.inner)):  # a phase of the backward has its gradients' width
         if k in p.sums:
             by_sum = width.of_node.get(p.dproducts[sum(p.inner[:k])])
-            beside = of([*factors, width.h][p.products_made_in[k]])
+            beside = of(width.of_phases_back[p.products_made_in[k]])
             if by_sum is not None and of(by_sum) != beside:
                 raise Refused(f"{of(by_sum)} for what sum {k} is read by", f"{beside}")
             continue
-        later = width.root(number) in (width.h, *map(width.root, factors[k + 1 :]))
-        if not later and of(number) != hidden_size:
+        number = width.of_phase(k + 1)
+        later = {width.h, *map(width.root, factors[k + 1 :]), *width.of_early}
+        if width.root(number) not in later and of(number) != hidden_size:
             name = next(n for n, of_name in names.items() if of_name == width.of_calls[k])
             raise Refused(
                 f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"

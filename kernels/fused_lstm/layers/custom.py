@@ -98,9 +98,10 @@ class Recurrent(RecurrentBase):
         num_heads: as of fused_lstm.LSTM, for a cell that has gates of h and no weights of a unit.
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
-        units: how many units values have that a cell with products computes before h: name of a
-            gate or of a product -> a number. All gates of a cell have the same; a product's values,
-            and those that they meet, have what it makes. Others have hidden_size.
+        units: how many units values have, of a cell with products: name of a gate, of a product or
+            of a state -> a number. All gates of a cell have the same; a product's values, and those
+            that they meet, have what it makes. A state has at most hidden_size. Others have
+            hidden_size.
         reverse, recompute: as of fused_lstm.LSTM.
 
     Raises:
@@ -144,7 +145,8 @@ class Recurrent(RecurrentBase):
             )
         if units is not None and not isinstance(units, Mapping):
             raise ValueError(
-                f"units: got {units!r}; expected a mapping: name of a gate or a product -> number"
+                f"units: got {units!r}; expected a mapping: name of a gate, a product or a state ->"
+                " number"
             )
         options = {"layer_norm": layer_norm, "num_heads": None if num_heads == 1 else num_heads,
             "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}  # fmt: skip
@@ -229,7 +231,7 @@ class Recurrent(RecurrentBase):
         H, units, products = self.hidden_size, self.spec.units, self.cell.products
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.cell.weights, (H,))
         if units is not None:
-            of_weights = self.cell.units_of_weights(H, units)
+            of_weights = self.cell.widths_of("weights", H, units)
             shapes = {name: (n,) for name, n in zip(self.cell.weights, of_weights, strict=False)}
         for k, (name, columns) in enumerate(products.items()):
             made, factor = (H, H) if units is None else (units.products[k], units.factors[k])
@@ -307,17 +309,36 @@ class Recurrent(RecurrentBase):
         return h0, torch.cat(parts, -1)
 
     def _state(self, hx: Any, batched: bool) -> State:
-        if "h" not in self.cell.states or self.cell.is_h:
+        if not self.cell.has_c or ("h" not in self.cell.states and self.spec.units is None):
             return super()._state(hx, batched)
         others = [name for name in self.cell.states if name != "h"]
         if not isinstance(hx, tuple | list) or len(hx) != 1 + len(others):
             expected = ", ".join(f"{name}_0" for name in ("h", *others))
             raise ValueError(f"hx: got {type(hx).__name__}; expected a tuple ({expected})")
         named = dict(zip(("h", *others), hx, strict=True))
+        for name, units in zip(self.cell.states, self._units_of_states(), strict=True):
+            named[name] = self._as_wide(name, named[name], units)
         return super()._state((hx[0], *[named[name] for name in self.cell.states]), batched)
+
+    def _as_wide(self, name: str, state: Any, units: int) -> Any:
+        """Return a state with zeros behind one that has fewer units than h."""
+        if units == self.hidden_size or not isinstance(state, Tensor):
+            return state
+        if state.dim() == 0 or state.shape[-1] != units:
+            got = list(state.shape)
+            raise ValueError(f"{name}_0: got shape {got}; expected [..., {units}], as units= says")
+        return F.pad(state, (0, self.hidden_size - units))
+
+    def _units_of_states(self) -> list[int]:
+        if self.spec.units is None:
+            return [self.hidden_size] * len(self.cell.states)
+        return self.cell.widths_of("states", self.hidden_size, self.spec.units)
 
     def _joined(self, h: Tensor, c: Tensor) -> Any:
         if not self.spec.has_c:
             return h
-        parts = zip(self.cell.states, c.chunk(self.spec.c_parts, dim=-1), strict=True)
-        return h, *[part for name, part in parts if name != "h"]
+        parts = c.chunk(self.spec.c_parts, dim=-1)
+        if self.spec.units is not None:
+            parts = [t[..., :n] for n, t in zip(self._units_of_states(), parts, strict=True)]
+        named = zip(self.cell.states, parts, strict=True)
+        return h, *[part for name, part in named if name != "h"]

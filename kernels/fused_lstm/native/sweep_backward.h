@@ -92,6 +92,44 @@ void sums_back(const Worker& worker, const Lane<T>& lane, CellStepBack<T> step, 
   }
 }
 
+// Adds what comes from outside to the gradients by the states of an early phase, or with -1 by those as wide
+// as h, of some rows and units.
+template <class T>
+FL_APART void add_given(const CellStepBack<T>& step, long early, long first, long vectors, Range rows) {
+  const InnerProducts* const inner = step.lane->cell.inner;
+  const long states = step.lane->cell.states, apart = state_units(*step.lane);
+  const long width = step.hidden - first * W<T>;
+  for (long line = rows.begin * states; line < rows.end * states; ++line) {
+    if (inner && inner->early_of_state[line % states] != early) continue;
+    const long at = line * apart + first * W<T>;
+    for (long n = 0; n < vectors; ++n) {
+      const long unit = n * W<T>;
+      const Vec<T> sum = load(step.dc + at + unit, width - unit) +
+                         load(step.dc_given + at + unit, width - unit);
+      store(step.dc + at + unit, sum, width - unit);
+    }
+  }
+}
+
+// Runs a step's early phases backwards: a worker's units of each row.
+template <class T>
+void early_back(const Worker& worker, const Lane<T>& lane, CellStepBack<T> step) {
+  const InnerProducts& inner = *lane.cell.inner;
+  const Vec<T> nothing[32] = {};
+  for (long k = 0; k < inner.early; ++k) {
+    const CellFunctions functions = inner.early_functions[static_cast<long>(factors_of<T>)][k];
+    const auto finish = reinterpret_cast<FinishBack<T>>(functions.finish_back);
+    step.hidden = lane.inner.early[k];
+    const Range mine = part(blocks_of<T>(step.hidden), worker.id, worker.count);
+    for (long row = 0; row < alive(lane, step.place); ++row) {
+      for_blocks<T>(mine, [&](long block, long blocks) {
+        if (step.dc_given) add_given(step, k, block, blocks, {row, row + 1});
+        finish(step, block, row, 1, blocks, nothing);
+      });
+    }
+  }
+}
+
 // From the gradients by what the last product made to those by all gates.
 template <class T>
 void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
@@ -99,6 +137,7 @@ void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
   const InnerProducts& inner = *lane.cell.inner;
   step.totals = totals_of(lane, worker.id);
   if (lane.scratch.by_sums) step.by_sums = lane.scratch.by_sums + worker.id * lane.batch * inner.sums;
+  early_back(worker, lane, step);
   for (long k = 0; k < inner.count; ++k) {
     if (inner.is_product(k)) packed += Fma<T>::columns_size(inner_shape(lane, k));
   }
@@ -180,25 +219,10 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   return step;
 }
 
-// Adds what comes from outside to the gradients by c of a tile's rows and units.
-template <class T>
-FL_APART void add_given(const CellStepBack<T>& step, long first, long row, const Sums<T>& dh) {
-  const long states = step.lane->cell.states, width = step.hidden - first * W<T>;
-  for (long line = row * states; line < (row + dh.rows) * states; ++line) {
-    const long at = line * step.hidden + first * W<T>;
-    for (long n = 0; n < dh.vectors; ++n) {
-      const long unit = n * W<T>;
-      const Vec<T> sum = load(step.dc + at + unit, width - unit) +
-                         load(step.dc_given + at + unit, width - unit);
-      store(step.dc + at + unit, sum, width - unit);
-    }
-  }
-}
-
 template <class T>
 FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long row,
                                 const Sums<T>& dh) {
-  if (step.dc_given) add_given(step, first, row, dh);
+  if (step.dc_given) add_given(step, -1, first, dh.vectors, {row, row + dh.rows});
   step.finish(step, first, row, dh.rows, dh.vectors, dh.data);
 }
 
@@ -305,7 +329,9 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
-  const bool meets = by_h.groups > 0 || lane.options || lane.weights.w_hr || !even || lane.scratch.totals;
+  const bool is_early = lane.cell.inner && lane.cell.inner->early > 0;
+  const bool meets = by_h.groups > 0 || lane.options || lane.weights.w_hr || !even || lane.scratch.totals ||
+                     is_early;
   for (long place = lane.steps - 1; place >= -1; --place) {
     if (meets || place < 0 || place == lane.steps - 1) worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);

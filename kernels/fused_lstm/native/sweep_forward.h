@@ -485,6 +485,28 @@ void sum_phases(const Worker& worker, const Lane<T>& lane, long place, long firs
   });
 }
 
+// Runs a step's early phases: a worker's units of each row.
+template <class T>
+void early_phases(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
+  const InnerProducts& inner = *lane.cell.inner;
+  CellStep<T> step = cell_step(lane, place, input_part);
+  step.totals = totals_of(lane, worker.id);
+  for (long k = 0; k < inner.early; ++k) {
+    const CellFunctions functions = inner.early_functions[static_cast<long>(factors_of<T>)][k];
+    const auto finish = reinterpret_cast<Finish<T>>(functions.finish);
+    step.hidden = lane.inner.early[k];
+    const Range mine = part(blocks_of<T>(step.hidden), worker.id, worker.count);
+    for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+      step.c = before.c;
+      for (long row = rows.begin; row < rows.end; ++row) {
+        for_blocks<T>(mine, [&](long block, long blocks) {
+          finish(step, block * W<T>, row, 1, blocks, nullptr);
+        });
+      }
+    });
+  }
+}
+
 // Returns the end of the sums from k on for which the workers do not meet.
 FL_INLINE long end_of_sums(const InnerProducts& inner, long k) {
   long end = k + 1;
@@ -560,6 +582,7 @@ struct Steps {
       if (recurrent.units > 0) worker.sync();
       finish_part(worker, lane, place, x);
     }
+    if (lane.cell.inner) early_phases(worker, lane, place, x);
     const T* weight = packed.input;
     for (long k = 0, next; k < lane.cell.phases_inside(); k = next) {
       const InnerProducts& inner = *lane.cell.inner;

@@ -58,6 +58,7 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   Sum<T>* const x = lane.scratch.input_part + (row_of(lane, place) - rows.begin) * lane.scratch.input_stride;
   if (kind == 0) {
     step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
+    if (lane.cell.inner) early_phases(worker, lane, place, x);
     draw_masks(worker, lane, place + 1);
   } else if (kind <= phases.inner) {
     for (long k = 0, met = 0; k < lane.cell.phases_inside(); ++k) {

@@ -29,6 +29,7 @@ from ..call.spec import (
     ZONEOUT_C,
     ZONEOUT_H,
     Spec,
+    Units,
     completed,
     is_reversed,
 )
@@ -230,23 +231,24 @@ def input_product(x: Tensor, layer: Layer, spec: Spec, bias: Tensor | None = Non
     made = F.linear(x[..., :I] if kind.inputs else x, layer.w_ih, bias)
     if not kind.inputs:
         return made
-    widths = kind.cell.widths_of_inputs(units_of(layer, spec))
+    widths = kind.cell.widths_of("inputs", *units_of(layer, spec))
     return torch.cat([made, spread(x[..., I:], widths)], -1)
 
 
-def units_of(layer: Layer, spec: Spec) -> list[int]:
-    """Return how many units h, gates and what each product makes have, of a custom cell."""
+def units_of(layer: Layer, spec: Spec) -> tuple[int, Units]:
+    """Return how many units h has, and other values of a custom cell's step."""
     kind = CELLS[spec.cell]
     of_x, w_hh = kind.gates - kind.inputs, layer.w_hh.flatten(0, -2)  # of all heads
     H = spec.num_heads * w_hh.shape[1] if layer.w_hr is None else layer.w_hr.shape[1]
     rows, count = (layer.w_ih, of_x) if of_x else (w_hh, kind.of_h)
-    return [H, len(rows) // count if count else H, *units_of_products(layer, kind.cell)]
+    return H, units_of_products(layer, kind.cell, len(rows) // count if count else H)
 
 
-def units_of_products(layer: Layer, cell: Any) -> list[int]:
-    """Return how many units each product inside a step makes of a column."""
-    columns = cell.products.values()
-    return [len(w) // n for w, n in zip(layer.w_inner or (), columns, strict=True)]
+def units_of_products(layer: Layer, cell: Any, gates: int) -> Units:
+    """Return how many units the values of a step have; gates: those of a gate."""
+    matrices, columns = layer.w_inner or (), cell.products.values()
+    made = tuple(len(w) // n for w, n in zip(matrices, columns, strict=True))
+    return Units(gates, made, tuple(w.shape[1] for w in matrices))
 
 
 def spread(given: Tensor, widths: Sequence[int]) -> Tensor:
@@ -364,23 +366,30 @@ def told(gates: Tensor, c: Tensor, layer: Layer, spec: Spec) -> tuple[Tensor, Te
     """Run a cell that is told as a function: gates [B, G*H], as `sums` has them -> h, c_next."""
     cell = CELLS[spec.cell].cell
     states = c.chunk(len(cell.states), -1) if cell.states else ()
-    H, made = c.shape[-1] // max(len(states), 1), units_of_products(layer, cell)
-    widths = cell.widths_of_columns(gates.shape[-1], H, made)
+    H = c.shape[-1] // max(len(states), 1)
+    units = units_of_products(layer, cell, H)
+    widths = cell.widths_of_columns(gates.shape[-1], H, units)
     parts = gates.to(c.dtype).split(widths, -1)
-    units = [H, widths[0] if len(widths) > len(cell.inputs) else H, *made]
+    units = units._replace(gates=widths[0] if len(widths) > len(cell.inputs) else H)
     w, vectors = layer.w_ch, ()
     if w is not None:
         vectors = w.to(c.dtype).chunk(len(cell.vectors))
     columns, matrices = list(cell.products.values()), layer.w_inner or ()
-    vectors = cell.as_wide(vectors, units)
+    of_states = cell.widths_of("states", H, units)
+    vectors, states = [
+        [t[..., :n] for n, t in zip(cell.widths_of(values, H, units), tensors, strict=True)]
+        for values, tensors in (("weights", vectors), ("states", states))
+    ]
 
     def product(k: int, value: Tensor) -> list[Tensor]:
         made = value.to(matrices[k].dtype) @ matrices[k].T
         return list(made.to(c.dtype).chunk(columns[k], -1))
 
     h, after = cell.step(parts, states, vectors, product)
-    full = *gates.shape[:-1], H
-    h, after = h.expand(full), [a.expand(full) for a in after]  # what is one number of a row, too
+    rows = gates.shape[:-1]
+    h = h.expand(*rows, H)  # what is one number of a row, too
+    after = [a.expand(*rows, n) for n, a in zip(of_states, after, strict=True)]
+    after = [a if n == H else F.pad(a, (0, H - n)) for n, a in zip(of_states, after, strict=True)]
     return h.to(gates.dtype), torch.cat(after, -1) if after else h
 
 

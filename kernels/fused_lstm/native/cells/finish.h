@@ -50,6 +50,12 @@ FL_INLINE long column_units(const Lane<T>& lane) {
   return Cell::products ? lane.inner.widest : lane.hidden;
 }
 
+// Returns how far states lie apart.
+template <class Cell, class T>
+FL_INLINE long units_apart(const Lane<T>& lane) {
+  return Cell::products ? lane.inner.states : lane.hidden;
+}
+
 // Returns where input k begins in a row of all inputs; gate: how long each is that is as wide as h.
 template <class Cell, class T>
 FL_INLINE long input_at(const Lane<T>& lane, long k, long gate) {
@@ -67,9 +73,9 @@ struct CellRow {
   long b, unit, width;
   bool kept;
 
-  // Places of columns that are as wide as the phase, and of those that lie `widest` apart.
-  FL_INLINE long at(long columns, long k) const {
-    return (b * columns + k) * step.hidden + unit;
+  // Places of states, and of columns that lie `widest` apart.
+  FL_INLINE long of_state(long k) const {
+    return (b * shape.states + k) * units_apart<Cell>(lane) + unit;
   }
   FL_INLINE long apart(long columns, long k) const {
     return (b * columns + k) * column_units<Cell>(lane) + unit;
@@ -86,7 +92,7 @@ struct CellRow {
     return load(of_row + input_at<Cell>(lane, k, columns.gate) + unit, width);
   }
   FL_INLINE Vec<T> state(long k) const {
-    return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
+    return kept ? load(step.c + of_state(k), width) : Vec<T>{};
   }
   FL_INLINE Vec<T> weight(long k) const {
     return load(lane.options->w_ch + k * column_units<Cell>(lane) + unit, width);
@@ -121,7 +127,7 @@ struct CellRow {
   }
 
   FL_INLINE void after(long k, Vec<T> v) const {
-    store(step.c_next + at(shape.states, k), v, width);
+    store(step.c_next + of_state(k), v, width);
   }
   FL_INLINE void save(long k, Vec<T> v) const {
     if (step.gates) store(step.gates + apart(shape.saved, k), v, width);
@@ -155,22 +161,22 @@ struct CellRowBack {
   bool kept;
   Vec<T> by_h;  // the gradient by h; in a phase but the last, by what the next product multiplies
 
-  // Places of columns that are as wide as the phase, and of those that lie `widest` apart.
-  FL_INLINE long at(long columns, long k) const {
-    return (b * columns + k) * step.hidden + unit;
+  // Places of states, and of columns that lie `widest` apart.
+  FL_INLINE long of_state(long k) const {
+    return (b * shape.states + k) * units_apart<Cell>(lane) + unit;
   }
   FL_INLINE long apart(long columns, long k) const {
     return (b * columns + k) * column_units<Cell>(lane) + unit;
   }
   FL_INLINE Vec<T> saved(long k) const { return load(step.gates + apart(shape.saved, k), width); }
   FL_INLINE Vec<T> state(long k) const {
-    return kept ? load(before + at(shape.states, k), width) : Vec<T>{};
+    return kept ? load(before + of_state(k), width) : Vec<T>{};
   }
   FL_INLINE Vec<T> after(long k) const {
-    return load(step.c_next + at(shape.states, k), width);
+    return load(step.c_next + of_state(k), width);
   }
   FL_INLINE Vec<T> h() const { return load(step.h + b * step.stride + unit, width); }
-  FL_INLINE Vec<T> by_after(long k) const { return load(step.dc + at(shape.states, k), width); }
+  FL_INLINE Vec<T> by_after(long k) const { return load(step.dc + of_state(k), width); }
   FL_INLINE Vec<T> weight(long k) const {
     return load(lane.options->w_ch + k * column_units<Cell>(lane) + unit, width);
   }
@@ -201,7 +207,7 @@ struct CellRowBack {
   }
 
   FL_INLINE void by_state(long k, Vec<T> v) const {
-    store(step.dc + at(shape.states, k), kept ? v : Vec<T>{}, width);
+    store(step.dc + of_state(k), kept ? v : Vec<T>{}, width);
   }
   FL_INLINE void by_gate(long k, Vec<T> v) const {
     store_block(step.dgates, k, block, step.line + b, v, width);

@@ -31,9 +31,11 @@ enum class InnerKind : long { product, sum, maximum };
 // the sum. So is a maximum, which has no gradient. What follows from sums alone is one number of a row.
 //
 // A phase's values have as many units as what it begins with: in phase 0 the gates', in others what the
-// product makes, behind a sum what the next product or sum is of, in the last one h and the states.
+// product makes, behind a sum what the next product or sum is of, or a result. A state may have fewer units
+// than h. Each such width has an early phase, which comes before all others, forwards and backwards, and
+// does what waits for no product.
 struct InnerProducts {
-  static constexpr long most = 24;
+  static constexpr long most = 24, most_early = 8;
 
   long count = 0;
   InnerKind kind[most] = {};
@@ -49,10 +51,15 @@ struct InnerProducts {
   bool meets[most] = {}, meets_back[most] = {};
   bool compares = false;  // whether the backward finds a maximum among what it is of: see saved_dtype
   // Which widths are one, since values meet: for gates, what each product makes, what it multiplies, and
-  // each input of the cell the number of the least such: 0 h and states, 1 gates, 2 + k product k.
+  // each input of the cell the number of the least such: 0 h, 1 gates, 2 + k what product k makes, -1 - k
+  // what it multiplies.
   long width_of_gates = 0, width[most] = {}, factor[most] = {}, width_of_input[most] = {};
   // Finish of the phase that begins with a product, FinishBack of the one before, by FactorKind.
   CellFunctions functions[5][most] = {};
+  long early = 0;  // phases
+  long width_of_early[most_early] = {};
+  long early_of_state[most_early] = {-1, -1, -1, -1, -1, -1, -1, -1};  // -1: a state as wide as h
+  CellFunctions early_functions[5][most_early] = {};
 
   constexpr bool is_product(long k) const { return kind[k] == InnerKind::product; }
 
@@ -78,7 +85,8 @@ struct InnerSizes {
   long units[InnerProducts::most] = {};  // that each makes of every column
   long depth[InnerProducts::most] = {};  // that each multiplies, or adds up
   double share[InnerProducts::most] = {};  // 1 / depth
-  long states = 0;                       // of a state, and of the last phase
+  long states = 0;                       // of h; states lie so far apart
+  long early[InnerProducts::most_early] = {};  // of each early phase
   // Where each of the cell's inputs begins in a row of them all, and how long that is.
   long input_at[InnerProducts::most] = {}, inputs = 0;
   // The most units of a phase. Columns that a step saves, weights of a unit and gradients that wait
@@ -292,7 +300,7 @@ struct Lane {
   LaneScratch<T> scratch;
 };
 
-// Units of a state.
+// How far states lie apart: the units of h before it is projected.
 template <class T>
 constexpr long state_units(const Lane<T>& lane) {
   return lane.cell.inner ? lane.inner.states : lane.hidden;

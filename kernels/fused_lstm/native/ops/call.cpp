@@ -84,6 +84,7 @@ void set_cell(Call& call, const Arguments& given) {
 
 // Returns how many units a width has, by its number in InnerProducts.
 long size_of(const Sizes& s, long number) {
+  if (number < 0) return s.inner.depth[-1 - number];
   return number == 0 ? s.inner.states : number == 1 ? s.hidden : s.inner.units[number - 2];
 }
 
@@ -100,7 +101,10 @@ void check_widths(const Sizes& s) {
     is(s.inner.units[k], inner.width[k], "what is made by product", k);
     is(s.inner.depth[k], inner.factor[k], "the factor of product", k);
   }
-  is(s.inner.units[inner.count - 1], 0, "what is made by product", inner.count - 1);
+  for (long k = 0; k < inner.early; ++k) {
+    CHECK_VALUE(s.inner.early[k] <= s.inner.states, "weights: got ", s.inner.early[k],
+                " units of a state; expected at most ", s.inner.states, ", h's");
+  }
 }
 
 // Fills in the sizes of products inside a step, and the units of gates, from the first lane's weights.
@@ -137,6 +141,7 @@ void set_inner_sizes(Sizes& s, const Tensors& weights, long first) {
     s.inner.input_at[k] = s.inner.inputs;
     s.inner.inputs += size_of(s, inner.width_of_input[k]);
   }
+  for (long k = 0; k < inner.early; ++k) s.inner.early[k] = size_of(s, inner.width_of_early[k]);
   check_widths(s);
 }
 
@@ -147,6 +152,7 @@ void set_inner_sizes_of_prepared(Sizes& s) {
   std::fill_n(s.inner.units, phases, s.hidden);
   std::fill_n(s.inner.depth, phases, s.hidden);
   std::fill_n(s.inner.share, phases, 1.0 / static_cast<double>(s.hidden));
+  std::fill_n(s.inner.early, InnerProducts::most_early, s.hidden);
   for (long k = 0; k < s.cell.inputs; ++k) s.inner.input_at[k] = k * s.hidden;
   s.inner.inputs = s.cell.inputs * s.hidden;
 }
