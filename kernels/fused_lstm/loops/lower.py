@@ -38,14 +38,6 @@ from .vectors import (
 )
 
 MOST_STATES, MOST_GATES = 8, 24
-# Operations that are finite where their operands are.
-TOTAL = {
-    "add", "sub", "rsub", "mul", "neg", "tanh", "sigmoid", "relu", "silu", "gelu", "softplus",
-    "elu", "celu", "mish", "abs", "hardtanh", "hardsigmoid", "hardswish", "clamp", "clamp_min",
-    "clamp_max", "maximum", "minimum", "erf", "where", "leaky_relu", "sin", "cos", "lerp", "square",
-    "stop", "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_not", "floor",
-    "ceil", "round", "trunc", "sign", "sgn", "masked_fill", "_to_copy",
-}  # fmt: skip
 
 
 @dataclass
@@ -203,7 +195,7 @@ class Lowered:
                 self.states.append(state)
                 self.next[state] = self.reader.at(to[lo:hi])
         *narrow, self.H = sorted({s.hi - s.lo for s in self.states})
-        self.narrow = set(narrow)  # widths of states that are made as wide by zeros
+        self.narrow = set(narrow)
         if len(self.states) > MOST_STATES:
             raise NoCell(f"{len(self.states)} states")
         self._find_kept()
@@ -314,8 +306,7 @@ class Lowered:
         # A product of another state is computed beside gates: they are as wide as h then.
         best = sorted(columns, key=lambda c: (c[1] == self.H, columns[c], c[1]), reverse=True)
         wide = [s for s in self.states if s.hi - s.lo == self.H]
-        if self.narrow:  # beside others h and gates have the most units
-            best = [c for c in best if c[0] in wide and c[1] == self.H]
+        best = [c for c in best if c[0] in wide]
         self.h, self.gate_width = best[0] if best else (wide[0], self.H)
         self.has_r = bool(best)
 
@@ -473,7 +464,6 @@ class Lowered:
             self.order.insert(0, self.h)
             names.insert(0, "h")
         names += [f"e{k}" for k in range(len(self.extra))]
-        self._find_pads()
         every = sorted(range(len(self.gates)), key=lambda k: natural(self.gates[k]))
         with_rows = [k for k in every if self.gates[k].x or self.gates[k].h]
         self.inputs = [k for k in every if self.gates[k].ready]
@@ -494,55 +484,57 @@ class Lowered:
         self.bias = any(g.bias for g in self.gates)
         self.spec = Spec(self.cell.name, units=self.units, bias=self.bias)
 
-    def _find_pads(self) -> None:
-        """Find the widths that are made as wide as h by zeros: the engines' states are.
+    def _find_units(self) -> None:
+        """Find the engine's number of units of each value; None: all have H.
 
-        What an operation makes of zeros has to be finite, since a weight's zeros multiply it.
+        A state that no product is made of, nor makes, has H units there: it and the inputs that it
+        meets have zeros behind them.
         """
-        self.pads = self.narrow
+        H, p = self.H, self.cell.program()
+        self.input_units = [H] * len(self.inputs)
+        self.units = None
+        widths = [self.gate_width, *(q.width for q in self.products)]
+        factors = [q.factor_width for q in self.products]
+        inputs = [self.gates[k].width for k in self.inputs]
+        states = [width_of(s) for s in (*self.order, *self.extra)]
+        if all(w == H for w in (*widths, *factors, *inputs, *states)):
+            return
+        of, numbers = p.widths, [Widths.gates, *(2 + k for k in p.matrices)]
+        names = {f"values {n}": (n, w) for n, w in zip(numbers, widths, strict=True)}
+        names |= {f"a state, {n}": (n, w) for n, w in zip(of.of_states, states, strict=True)}
+        narrow = {w for n, w in names.values() if w != H and of.root(n) == of.h}
+        self._check_no_sums_of(narrow)
+        told = {name: w for name, (n, w) in names.items() if w != H and of.root(n) != of.h}
+        if not told:
+            return
+        try:
+            self.units = units_of(p, {name: n for name, (n, _) in names.items()}, told, H)
+        except Refused as refused:
+            raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
+        self.input_units = [*self.units.inputs]
+        padded = [w if w not in narrow else H for w in inputs]
+        made = tuple(widths[1:])
+        if self.units[:3] != (self.gate_width, made, tuple(factors)) or any(
+            n not in pair for n, *pair in zip(self.input_units, inputs, padded, strict=True)
+        ):
+            raise NoCell("widths of products and inputs")
+
+    def _check_no_sums_of(self, narrow: set[int]) -> None:
+        """Refuse sums and maxima of states with zeros behind them; narrow: how many units."""
         seen: set = set()
 
         def visit(e: Any) -> None:
             if (key := key_of(e)) in seen:
                 return
             seen.add(key)
-            if isinstance(e, Op) and e.hi - e.lo in self.pads and name_of(e.node) not in TOTAL:
-                raise NoCell(f"{e.hi - e.lo} units beside {self.H}: {name_of(e.node)!r}")
-            if isinstance(e, Total) and (units := width_of(e.value)) in self.pads:
+            if isinstance(e, Total) and (units := width_of(e.value)) in narrow:
                 raise NoCell(f"{units} units beside {self.H}: a {e.kind}")
             columns = [p for p in self.value.get(key, ()) if p[0] == "column"]
             for o in (*operands_of(e), *(self.groups[p[1]][0] for p in columns)):
                 visit(o)
 
-        for e in self.roots if self.pads else ():
+        for e in self.roots if narrow else ():
             visit(e)
-
-    def wide(self, units: int) -> int:
-        """Return how many units the engine has for a width of the step."""
-        return self.H if units in self.pads else units
-
-    def _find_units(self) -> None:
-        H, M = self.H, self.wide(self.gate_width)
-        for p in self.products:
-            p.width, p.factor_width = self.wide(p.width), self.wide(p.factor_width)
-        self.units = None
-        inputs = [self.wide(self.gates[k].width) for k in self.inputs]
-        widths = {"gate": M} | {f"p{k}": p.width for k, p in enumerate(self.products)}
-        factors = [p.factor_width for p in self.products]
-        if all(w == H for w in (*widths.values(), *factors, *inputs)):
-            return
-        if not self.products:
-            raise NoCell("gates of another width than h")
-        names = {name: 1 + k for k, name in enumerate(widths)}
-        assert names["gate"] == Widths.gates
-        told = {name: w for name, w in widths.items() if w != H}
-        try:
-            self.units = units_of(self.cell.program(), names, told, H)
-        except Refused as refused:
-            raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
-        made = tuple(p.width for p in self.products)
-        if self.units[1:] != (made, tuple(factors), tuple(inputs)):
-            raise NoCell("widths of products and inputs")
 
     def _read_states(self) -> set[State]:
         """Return the states that the step reads beside R's product of h."""

@@ -27,11 +27,10 @@ class Part(NamedTuple):
 
 @dataclass
 class WeightRows:
-    """Rows of a weight: `parts` side by side, zeros below them up to `padded`."""
+    """Rows of a weight: `parts` side by side."""
 
     rows: int
     parts: list[Part]
-    padded: int
 
 
 class Matrix:
@@ -45,10 +44,8 @@ class Matrix:
         """Return whether this is a whole value of a person's, transposed."""
         if len(self.rows) != 1 or len(self.rows[0].parts) != 1:
             return False
-        only, blocks = self.rows[0], self.rows[0].parts[0].blocks
-        if only.rows != only.padded or len(blocks) != 1:
-            return False
-        return covers(list(blocks), blocks[0].node.meta["val"].shape)
+        blocks = self.rows[0].parts[0].blocks
+        return len(blocks) == 1 and covers(list(blocks), blocks[0].node.meta["val"].shape)
 
     def value(self, of: dict[Node, Tensor], like: Tensor) -> Tensor:
         """Return the weight; `of` has the values that blocks are of."""
@@ -59,8 +56,7 @@ class Matrix:
 
     def _of_rows(self, r: WeightRows, of: dict[Node, Tensor], like: Tensor) -> Tensor:
         parts = [self._of_part(r.rows, part, of, like) for part in r.parts]
-        value = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return value if r.padded == r.rows else F.pad(value, (0, 0, 0, r.padded - r.rows))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     @staticmethod
     def _of_part(rows: int, part: Part, of: dict[Node, Tensor], like: Tensor) -> Tensor:
@@ -85,7 +81,7 @@ class Matrix:
                         place.add_(g) if b in written else place.copy_(g)
                         written.add(b)
                 left += part.columns
-            top += r.padded
+            top += r.rows
 
 
 def block_of(value: Tensor, b: Block) -> Tensor:
@@ -99,9 +95,9 @@ def merged(rows: list[WeightRows]) -> list[WeightRows]:
     """Join rows of blocks that lie one above the other in the same weights: one slice then."""
     result: list[WeightRows] = []
     for r in rows:
-        last = result[-1] if result else WeightRows(0, [], 0)
+        last = result[-1] if result else WeightRows(0, [])
         alike = bool(result) and len(last.parts) == len(r.parts)
-        joins = alike and last.rows == last.padded and r.rows == r.padded and all(
+        joins = alike and all(
             len(p.blocks) == len(q.blocks) == 1 and p.blocks[0].node is q.blocks[0].node
             and (p.blocks[0].r0, p.blocks[0].r1) == (q.blocks[0].r0, q.blocks[0].r1)
             and p.blocks[0].c1 == q.blocks[0].c0
@@ -115,7 +111,7 @@ def merged(rows: list[WeightRows]) -> list[WeightRows]:
             b = p.blocks[0]
             whole = Block(b.node, b.r0, b.r1, b.c0, q.blocks[0].c1)
             parts.append(p._replace(blocks=(whole,)))
-        result[-1] = WeightRows(last.rows + r.rows, parts, last.rows + r.rows)
+        result[-1] = WeightRows(last.rows + r.rows, parts)
     return result
 
 
@@ -180,7 +176,6 @@ class Tensors:
         gates = [low.gates[int(name[1:])] for name in layout.names]
         self.of_x = [gates[k] for k in layout.by_x if layout.names[k][0] == "g"]
         self.of_h = [gates[k] for k in layout.by_h]
-        self.M = low.wide(low.gate_width)
         self.reads_x = any(g.x for g in self.of_x)
         self.matrices = [self._weight_ih(), self._weight_hh(), *map(self._inner, low.products)]
         self.nodes = list(dict.fromkeys(
@@ -218,21 +213,18 @@ class Tensors:
                 blocks = tuple(Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x)
                 parts.append(Part(count, blocks))
             parts = parts or [Part(width)] * bool(width)
-            rows.append(WeightRows(low.gate_width, parts, self.M))
+            rows.append(WeightRows(low.gate_width, parts))
         return Matrix(rows, width)
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
-        return Matrix([WeightRows(width, [Part(H, g.h)], self.M) for g in self.of_h], H)
+        return Matrix([WeightRows(width, [Part(H, g.h)]) for g in self.of_h], H)
 
     def _inner(self, product: Any) -> Matrix:
         rows = []
         for blocks in product.columns:
             b = blocks[0]
-            units, count = b.c1 - b.c0, b.r1 - b.r0
-            parts = [Part(count, blocks)]
-            more = product.factor_width - count
-            rows.append(WeightRows(units, parts + [Part(more)] * bool(more), product.width))
+            rows.append(WeightRows(b.c1 - b.c0, [Part(b.r1 - b.r0, blocks)]))
         return Matrix(rows, product.factor_width)
 
     def _biases(self) -> list[list[tuple[Outer, ...]]]:
@@ -255,7 +247,7 @@ class Tensors:
     def _whole(self, terms: list[tuple[Outer, ...]]) -> list[Stretch] | None:
         """Return whole vectors whose sum is a bias of all gates, or None."""
         width = self.low.gate_width
-        if width != self.M or not all(terms) or len(set(map(len, terms))) != 1:
+        if not all(terms) or len(set(map(len, terms))) != 1:
             return None
         columns = [[t[k].places for t in terms] for k in range(len(terms[0]))]
         if not all(lie_in_a_row(column, width) for column in columns):
@@ -290,14 +282,11 @@ class Tensors:
         """Return bias_ih (k = 0) or bias_hh (1) of all gates."""
         terms, whole, width = self.biases[k], self.whole_biases[k], self.low.gate_width
         if not any(terms):
-            return like.new_zeros(self.M * len(terms))
+            return like.new_zeros(width * len(terms))
         if whole is not None:
             vectors = [self._outer(stretch, of) for stretch in whole]
             return sum(vectors[1:], vectors[0])
-        vectors = [self._sum(t, of) if t else like.new_zeros(width) for t in terms]
-        if width != self.M:
-            vectors = [F.pad(v, (0, self.M - len(v))) for v in vectors]
-        return torch.cat(vectors)
+        return torch.cat([self._sum(t, of) if t else like.new_zeros(width) for t in terms])
 
     def _sum(self, terms: tuple[Outer, ...], of: dict[Node, Tensor]) -> Tensor:
         every = [self._outer(t.places, of) for t in terms]
@@ -321,9 +310,8 @@ class Tensors:
         if whole is not None:
             parts.append(whole)
         else:
-            for k in low.inputs:
+            for k, units in zip(low.inputs, low.input_units, strict=True):
                 ready = self._ready(low.gates[k], values)
-                units = low.wide(low.gates[k].width)
                 parts.append(as_wide(ready.expand(T, B, ready.shape[-1]), units))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -361,7 +349,9 @@ class Tensors:
         if len(ready) < 2 or any(len(r) != 1 for r in ready):
             return None
         first, H = ready[0][0], self.low.gates[self.low.inputs[0]].width
-        if any(self.low.gates[k].width != H or H in self.low.pads for k in self.low.inputs):
+        if any(self.low.gates[k].width != H for k in self.low.inputs):
+            return None
+        if any(units != H for units in self.low.input_units):
             return None
         if all(isinstance(t, Outer) and t.of_x for (t,) in ready):
             stretches = [t.places for (t,) in ready]
