@@ -512,11 +512,9 @@ class Lowered:
         except Refused as refused:
             raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
         self.input_units = [*self.units.inputs]
-        padded = [w if w not in narrow else H for w in inputs]
-        made = tuple(widths[1:])
-        if self.units[:3] != (self.gate_width, made, tuple(factors)) or any(
-            n not in pair for n, *pair in zip(self.input_units, inputs, padded, strict=True)
-        ):
+        fits = [w in (1, units) or (w in narrow and units == H)
+                for w, units in zip(inputs, self.input_units, strict=True)]  # fmt: skip
+        if self.units[:3] != (self.gate_width, tuple(widths[1:]), tuple(factors)) or not all(fits):
             raise NoCell("widths of products and inputs")
 
     def _check_no_sums_of(self, narrow: set[int]) -> None:

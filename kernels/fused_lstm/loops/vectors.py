@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Graph as FxGraph
 
 from ..cells.sums import SUM
 from .capture import GETITEM, Node, OfBatch, name_of
 from .parts import BEFORE, FILLS, FIXED, ONCE, STEP
 from .places import ELEMENTWISE, KINDS, MOVES, NoCell, Places
 
+MULTIPLY = FxGraph().call_function(torch.ops.aten.mul.Tensor)
 # Places: (first, count) in a row; (first, count, 0), one place count times; or all of them and -1.
 Stretch = tuple[int, ...]
 
@@ -190,8 +193,12 @@ class Reader:
         if n in self.places.summed:
             group = self.places.summed[n][at]
             return self._total(n, tuple(group.tolist()), group)
-        if n in self._state or name_of(n) in ("mm", "addmm"):
-            raise NoCell(f"one number of {name_of(n) or 'a state'!r} beside {width} units")
+        if name_of(n) in ("mm", "addmm"):
+            return self._dot_product(n, at, width)
+        if n in self._state:
+            if (n, at) not in self._totals:
+                self._totals[n, at] = Total(SUM, State(self._state[n], at, at + 1))
+            return self._totals[n, at]
         out = self.places.of[n]
         out = out[0] if isinstance(out, list) else out
 
@@ -219,7 +226,29 @@ class Reader:
             self._totals[n, key] = parts[0] if len(parts) == 1 else Sum(tuple(parts))
         return self._totals[n, key]
 
+    def _dot_product(self, n: Node, at: int, width: int) -> Any:
+        """Return one number of a product for each of some units: sums over the factor's units."""
+
+        def term(factor: Tensor, r0: int, r1: int) -> Any:
+            if (n, at, r0) not in self._totals:
+                column = self.at(self.places.of[n.args[-1]][r0:r1, at])
+                value = Op(MULTIPLY, 0, r1 - r0, (self.at(factor), column))
+                self._totals[n, at, r0] = Total(SUM, value)
+            return self._totals[n, at, r0]
+
+        return self._terms_of(n, at, at + 1, width, term)
+
     def _product(self, n: Node, lo: int, hi: int) -> Any:
+        def term(factor: Tensor, r0: int, r1: int) -> Any:
+            return Column(self.at(factor), Block(n.args[-1], r0, r1, lo, hi))
+
+        return self._terms_of(n, lo, hi, hi - lo, term)
+
+    def _terms_of(self, n: Node, lo: int, hi: int, width: int, term: Callable) -> Sum:
+        """Return columns lo to hi of a product as a sum; one column may be spread to a width.
+
+        term: (places of the step, r0, r1) -> their product with the second factor's rows r0 to r1.
+        """
         a, weight = n.args[-2], n.args[-1]
         flat = self.places.of[a].reshape(-1)
         terms: list[Any] = []
@@ -227,12 +256,12 @@ class Reader:
             if n.kwargs:
                 raise NoCell("torch's operator 'addmm' with factors")
             bias = torch.broadcast_to(self.places.of[n.args[0]], self.places.of[n].shape)
-            terms.append(self.at(bias.reshape(-1)[lo:hi]))
+            terms.append(self.at(bias.reshape(-1)[lo:hi].expand(width)))
         source, rows = [], []
         for r0, r1 in self.places.stretches(flat):
             places = flat[r0:r1]
             if bool(self.places.is_step(places[:1])[0]):
-                terms.append(Column(self.at(places), Block(weight, r0, r1, lo, hi)))
+                terms.append(term(places, r0, r1))
             else:
                 for q0, q1 in runs_of(places):
                     source.append(stretch_of(places[q0:q1]))
