@@ -335,7 +335,8 @@ class Cell(EngineCell):
         numbers = [2 + k for k in self.program().matrices]
         names |= dict(zip(self.products, numbers, strict=True))
         if self.products:
-            names |= dict(zip(self.states, self.program().widths.of_states, strict=True))
+            of_states = zip(self.states, self.program().widths.of_states, strict=True)
+            names |= {name: number for name, number in of_states if name != "h"}
         try:
             return units_of(self.program(), names, told, hidden_size)
         except Refused as refused:

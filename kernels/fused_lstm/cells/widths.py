@@ -34,39 +34,59 @@ class Widths:
     h, gates = 0, 1
 
     def __init__(self, p: Any) -> None:
-        e, products = p.expressions, 2 + len(p.inner)
-        of_column = [2 + k for k, count in enumerate(p.inner) for _ in range(count)]
-        of_sum = {k: products + len(p.weights) + p.inputs + j for k, j in p.sums.items()}
-        self.of_calls = [of_sum.get(k, 2 + k) for k in range(len(p.inner))]
-        self.of_weights = [products + k for k in range(len(p.weights))]
+        products, self._matrices = 2 + len(p.inner), p.matrices
         inputs = products + len(p.weights)
+        states = inputs + p.inputs + len(p.sums)
+        of_sum = {k: inputs + p.inputs + j for k, j in p.sums.items()}
         first_input = len(p.gates.names) - p.inputs
+        self.of_calls = [of_sum.get(k, 2 + k) for k in range(len(p.inner))]
+        self.of_weights, self.of_inputs = range(products, inputs), range(inputs, inputs + p.inputs)
+        self.of_states = range(states, states + len(p.states))
         self._of_gate = [
             inputs + k - first_input if k >= first_input else self.gates for _, k in p.gates.columns
         ]
-        states = inputs + p.inputs + len(p.sums)
-        self.of_states = [states + k for k in range(len(p.states))]
-        self._of = list(range(states + len(p.states)))
-        self.of_node: dict[int, int] = {}
+        self._products, self._of = products, list(range(states + len(p.states)))
+        self._join_operands(p)
+        self.of_results = [self.h, *self.of_states]
+        self._join_results(p)
+        self._join_untold(p)
+        self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
+        self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
+        # Widths of states that are not h's.
+        of_states = dict.fromkeys(map(self.root, self.of_states))
+        self.of_early = [width for width in of_states if width != self.h]
+        self._factors = {self.root(self.of_factors[k]): k for k in reversed(p.matrices)}
+
+    def _join_operands(self, p: Any) -> None:
+        """Make the widths of an operation's operands one, and find that of each node."""
+        e, sums = p.expressions, set(p.sums)
+        of_column = [k for k, count in enumerate(p.inner) for _ in range(count)]
         gates = dict(zip(p.gates.columns, self._of_gate, strict=True))
+        of_leaf = {
+            "weight": self.of_weights, "state": self.of_states, "dstate": self.of_states,
+            "product": [2 + k for k in of_column],
+        }  # fmt: skip
+        self.of_node: dict[int, int] = {}
         for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
             if op == "leaf":
                 kind, k = rest
                 # The gradient by a factor is as wide as this; a number of a row has no width.
-                is_sum = kind == "product" and of_column[k] - 2 in p.sums
+                is_sum = kind == "product" and of_column[k] in sums
                 if kind in ("dfed", "share") or is_sum:
                     continue
-                of = {"weight": self.of_weights, "product": of_column, "state": self.of_states,
-                      "dstate": self.of_states}  # fmt: skip
-                self.of_node[n] = of[kind][k] if kind in of else gates.get((kind, k), self.h)
+                of = of_leaf[kind][k] if kind in of_leaf else gates.get((kind, k), self.h)
+                self.of_node[n] = of
                 continue
             found = [self.of_node[o] for o in e.operands(n) if o in self.of_node]
             for other in found[1:]:
                 self._join(found[0], other)
             if found:  # else a constant, as wide as anything
                 self.of_node[n] = found[0]
-        self.of_results = [self.h, *self.of_states]
-        for n, width in zip((p.h, *p.after), self.of_results, strict=True):
+
+    def _join_results(self, p: Any) -> None:
+        """Make a state before a step as wide as after it, and a sum as what its phase computes."""
+        results = [*zip((p.h, *p.after), self.of_results, strict=True)]
+        for n, width in results:
             if n in self.of_node:
                 self._join(width, self.of_node[n])
         for name, width in zip(p.states, self.of_states, strict=True):
@@ -74,26 +94,26 @@ class Widths:
                 self._join(self.h, width)
         first = p.phases()
         for k in p.sums:  # behind which there is what the next one is of, or a result
-            made = [w for n, w in zip((p.h, *p.after), self.of_results, strict=True)
-                    if first[n] == k + 1]  # fmt: skip
+            made = [width for n, width in results if first[n] == k + 1]
             following = made[0] if made else self.h
             if k + 1 < len(p.fed):
                 following = self.of_node.get(p.fed[k + 1], self.h)
             self._join(self.of_calls[k], following)
-        factors = {k: self.root(self.of_node.get(p.fed[k], self.h)) for k in p.matrices}
-        told = (self.gates, *(2 + k for k in p.matrices)) if factors else ()
-        known = {*map(self.root, (self.h, *told))}
+
+    def _join_untold(self, p: Any) -> None:
+        """Make widths h's that no weight's shape tells, or that nothing reads."""
+        factors = [self.of_node.get(n, self.h) for n in p.fed]
+        made = [2 + k for k in p.matrices]
+        told = {*map(self.root, (self.h, *([self.gates] if made else ()), *made))}
+        told.update(self.root(factors[k]) for k in p.matrices)
         for width in self.of_states:
-            if self.root(width) not in {*known, *factors.values()}:
+            if self.root(width) not in told:
                 self._join(self.h, width)
-        self.of_node = {n: self.root(width) for n, width in self.of_node.items()}
-        self.of_factors = [self.of_node.get(n, self.h) for n in p.fed]
-        self._products, self.of_inputs = products, range(inputs, inputs + p.inputs)
-        # Widths of states that are not h's.
-        self.of_early = [*dict.fromkeys(map(self.root, self.of_states))]
-        self.of_early = [width for width in self.of_early if width != self.h]
-        self._matrices = p.matrices
-        self._factors = {self.root(self.of_factors[k]): k for k in reversed(p.matrices)}
+        of_states = [*map(self.root, self.of_states)]
+        for k in p.matrices:
+            later = map(self.root, factors[k + 1 :])
+            if self.root(2 + k) not in (self.h, *of_states, *later):
+                self._join(self.h, 2 + k)
 
     def told(self, width: int) -> int:
         """Return the number of a width for an engine: of h, of gates, or of what a product makes.
@@ -181,20 +201,11 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
         if of(factors[k]) != beside:
             got = f"{of(factors[k])} for what product {k} is of"
             raise Refused(got, f"{beside}, as what it is computed beside")
-    for k in range(len(p.inner)):  # a phase of the backward has its gradients' width
-        if k in p.sums:
-            by_sum = width.of_node.get(p.dproducts[sum(p.inner[:k])])
-            beside = of(width.of_phases_back[p.products_made_in[k]])
-            if by_sum is not None and of(by_sum) != beside:
-                raise Refused(f"{of(by_sum)} for what sum {k} is read by", f"{beside}")
-            continue
-        number = width.of_phase(k + 1)
-        later = {width.h, *map(width.root, factors[k + 1 :]), *width.of_early}
-        if width.root(number) not in later and of(number) != hidden_size:
-            name = next(n for n, of_name in names.items() if of_name == width.of_calls[k])
-            raise Refused(
-                f"{of(number)} for {name}", f"hidden_size, {hidden_size}: nothing reads it"
-            )
+    for k in p.sums:  # a phase of the backward has its gradients' width
+        by_sum = width.of_node.get(p.dproducts[sum(p.inner[:k])])
+        beside = of(width.of_phases_back[p.products_made_in[k]])
+        if by_sum is not None and of(by_sum) != beside:
+            raise Refused(f"{of(by_sum)} for what sum {k} is read by", f"{beside}")
     inputs = tuple(of(width.root(number)) for number in width.of_inputs)
     products = [of(width.of_calls[k]) for k in p.matrices]
     multiplied = tuple(of(factors[k]) for k in p.matrices)

@@ -197,7 +197,7 @@ ERRORS = {
     "nothing reads it": (
         unread_and_narrow,
         {"z": 5},
-        "units: got 5 for v; expected hidden_size, 8: nothing reads it",
+        "units: got 5 for z; expected 8, since z meets h",
     ),
     "last": (
         zoo.low_rank_rnn,

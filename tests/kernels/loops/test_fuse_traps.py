@@ -344,7 +344,7 @@ def skips(self, x, h):
 
 
 def test_one_number_of_a_function_for_all_units():
-    check(step(skips), "hoisted:")
+    check(step(skips), "steps:")
 
 
 # --- gradients that a trace would lose ---
