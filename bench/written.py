@@ -59,6 +59,16 @@ def state_of_nodes(B: int, H: int, random: Random) -> Tensor:
     return random(B, 8, H // 8)
 
 
+def two_and_y(B: int, H: int, random: Random) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a state of two tensors [B, H], and what the step before returned, [B, H / 4]."""
+    return random(B, H), random(B, H), random(B, H // 4)
+
+
+def h_and_memory(B: int, H: int, random: Random) -> tuple[Tensor, Tensor]:
+    """Return a state [B, H], and a memory of as many numbers and a half, [B, 3 H / 2]."""
+    return random(B, H), random(B, H + H // 2)
+
+
 def spikes(B: int, H: int, random: Random) -> Tensor:
     """Return a state of zeros and ones, [B, H]."""
     return (random(B, H) > 0).to(random(1).dtype)
@@ -531,6 +541,58 @@ class Decoder(nn.Module):
     def forward(self, x, state):
         h, c = self.rnn(self.pre(x), state)
         return {"logits": self.head(self.norm(h)), "energy": (h * h).mean(-1)}, (h, c)
+
+
+@written("decoder_feedback", state=two_and_y)
+class DecoderFeedback(nn.Module):
+    """A decoder that reads what it has said."""
+
+    def __init__(self, I, H):
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(I + H // 4, H), nn.Linear(H, H // 4)
+
+    def forward(self, x, state):
+        h, c, y = state
+        h, c = self.cell(torch.cat([x, y], -1), (h, c))
+        y = torch.softmax(self.head(h), -1)
+        return y, (h, c, y)
+
+
+@written("lmu", state=h_and_memory)
+class LMU(nn.Module):
+    """The last H numbers of a signal as coefficients of Legendre's polynomials (Voelker 2019)."""
+
+    def __init__(self, I, H):
+        super().__init__()
+        order = H + H // 2
+        n = torch.arange(order)
+        below = torch.where(n[:, None] < n, -1.0, (-1.0) ** (n[:, None] - n + 1))
+        scale = (2.0 * n[:, None] + 1) / (order * order)
+        self.register_buffer("A", torch.eye(order) + below * scale)
+        self.register_buffer("B", ((-1.0) ** n) * scale[:, 0])
+        self.of_x, self.of_h, self.of_m = (nn.Linear(k, 1, bias=False) for k in (I, H, order))
+        self.x, self.h = nn.Linear(I, H), nn.Linear(H, H, bias=False)
+        self.m = nn.Linear(order, H, bias=False)
+
+    def forward(self, x, state):
+        h, m = state
+        signal = self.of_x(x) + self.of_h(h) + self.of_m(m)
+        m = m @ self.A.T + signal * self.B
+        h = torch.tanh(self.x(x) + self.h(h) + self.m(m))
+        return h, (h, m)
+
+
+@written("skip_rnn")
+class SkipRNN(nn.Module):
+    """One number a row decides how much of its state a step leaves as it is."""
+
+    def __init__(self, I, H):
+        super().__init__()
+        self.x, self.h, self.skip = nn.Linear(I, H), nn.Linear(H, H), nn.Linear(H, 1)
+
+    def forward(self, x, h):
+        skip = torch.sigmoid(self.skip(h))
+        return skip * h + (1 - skip) * torch.tanh(self.x(x) + self.h(h))
 
 
 @written("dcrnn", x=x_of_nodes, state=state_of_nodes)

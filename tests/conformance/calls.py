@@ -63,6 +63,21 @@ def names_of(case: Case) -> list[str]:
     return ["h", *(name for name in others if name != "h")]
 
 
+def widths_of(case: Case) -> dict[str, int]:
+    """How many units states and inputs have, by name, where units= gives them others than H."""
+    if not case.units:
+        return {}
+    cell, told = user_cell(case), dict(case.units)
+    units = cell.units(case.H, told)
+    return {
+        name: width
+        for values in ("states", "inputs")
+        for name, width in zip(
+            getattr(cell, values), cell.widths_of(values, case.H, units), strict=True
+        )
+    }
+
+
 def make(case: Case) -> nn.Module:
     """The module, every weight of it far from where it begins."""
     engine, _, fuse = case.engine.partition("-")
@@ -123,7 +138,8 @@ def give(case: Case) -> Given:
         if case.rows == "packed":
             lengths = lengths.sort(descending=True).values
     names = names_of(case)
-    states = [randn(lanes, B, case.P if name == "h" else case.H) for name in names]
+    widths = widths_of(case) | {"h": case.P}
+    states = [randn(lanes, B, widths.get(name, case.H)) for name in names]
     if "n" in names:  # a normalizer
         states[names.index("n")] = states[names.index("n")].abs() + 0.5
     if not case.state:
@@ -133,7 +149,11 @@ def give(case: Case) -> Given:
     cell = user_cell(case)
     inputs = {
         name: randn(
-            T, B, case.H if n % 2 < {"one": 0, "both": 1, "each": 2}[case.inputs] else 1
+            T,
+            B,
+            widths.get(name, case.H)
+            if n % 2 < {"one": 0, "both": 1, "each": 2}[case.inputs]
+            else 1,
         ).abs()
         for n, name in enumerate(cell.inputs if cell is not None else ())
     }

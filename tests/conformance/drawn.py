@@ -72,15 +72,20 @@ def drawn(seed: int) -> fused_lstm.Cell:
         kinds[gates[0]] = "apart"
     count, more = draw.randint(2, 14), random.Random(f"products of {seed}")
     products = {words.pop(): more.choice([1, 1, 2, 4]) for _ in range(more.choice([0, 0, 1, 2, 3]))}
-    # Whether gates meet no state and no input, so that units= may give them other widths.
-    narrow = bool(products) and more.random() < 0.5
-    lines, others = [], [*states, *weights[narrow:], *inputs]
-    values = [*weights[:1]] if narrow else [*others]
+    # Whether values before and behind each product meet in no operation, so that units= may give
+    # them other widths. Each state, and h, then is of one of these stages: the last one more often.
+    narrow, last = bool(products) and more.random() < 0.5, len(products)
+    stages = random.Random(f"stages of {seed}")
+    stage_of = {s: stages.choice([last, last, *range(1 + last)]) for s in ("h", *states)}
+    lines, others = [], [*weights[narrow:], *inputs]
+    of_stage = [[s for s in states if stage_of[s] == stage] for stage in range(1 + last)]
+    values = [*weights[:1], *of_stage[0]] if narrow else [*states, *others]
     for name, kind in kinds.items():
         if kind == "apart":
             lines.append(f"{name}_x, {name}_h = {name}")
         values += [f"{name}_x", f"{name}_h"] if kind == "apart" else [name]
     first = f"{gates[0]}_h" if kinds[gates[0]] == "apart" else gates[0]
+    ended: list[tuple[str, list[str]]] = []  # of stages: the first value, the last ones
     places = sorted(more.randrange(count) for _ in products)
     sums = random.Random(f"sums of {seed}")
     summed = {sums.randrange(count) for _ in range(sums.choice([0, 0, 0, 1, 2, 3]))}
@@ -88,10 +93,14 @@ def drawn(seed: int) -> fused_lstm.Cell:
         for place, (name, columns) in zip(places, products.items(), strict=True):
             if place == k:
                 made = [f"{name}_made{j}" for j in range(columns)]
-                lines.append(f"{', '.join(made)} = {name}({more.choice(values)})")
+                fed = more.choice(values)
+                if narrow and states and stages.random() < 0.5:
+                    fed = stages.choice(states)
+                lines.append(f"{', '.join(made)} = {name}({fed})")
                 if narrow:  # what came before has another width
+                    ended.append((first, values[-6:]))
                     is_last = name == [*products][-1]
-                    first, values = made[0], made + others if is_last else made
+                    first, values = made[0], made + of_stage[len(ended)] + others * is_last
                 else:
                     values += made
         a, b, c = (draw.choice(values) for _ in "abc")
@@ -99,11 +108,13 @@ def drawn(seed: int) -> fused_lstm.Cell:
         line = sums.choice(SUMS) if k in summed else line
         lines.append(f"line{k} = {line.format(a=a, b=b, c=c)}")
         values.append(f"line{k}")
-    recent = values[-6:]
-    outputs = [draw.choice(recent) for _ in range(1 + sum(s != "h" for s in states))]
-    ends = [f"torch.tanh({v} + 0.1 * {first})" for v in outputs]
+    ended += [(first, values[-6:])] * (1 + last - len(ended))
+    results = [ended[stage_of[s]] for s in ("h", *(s for s in states if s != "h"))]
+    ends = [f"torch.tanh({draw.choice(recent)} + 0.1 * {first})" for first, recent in results]
     if len(ends) > 1 and draw.random() < 0.1:
-        ends[-1] = f"torch.zeros_like({first})"  # a state that is the same after every step
+        ends[-1] = (
+            f"torch.zeros_like({[s for s in states if s != 'h'][-1]})"  # a state that is the same after every step
+        )
     lines.append(f"return {', '.join(ends)}")
     told = [*states, *weights, *inputs, *products]
     star = ["*", *told] if told else []
@@ -124,10 +135,11 @@ def drawn(seed: int) -> fused_lstm.Cell:
 
 
 def units_of(cell: fused_lstm.Cell, H: int, draw: random.Random) -> tuple[tuple[str, int], ...]:
-    """Return other widths than H for some gates and products, where the cell can have them."""
+    """Return other widths than H for some values of a step, where the cell can have them."""
     told: dict[str, int] = {}
-    for name in (*cell.gates.names[: len(cell.gates.names) - len(cell.inputs)], *cell.products):
-        more = told | {name: draw.randint(1, 100)}
+    gates = cell.gates.names[: len(cell.gates.names) - len(cell.inputs)]
+    for name in (*gates, *cell.products, *cell.states):
+        more = told | {name: draw.choice([draw.randint(1, 100), draw.randint(1, H)])}
         try:
             cell.units(H, more)
         except ValueError:

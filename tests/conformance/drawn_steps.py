@@ -28,7 +28,7 @@ class Writer:
         self.H = draw.choice([4, 6, 8, 12])
         self.xs = tuple(draw.choice([1, 3, 4, self.H]) for _ in range(draw.choice([1, 1, 1, 2])))
         count = draw.choice([1, 1, 2, 2, 3])
-        other = draw.choice([0] * 9 + [2])
+        other = draw.choice([0, 0, 0, 1, 2, 3, self.H + 1])
         self.states = (*[self.H] * (count - bool(other and count > 1)), *[other] * bool(other))
         self.init: list[str] = []
         self.body: list[str] = []
@@ -40,7 +40,7 @@ class Writer:
         for _ in range(self.draw.randint(2, 7)):
             self.draw.choice([
                 self.linear, self.linear, self.linear, self.elementwise, self.elementwise,
-                self.norm, self.weight, self.move, self.detach, self.branch,
+                self.norm, self.weight, self.move, self.detach, self.branch, self.number,
             ])()  # fmt: skip
         after = [self.next_state(k, width) for k, width in enumerate(self.states)]
         results = [self.draw.choice(self.values)[0] for _ in range(self.draw.choice([1, 1, 2]))]
@@ -139,6 +139,11 @@ class Writer:
             kinds.append(f"torch.stack([{a}[:, :{half}], {b}[:, {half}:]], -1).flatten(1)")
         self.new(self.draw.choice(kinds), width)
 
+    def number(self) -> None:
+        """Add a vector times one number of a row, that a Linear makes."""
+        number, (a, width) = self.product([self.some()], 1, 1)[0], self.some()
+        self.new(f"torch.sigmoid({number}) * {a}", width)
+
     def detach(self) -> None:
         a, width = self.some()
         self.new(f"{a}.detach() * {self.some(width)[0]}", width)
@@ -149,8 +154,9 @@ class Writer:
         self.new(f"torch.where({a} > 0.1, {a}, 0.3 * {b})", width)
 
     def next_state(self, k: int, width: int) -> str:
-        """Add the next value of a state, which does not grow."""
-        a, gate = self.some(width)[0], self.some(width)[0]
+        """Add the next value of a state, which does not grow; x has a part in the first one's."""
+        of_x = self.product([self.some(), ("x0", self.xs[0])], width, 1)[0] if k == 0 else ""
+        a, gate = of_x or self.some(width)[0], self.some(width)[0]
         text = self.draw.choice([
             "torch.tanh({a})", "torch.lerp({s}, torch.tanh({a}), torch.sigmoid({g}))",
             "0.9 * {s} + 0.1 * torch.tanh({a})", "torch.tanh({a} + {s})",

@@ -143,7 +143,7 @@ def of_a_user(case, cell, w, by_x, by_h, h, s, inputs):
         else:
             arguments.append(of_x if of_h is None else of_h if of_x is None else of_x + of_h)
     named = dict(zip(cell.states, s, strict=True)) | {n: w[n] for n in cell.weights}
-    named |= {name: value.expand(len(h), case.H) for name, value in inputs.items()}
+    named |= inputs  # of one number, too
     for name, count in cell.products.items():
         matrix, bias = w[f"weight_{name}"], w.get(f"bias_{name}")
         named[name] = partial(product_of_a_user, matrix, bias, count, len(h))
@@ -188,7 +188,10 @@ def sweep(case, cell, w, x, h, s, masks, lane, lengths, resets, inputs):
             h_new = h_new @ w["weight_hr"].T
         h_new = zones_h[t] * h_old + (1 - zones_h[t]) * h_new
         if len(s_new) == 1 and (cell is None or cell.states != ("h",)):
-            s_new = [zones_c[t] * s_old[0] + (1 - zones_c[t]) * s_new[0]]
+            zone = zones_c[t]
+            if isinstance(zone, Tensor):  # of a state that may have fewer units than h
+                zone = zone[:, : s_old[0].shape[1]]
+            s_new = [zone * s_old[0] + (1 - zone) * s_new[0]]
         if cell is not None and "h" in cell.states:
             s_new[cell.states.index("h")] = h_new
         on = alive[t, :, None]

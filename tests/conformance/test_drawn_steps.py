@@ -28,6 +28,7 @@ def test_a_drawn_step(seed):
         assert_same(layer, x if len(x) > 1 else x[0], state)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{fused_lstm.explain(layer)}\n{module.text}") from None
+    assert "fault" not in fused_lstm.explain(layer), module.text
     TIERS[fused_lstm.explain(layer).partition(":")[0]] += 1
     level = next(iter(layer._plans.values())).tier
     if level != "none":  # T = 4 may be faster as the own loop

@@ -323,7 +323,7 @@ class Cell(EngineCell):
     def units(self, hidden_size: int, told: Mapping[str, int]) -> Units | None:
         """Return how many units values of a step have; None: all have hidden_size.
 
-        told: name of a gate, of a product or of a state -> how many it has.
+        told: name of a gate, a product, a state or an input -> how many it has.
 
         Raises:
             ValueError: a name or a number cannot be.
@@ -335,8 +335,9 @@ class Cell(EngineCell):
         numbers = [2 + k for k in self.program().matrices]
         names |= dict(zip(self.products, numbers, strict=True))
         if self.products:
-            of_states = zip(self.states, self.program().widths.of_states, strict=True)
-            names |= {name: number for name, number in of_states if name != "h"}
+            width = self.program().widths
+            names |= {s: n for s, n in zip(self.states, width.of_states, strict=True) if s != "h"}
+            names |= dict(zip(self.inputs, width.of_inputs, strict=True))
         try:
             return units_of(self.program(), names, told, hidden_size)
         except Refused as refused:

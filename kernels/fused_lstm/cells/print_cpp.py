@@ -81,7 +81,9 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
         }
     if p.early:
         of_early = widths.of_early
-        early = [of_early.index(w) if w in of_early else -1 for w in map(widths.root, widths.of_states)]
+        early = [
+            of_early.index(w) if w in of_early else -1 for w in map(widths.root, widths.of_states)
+        ]
         inner |= {
             "early": str(len(p.early)),
             "width_of_early": braces(map(widths.told, of_early)),

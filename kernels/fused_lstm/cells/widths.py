@@ -55,7 +55,9 @@ class Widths:
         # Widths of states that are not h's.
         of_states = dict.fromkeys(map(self.root, self.of_states))
         self.of_early = [width for width in of_states if width != self.h]
-        self._factors = {self.root(self.of_factors[k]): k for k in reversed(p.matrices)}
+        factors = {self.root(self.of_factors[k]): k for k in reversed(p.matrices)}
+        phases = {*self.of_early, *map(self.root, (self.gates, *self.of_calls))}
+        self._factors = {root: k for root, k in factors.items() if root in phases}
 
     def _join_operands(self, p: Any) -> None:
         """Make the widths of an operation's operands one, and find that of each node."""
@@ -64,7 +66,7 @@ class Widths:
         gates = dict(zip(p.gates.columns, self._of_gate, strict=True))
         of_leaf = {
             "weight": self.of_weights, "state": self.of_states, "dstate": self.of_states,
-            "product": [2 + k for k in of_column],
+            "product": [2 + k for k in of_column], "zoneout": self.of_states[:1] or [self.h],
         }  # fmt: skip
         self.of_node: dict[int, int] = {}
         for n, (op, *rest) in enumerate(e.nodes):  # what no result needs, too: a loop computes it
@@ -102,6 +104,8 @@ class Widths:
 
     def _join_untold(self, p: Any) -> None:
         """Make widths h's that no weight's shape tells, or that nothing reads."""
+        if self.gates not in self._of_gate:
+            self._join(self.h, self.gates)
         factors = [self.of_node.get(n, self.h) for n in p.fed]
         made = [2 + k for k in p.matrices]
         told = {*map(self.root, (self.h, *([self.gates] if made else ()), *made))}
@@ -118,11 +122,11 @@ class Widths:
     def told(self, width: int) -> int:
         """Return the number of a width for an engine: of h, of gates, or of what a product makes.
 
-        That of a state that product k alone tells, by what it multiplies, is -1 - k. A weight or an
-        input that meets nothing else is as wide as h.
+        One that product k alone tells, by what it multiplies, is -1 - k. A weight or an input that
+        meets nothing else is as wide as h.
         """
         root = self.root(width)
-        if root >= self._products and root in self.of_early:
+        if root >= self._products and root in self._factors:
             return -1 - self._factors[root]
         return root if root < self._products else self.h
 
@@ -163,7 +167,7 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
     """Return how many units values of a step have.
 
     Args:
-        names: of gates, products and states: name -> the number of its width, as in `Widths`.
+        names: of values: name -> the number of its width, as in `Widths`.
         told: names -> how many units. The widths of others are hidden_size.
 
     Raises:

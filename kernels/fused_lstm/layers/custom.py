@@ -98,10 +98,10 @@ class Recurrent(RecurrentBase):
         num_heads: as of fused_lstm.LSTM, for a cell that has gates of h and no weights of a unit.
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
-        units: how many units values have, of a cell with products: name of a gate, of a product or
-            of a state -> a number. All gates of a cell have the same; a product's values, and those
-            that they meet, have what it makes. A state has at most hidden_size. Others have
-            hidden_size.
+        units: how many units values have, of a cell with products: name of a gate, a product, a
+            state or an input -> a number. All gates of a cell have the same; a product's values,
+            and those that they meet, have what it makes. A state has at most hidden_size. Others
+            have hidden_size.
         reverse, recompute: as of fused_lstm.LSTM.
 
     Raises:
@@ -145,8 +145,8 @@ class Recurrent(RecurrentBase):
             )
         if units is not None and not isinstance(units, Mapping):
             raise ValueError(
-                f"units: got {units!r}; expected a mapping: name of a gate, a product or a state ->"
-                " number"
+                f"units: got {units!r}; expected a mapping: name of a gate, a product, a state or an"
+                " input -> number"
             )
         options = {"layer_norm": layer_norm, "num_heads": None if num_heads == 1 else num_heads,
             "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}  # fmt: skip

@@ -13,7 +13,7 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -215,8 +215,20 @@ def decompositions() -> dict:
     """Return ATen's own definitions of operators that no table here has."""
     from torch._decomp import get_decompositions
 
-    names = ("glu", "var", "var_mean", "std", "std_mean", "_fused_rms_norm", "rms_norm", "addmv")
-    return get_decompositions([getattr(aten, n) for n in names if hasattr(aten, n)])
+    names = ("glu", "_fused_rms_norm", "rms_norm", "addmv")
+    table = get_decompositions([getattr(aten, n) for n in names if hasattr(aten, n)])
+    # PyTorch's own of these are operators without a gradient.
+    table[aten.var_mean.correction] = partial(_with_mean, aten.var.correction)
+    table[aten.std_mean.correction] = partial(_with_mean, aten.std.correction)
+    return table
+
+
+def _with_mean(
+    spread: Callable, x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return a variance, or its root, and the mean."""
+    mean = x.mean(dim, keepdim)
+    return spread(x, dim, correction=correction, keepdim=keepdim), mean
 
 
 def merge(module: GraphModule) -> None:

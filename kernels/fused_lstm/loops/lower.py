@@ -306,7 +306,7 @@ class Lowered:
         # A product of another state is computed beside gates: they are as wide as h then.
         best = sorted(columns, key=lambda c: (c[1] == self.H, columns[c], c[1]), reverse=True)
         wide = [s for s in self.states if s.hi - s.lo == self.H]
-        best = [c for c in best if c[0] in wide]
+        best = [c for c in best if c[0] in wide and (c[1] == self.H or not self.narrow)]
         self.h, self.gate_width = best[0] if best else (wide[0], self.H)
         self.has_r = bool(best)
 
@@ -469,6 +469,8 @@ class Lowered:
         self.inputs = [k for k in every if self.gates[k].ready]
         inputs = tuple(f"i{k}" for k in self.inputs)
         gate_names = tuple(f"g{k}" for k in with_rows)
+        if not gate_names and not inputs:
+            raise NoCell("a step that x has no part in")
         if len(gate_names) + len(inputs) > MOST_GATES:
             raise NoCell(f"{len(gate_names) + len(inputs)} gates")
         x_only = {*(f"g{k}" for k in with_rows if not self.gates[k].h), *inputs}
@@ -502,10 +504,13 @@ class Lowered:
         of, numbers = p.widths, [Widths.gates, *(2 + k for k in p.matrices)]
         names = {f"values {n}": (n, w) for n, w in zip(numbers, widths, strict=True)}
         names |= {f"a state, {n}": (n, w) for n, w in zip(of.of_states, states, strict=True)}
-        narrow = {w for n, w in names.values() if w != H and of.root(n) == of.h}
+        of_factors = zip((of.of_factors[k] for k in p.matrices), factors, strict=True)
+        names |= {f"factor {k}": pair for k, pair in enumerate(of_factors)}
+        untold = {w for n, w in zip(of.of_states, states, strict=True) if of.root(n) == of.h}
+        narrow = untold - {H}
         self._check_no_sums_of(narrow)
         told = {name: w for name, (n, w) in names.items() if w != H and of.root(n) != of.h}
-        if not told:
+        if not told and all(w == H for w in (*widths, *factors)):
             return
         try:
             self.units = units_of(p, {name: n for name, (n, _) in names.items()}, told, H)

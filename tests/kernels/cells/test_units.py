@@ -84,7 +84,38 @@ def unread_and_narrow(z, *, h, u, v, w):
     return tanh(w(made)) + 0.5 * h
 
 
+@fused_lstm.cell(states="c y", products={"p": 4, "u": 1})
+def decoder(i, f, g, o, *, c, y, p, u):
+    a, b, d, e = p(y)
+    c = sigmoid(f + b) * c + sigmoid(i + a) * tanh(g + d)
+    h = sigmoid(o + e) * tanh(c)
+    return h, c, torch.softmax(u(h), -1)
+
+
+@fused_lstm.cell(states="h y z", products="p v u")
+def two_narrow_states(a, *, h, y, z, p, v, u):
+    """A maximum of a state, and a state that a product tells by what it multiplies."""
+    most = y.amax(-1, keepdim=True)
+    h = 0.5 * h + tanh(a + p(y * torch.exp(y - most)) + v(z))
+    return h, 0.3 * y + tanh(u(h)), 0.5 * z
+
+
+@fused_lstm.cell(states="c m", weights="w s", inputs="dt", products={"r": 2, "n": 1}, x_only="a b")
+def memory(a, b, *, c, m, w, s, dt, r, n):
+    """Weights and an input of a narrow state's; no gate of h."""
+    low, gate = r(tanh(c + a))
+    m = sigmoid(gate * dt) * m + tanh(low + w)
+    c = 0.7 * c + s * tanh(n(m) + b)
+    return tanh(c), c, m
+
+
 CASES = {
+    "decoder": (decoder, 37, {"y": 5}),
+    "decoder-of-one": (decoder, 20, {"y": 1}),
+    "decoder-equal": (decoder, 33, {"y": 33}),
+    "two-narrow-states": (two_narrow_states, 40, {"y": 6, "z": 19}),
+    "two-narrow-of-many-vectors": (two_narrow_states, 130, {"y": 70, "z": 35}),
+    "memory": (memory, 26, {"m": 9}),
     "backbone-wide": (zoo.cfc_backbone, 21, {"a": 33}),
     "backbone-narrow": (zoo.cfc_backbone, 21, {"a": 5}),
     "input-meets-gates": (input_meets_gates, 8, {"z": 17}),
@@ -208,6 +239,11 @@ ERRORS = {
         deep_lstm,
         {"m": 5},
         "units: got {'m': 5} with proj_size; expected one of the two",
+    ),
+    "a state wider than h": (
+        decoder,
+        {"y": 9},
+        "units: got 9 for y; expected at most hidden_size, 8, as of all states",
     ),
 }
 

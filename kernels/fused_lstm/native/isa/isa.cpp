@@ -295,6 +295,8 @@ void add_cell(const std::string& name, const std::vector<int64_t>& tables) {
       if (!compiled.functions[kind].finish) continue;
       cell.functions[kind] = compiled.functions[kind];
       std::copy_n(compiled.inner.functions[kind], InnerProducts::most, cell.inner.functions[kind]);
+      std::copy_n(compiled.inner.early_functions[kind], InnerProducts::most_early,
+                  cell.inner.early_functions[kind]);
     }
   }
   added_count.store(index + 1);
