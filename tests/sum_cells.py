@@ -75,6 +75,15 @@ def without_a_meeting_backwards(a, *, h):
     return torch.tanh(torch.sigmoid(a) - a.amax(-1, keepdim=True).detach() + 0.5 * h)
 
 
+@fused_lstm.cell(states="c y", products={"p": 4, "u": 1})
+def decoder(i, f, g, o, *, c, y, p, u):
+    """A state y may have other units than h: what the decoder said before."""
+    a, b, d, e = p(y)
+    c = torch.sigmoid(f + b) * c + torch.sigmoid(i + a) * torch.tanh(g + d)
+    h = torch.sigmoid(o + e) * torch.tanh(c)
+    return h, c, torch.softmax(u(h), -1)
+
+
 @fused_lstm.cell(states="h")
 def maximum_of_a_sigmoid(a, z, *, h):
     return torch.sigmoid(a).amax(-1, keepdim=True) * torch.sigmoid(z) + 0.5 * h
@@ -85,6 +94,6 @@ CELLS = {
     for cell in (
         norm_of_c, layer_norm_lstm, norms_around_a_product, sums_of_states, softmax_and_maximum,
         a_state_of_rows, without_a_state, apart_and_of_weights, without_a_gate_of_h,
-        without_a_meeting_backwards, maximum_of_a_sigmoid,
+        without_a_meeting_backwards, maximum_of_a_sigmoid, decoder,
     )
 }  # fmt: skip

@@ -111,10 +111,8 @@ def drawn(seed: int) -> fused_lstm.Cell:
     ended += [(first, values[-6:])] * (1 + last - len(ended))
     results = [ended[stage_of[s]] for s in ("h", *(s for s in states if s != "h"))]
     ends = [f"torch.tanh({draw.choice(recent)} + 0.1 * {first})" for first, recent in results]
-    if len(ends) > 1 and draw.random() < 0.1:
-        ends[-1] = (
-            f"torch.zeros_like({[s for s in states if s != 'h'][-1]})"  # a state that is the same after every step
-        )
+    if len(ends) > 1 and draw.random() < 0.1:  # a state that is the same after every step
+        ends[-1] = f"torch.zeros_like({[s for s in states if s != 'h'][-1]})"
     lines.append(f"return {', '.join(ends)}")
     told = [*states, *weights, *inputs, *products]
     star = ["*", *told] if told else []

@@ -23,7 +23,7 @@ from bench import zoo
 from bench.gpu import gsan
 from fused_lstm import reference
 from fused_lstm.call.record import Call
-from fused_lstm.call.spec import CELLS, PLAIN, Spec
+from fused_lstm.call.spec import CELLS, PLAIN, Spec, Units
 from fused_lstm.triton import devices, launch, op, pointwise, rounding
 from plans import make_plan
 from tolerance import TOLERANCE
@@ -312,8 +312,9 @@ def free(a, *, h, u):
     return 0.5 * h + torch.tanh(a + u(F.rms_norm(h, h.shape[-1:], eps=1e-3)))
 
 
-held = sum_cells.without_a_meeting_backwards
-CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep, norms, free, held)}
+held, decoder = sum_cells.without_a_meeting_backwards, sum_cells.decoder
+CUSTOM = {told.name: told for told in (*zoo.ALL.values(), soft, deep, norms, free, held, decoder)}
+NARROW = {decoder.name: {"y": 5}}  # states of fewer units than h
 # Where rounding moves a sum past zero gradients jump; those of an sLSTM's i are differences.
 STEEP = "rnn_relu", zoo.functions.name, zoo.slstm.name
 
@@ -369,7 +370,8 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     results = [*outputs[:3], *wanted]
     if not case.cell.has_c:  # c is h, and gradients by either are by both
         results[4], results[5] = results[4] + results[5], torch.zeros_like(results[5])
-    return {name: result.detach() for name, result in zip(names, results, strict=True)}
+    results = {name: result.detach() for name, result in zip(names, results, strict=True)}
+    return _without_padding(case, results)
 
 
 def _seed(case: Case) -> Tensor | None:
@@ -406,7 +408,7 @@ def _stack(case: Case) -> Problem:
         if not case.cell.has_c:
             dh0, dc0 = dh0 + dc0.to(dh0.dtype), torch.zeros_like(dc0)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
-        return dict(zip(names, found, strict=True))
+        return _without_padding(case, dict(zip(names, found, strict=True)))
 
     def compute() -> dict[str, Tensor]:
         x, h0, *_ = inputs
@@ -419,6 +421,24 @@ def _stack(case: Case) -> Problem:
                 return call(x, h0)
 
     return compute, expected, rounded
+
+
+def _units(case: Case) -> Units | None:
+    """The units of a step's values where not all have H."""
+    narrow = NARROW.get(case.cell.cell)
+    return None if narrow is None else CUSTOM[case.cell.cell].units(case.H, narrow)
+
+
+def _without_padding(case: Case, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Results with zeros behind the units that a narrow state has."""
+    if (units := _units(case)) is None:
+        return found
+    widths = CUSTOM[case.cell.cell].widths_of("states", case.H, units)
+    for name in ("c_n", "dc0"):
+        parts = found[name].split(case.H, -1)
+        parts = [F.pad(t[..., :n], (0, case.H - n)) for t, n in zip(parts, widths, strict=True)]
+        found[name] = torch.cat(parts, -1)
+    return found
 
 
 def _inputs(case: Case) -> list[Tensor]:
@@ -439,7 +459,10 @@ def _inputs(case: Case) -> list[Tensor]:
         made += [torch.randn(G - H)] if case.cell.peephole else []
         # From 0.5 to 1.5: one may be a time constant, by which the cell divides.
         made += [torch.rand(kind.weights * H) + 0.5] if kind.weights else []
-        made += [torch.randn(n * H, H) / H**0.5 for n in kind.inner]
+        units = _units(case)
+        each = (H,) * len(kind.inner), (H,) * len(kind.inner)
+        each = zip(kind.inner, *(each if units is None else units[1:3]), strict=True)
+        made += [torch.randn(n * M, factor) / H**0.5 for n, M, factor in each]
         if case.cell.layer_norm:
             of_c = (H, H) if case.cell.cell == "lstm" else ()
             made += [torch.randn(n) for n in (G, of_h, *of_c)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench import zoo
 from fused_lstm.call.spec import GRU, PLAIN, Spec
 
-from .cases import DTYPES, Case, deep, free, held, norms, soft
+from .cases import DTYPES, Case, decoder, deep, free, held, norms, soft
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3)
@@ -17,11 +17,12 @@ COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 # states, weights of a unit, eight gates, and no gate of h: a scan.
 TOLD = [Spec(told.name) for told in (zoo.lltm, zoo.mgu, zoo.rnn)]
 MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
-# Products inside a step: of one column, of two, of four; two products. Sums beside products.
+# Products inside a step: of one column, of two, of four; two products. Sums beside products, and
+# beside a state of fewer units than h.
 PRODUCTS = [
     Spec(told.name) for told in (zoo.gru_reset_before, zoo.highway, zoo.multiplicative_lstm, deep)
 ]
-SUMS = [Spec(told.name) for told in (norms, free, held)]
+SUMS = [Spec(told.name) for told in (norms, free, held, decoder)]
 TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
 LOGARITHMS = Spec(zoo.slstm.name)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
@@ -249,6 +250,7 @@ def some_cases() -> list[Case]:
         Case("steps", "bf16", 90, 33, 37, path="groups of rows", cell=SUMS[0]),
         Case("both", "fp64", 80, 17, 20, cell=SUMS[1], **blocks),
         Case("both", "bf16", 90, 17, cell=SUMS[2], **rows),
+        Case("steps", "bf16", 90, 33, 20, cell=SUMS[3], resets=True),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, reverse=True),
         Case("steps", "bf16", 90, 17, L=2, reverse=True, **rows),

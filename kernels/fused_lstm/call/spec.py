@@ -27,6 +27,7 @@ class Units(NamedTuple):
     products: tuple[int, ...]  # that each makes of a column
     factors: tuple[int, ...]  # that each multiplies
     inputs: tuple[int, ...] = ()  # of the cell's inputs
+    narrow: bool = False  # gates have as many as h, and nothing has more
 
     def widest(self, H: int) -> int:
         """Return the most; weights of a unit are so long, whatever they meet."""

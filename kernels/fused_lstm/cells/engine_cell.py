@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -105,6 +106,18 @@ class EngineCell:
         width = self.program().widths
         return [width.sizes(H, units)(number) for number in getattr(width, f"of_{values}")]
 
+    def widths_of_calls(self, H: int, units: Units) -> list[tuple[int, int]]:
+        """Return how many units each product, sum or maximum is of, and its gradient is."""
+        p = self.program()
+        width, columns = p.widths, [*accumulate(p.inner, initial=0)]
+        size, found = width.sizes(H, units), []
+        for k, of in enumerate(width.of_factors):
+            back = 2 + k
+            if k in p.sums:
+                back = width.of_node.get(p.dproducts[columns[k]], width.h)
+            found.append((size(of), size(back)))
+        return found
+
     def widths_of_columns(self, total: int, H: int, units: Units) -> list[int]:
         """Return how many units each part of a gate has, the inputs last.
 
@@ -154,9 +167,11 @@ class EngineCell:
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
         if engine == "triton" and (self.products or self.has_sums):
+            units = spec.units
             refused = {
-                "beside a projected h": spec.projection, "with units=": spec.units is not None,
-            }  # fmt: skip
+                "beside a projected h": spec.projection,
+                "of more units than h, or gates of others": units is not None and not units.narrow,
+            }
             for where, is_so in refused.items():
                 if is_so:
                     return f"engine 'triton' has no products or sums inside a step {where}"

@@ -72,7 +72,7 @@ def in_phases(program: Program) -> tuple[str, str]:
     p = replace(p, saved=tuple(sorted(p.saved, key=lambda n: stored_in[n])))
     ends = list(accumulate(p.inner, initial=0))
     leaves, places = leaves_of(p), {n: f"saved[{k}]" for k, n in enumerate(p.saved)}
-    leaves |= {("share", k): "options[2]" for k in p.sums}
+    leaves |= {("share", k): f"options[2][{k}]" for k in p.sums}
     kept = [n for made in numbers for n in made]
     of_row = {n: f"numbers[{k}]" for k, n in enumerate(kept)}
     value, after = h_and_after(p)

@@ -211,6 +211,7 @@ def units_of(p: Any, names: Mapping[str, int], told: Mapping[str, Any], hidden_s
         if by_sum is not None and of(by_sum) != beside:
             raise Refused(f"{of(by_sum)} for what sum {k} is read by", f"{beside}")
     inputs = tuple(of(width.root(number)) for number in width.of_inputs)
-    products = [of(width.of_calls[k]) for k in p.matrices]
-    multiplied = tuple(of(factors[k]) for k in p.matrices)
-    return Units(of(width.gates), tuple(products), multiplied, inputs)
+    products = tuple(of(width.of_calls[k]) for k in p.matrices)
+    multiplied, gates = tuple(of(factors[k]) for k in p.matrices), of(width.gates)
+    narrow = gates == hidden_size == max((gates, *products, *multiplied, *inputs))
+    return Units(gates, products, multiplied, inputs, narrow)

@@ -145,8 +145,8 @@ class Recurrent(RecurrentBase):
             )
         if units is not None and not isinstance(units, Mapping):
             raise ValueError(
-                f"units: got {units!r}; expected a mapping: name of a gate, a product, a state or an"
-                " input -> number"
+                f"units: got {units!r}; expected a mapping: name of a gate, a product, a state or"
+                " an input -> number"
             )
         options = {"layer_norm": layer_norm, "num_heads": None if num_heads == 1 else num_heads,
             "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}  # fmt: skip

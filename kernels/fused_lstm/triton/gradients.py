@@ -167,7 +167,12 @@ def _of_lane(left: BackwardBuffers, lane: int) -> Tensor:
     if not left.inputs:
         return by_x @ w_ih
     own = by_x[:, len(w_ih) :]
-    if left.x.shape[1] - w_ih.shape[1] == left.inputs:  # one number for all units
+    if (units := left.cell.units) is not None:
+        own = own.unflatten(-1, (left.inputs, -1)).unbind(-2)
+        own = [t[:, :n] for t, n in zip(own, units.inputs, strict=True)]
+        one = left.x.shape[1] - w_ih.shape[1] == left.inputs != sum(units.inputs)
+        own = torch.cat([t.sum(-1, keepdim=True) for t in own] if one else own, -1)
+    elif left.x.shape[1] - w_ih.shape[1] == left.inputs:  # one number for all units
         own = own.unflatten(-1, (left.inputs, -1)).sum(-1)
     return torch.cat([by_x[:, : len(w_ih)] @ w_ih, own], -1)
 
@@ -239,11 +244,12 @@ def _of_inner(left: BackwardBuffers, lane: int) -> list[Tensor]:
     inner, H, dtype = left.kernels.inner, left.H, left.dgates.dtype
     saved = left.lane_of(left.gates, lane)
     by_products = left.rows.of(left.dweight[lane])[:, -sum(inner) * H :].to(dtype)
-    found = []
-    for column, made in zip(
-        left.kernels.fed, by_products.split([n * H for n in inner], -1), strict=True
-    ):
-        found.append(made.mT @ saved[:, column * H : (column + 1) * H].to(dtype))
+    units, found = left.cell.units, []
+    made_by, factors = ([H] * len(inner),) * 2 if units is None else (units.products, units.factors)
+    parts = by_products.split([n * H for n in inner], -1)
+    for column, by, made, factor in zip(left.kernels.fed, parts, made_by, factors, strict=True):
+        by = by.unflatten(-1, (-1, H))[..., :made].flatten(1)
+        found.append(by.mT @ saved[:, column * H : column * H + factor].to(dtype))
     return found
 
 

@@ -12,6 +12,9 @@ numbers of a row; in the backward `by`, the gradients by h and by what products 
 Numbers are the same in all programs, and part 0 stores them. Names as in position.py; a part is the
 units of a lane that one program finishes. PLAN.CALLS are launch.Call.
 
+A value of a step may have fewer units than h. It is computed on H of them, and so are its weights,
+with zeros behind; what lies behind its units goes into no exchange and into no sum.
+
 w_inner  [columns * H, H]: the products' weights, one behind the other
 between  [K, B_PAD, PAD], in the backward [columns, B_PAD, PAD]: a lane's planes, of K products
 shares   [L, TOTALS, PARTS, B] scratch, state dtype: each program's part of each sum and maximum
@@ -83,16 +86,26 @@ def store_factor(columns, k: tl.constexpr, inside, block, PLAN: tl.constexpr):
     W: tl.constexpr = PLAN.INNER[PLAN.CALLS[k].NUMBER]
     ptr = inside.between_ptr + W.PLANE * W.SLOT + block.slot_at
     dtype = ptr.dtype.element_ty
+    mask = units_of(k, block, PLAN)
     for j in tl.static_range(W.GATES):
         column = tile.rounded(columns[j].to(dtype), PLAN.ROUNDS)
-        tl.store(ptr + j * W.SLOT, column, mask=block.mask)
+        tl.store(ptr + j * W.SLOT, column, mask=mask)
+
+
+@helper
+def units_of(k: tl.constexpr, block, PLAN: tl.constexpr):
+    """Return the mask [UNITS, BLOCK_B] of the units that are exchanged, or added up."""
+    mask = block.mask
+    if PLAN.CALLS[k].WIDTH < PLAN.H:
+        mask = mask & (block.unit < PLAN.CALLS[k].WIDTH)[:, None]
+    return mask
 
 
 @helper
 def share(x, k: tl.constexpr, inside, step, block, rows, PLAN: tl.constexpr):
     """Store this part's sum, or maximum, of a value x [UNITS, BLOCK_B]."""
     ptr = shares(k, inside, step, block, rows, PLAN) + inside.part * rows.B
-    of_part = of_units(x, block.mask, PLAN.CALLS[k].IS_MAXIMUM)
+    of_part = of_units(x, units_of(k, block, PLAN), PLAN.CALLS[k].IS_MAXIMUM)
     tl.store(ptr, of_part, mask=block.b < step.alive)
 
 

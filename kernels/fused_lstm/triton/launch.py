@@ -140,6 +140,8 @@ class Call:
     NUMBER: int  # among products, or among sums and maxima
     FED: int  # the phase that hands on what programs exchange; -1: there is none
     READ: int  # the phase that begins with it, from 1 on; 0: there is none
+    WIDTH: int  # units of what is exchanged or added up
+    SHARE: float  # of a sum 1 over how many units it adds up forwards
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,8 +270,7 @@ def constants(
         "HAS": has(cell, draws),
         # Products and their exchanges.
         **_weights(plan),
-        **_meetings(kernels, plan.direction),
-        "SHARE": 1 / plan.hidden,  # of a unit in a mean
+        **_meetings(kernels, cell, plan.direction, plan.hidden),
         "FORWARD": plan.direction == "forward",
         # With an LSTM's options a chain of H=650 would spill on an H100.
         "MASKED": plan.masked and not (chain and cell.options),
@@ -390,15 +391,20 @@ def _weights(plan: Plan) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def _meetings(cell: cells.KernelCell, direction: str) -> dict[str, Any]:
+def _meetings(cell: cells.KernelCell, spec: Spec, direction: str, H: int) -> dict[str, Any]:
     """Return what a kernel knows of a cell's products, sums and maxima inside a step."""
     calls, counts = [], {True: 0, False: 0}
-    for meeting in cell.meetings:
-        is_product = meeting.kind == PRODUCT
-        fed = meeting.fed if direction == "forward" else meeting.fed_back
-        kind = {"IS_PRODUCT": is_product, "IS_MAXIMUM": meeting.kind == MAXIMUM}
-        phases = {"FED": fed, "READ": fed + 1}
-        calls.append(Call(**wrapped({**kind, "NUMBER": counts[is_product], **phases})))
+    widths = [(H, H)] * len(cell.meetings)
+    if spec.units is not None:
+        widths = CELLS[spec.cell].cell.widths_of_calls(H, spec.units)
+    for meeting, (width, back) in zip(cell.meetings, widths, strict=True):
+        is_product, forward = meeting.kind == PRODUCT, direction == "forward"
+        fed = meeting.fed if forward else meeting.fed_back
+        calls.append(Call(**wrapped({
+            "IS_PRODUCT": is_product, "IS_MAXIMUM": meeting.kind == MAXIMUM,
+            "NUMBER": counts[is_product], "FED": fed, "READ": fed + 1,
+            "WIDTH": width if forward else back, "SHARE": 1 / width,
+        })))  # fmt: skip
         counts[is_product] += 1
     return {
         "CALLS": tuple(calls),

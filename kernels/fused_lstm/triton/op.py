@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..call.spec import CELLS, RECURRENT, Spec, cell_of
+from ..call.spec import CELLS, RECURRENT, Spec, Units, cell_of
 from ..operator.ops import saved_dtype
 from ..reference import Layer, as_wide, by_layer, spread, stack, state_dtype
 from ..reference.pointwise import normalized, scaled
@@ -163,13 +164,34 @@ def planned_for(key: Key) -> Planned:
     spec = cell_of(key.cell, key.rates)
     (numbered, *_) = by_layer(range(key.weights), key.h0[0], spec)
     w_hr = None if numbered.w_hr is None else key.of_lane[numbered.w_hr]
+    shape = _shape(key.h0, key.c0, w_hr, abs(key.directions), spec.c_parts)
+    spec = _with_units(spec, shape.H, [key.of_lane[n] for n in numbered.w_inner or ()])
     return plan_call(
         key.make_plan, key.settings, direction=key.direction, fuse=key.fuse, dtype=key.dtype,
-        device=key.device, shape=_shape(key.h0, key.c0, w_hr, abs(key.directions), spec.c_parts),
-        cell=spec, varlen=key.varlen, resets=key.resets, save=key.save, tf32=key.tf32,
-        states=key.states, dropout=key.dropout, draws=key.draws, many_steps=key.many_steps,
-        by_states=key.by_states, reverse=key.directions < 0, order=tuple(numbered),
+        device=key.device, shape=shape, cell=spec, varlen=key.varlen, resets=key.resets,
+        save=key.save, tf32=key.tf32, states=key.states, dropout=key.dropout, draws=key.draws,
+        many_steps=key.many_steps, by_states=key.by_states, reverse=key.directions < 0,
+        order=tuple(numbered),
     )  # fmt: skip
+
+
+def _with_units(spec: Spec, H: int, inner: list[torch.Size]) -> Spec:
+    """Return a spec with the units of a step's values; inner: the shapes of its products' weights.
+
+    Raises:
+        ValueError: a value has more than H.
+    """
+    kind = CELLS[spec.cell]
+    made = tuple(shape[0] // columns for shape, columns in zip(inner, kind.inner, strict=True))
+    factors = tuple(shape[1] for shape in inner)
+    if all(n == H for n in (*made, *factors)):
+        return spec
+    if (most := max(*made, *factors)) > H:
+        raise ValueError(f"weights: got {most} units of a product; expected at most {H}, h's")
+    units = Units(H, made, factors)
+    return replace(
+        spec, units=units._replace(inputs=tuple(kind.cell.widths_of("inputs", H, units)))
+    )
 
 
 def settings() -> tuple[bool, bool, frozenset[Plan]]:
@@ -328,7 +350,7 @@ def _multiplied(layers: list[Layer], planned: Planned) -> list[Layer]:
         if layer.w_hr is not None:
             each[-1]["w_hr"] = layer.w_hr
         if layer.w_inner:
-            each[-1]["w_inner"] = torch.cat(layer.w_inner)
+            each[-1]["w_inner"] = torch.cat(_of_all_units(layer.w_inner, planned))
         if planned.is_fused and lane > 0:
             each[-1]["w_ih"] = layer.w_ih
     found = [w for weights in each for w in weights.values()]
@@ -340,6 +362,18 @@ def _multiplied(layers: list[Layer], planned: Planned) -> list[Layer]:
             new["w_inner"] = (new["w_inner"],)
         made.append(layer._replace(**new))
     return made
+
+
+def _of_all_units(weights: Sequence[Tensor], planned: Planned) -> Sequence[Tensor]:
+    """Return products' weights [columns * H, H]: zeros behind the units that values have."""
+    units, H = planned.spec.units, planned.shape.H
+    if units is None:
+        return weights
+    wide = []
+    for w, made, factor in zip(weights, units.products, units.factors, strict=True):
+        each = w.view(-1, made, factor)
+        wide.append(pad(each, (0, H - factor, 0, H - made)).flatten(0, 1))
+    return wide
 
 
 def _shape(
@@ -509,7 +543,11 @@ def multiply_x(
         bias = bias[: X * H]
     if count := CELLS[planned.spec.cell].inputs:  # behind x, and not multiplied
         own, I = (X - count) * H, layer.w_ih.shape[1]
-        gates[:, own:].copy_(spread(x[:, I:], [H] * count))
+        widths = [H] * count if (units := planned.spec.units) is None else units.inputs
+        given = spread(x[:, I:], widths)
+        if units is not None:
+            given = torch.cat([pad(t, (0, H - t.shape[1])) for t in given.split(widths, 1)], 1)
+        gates[:, own:].copy_(given)
         gates, bias, x = gates[:, :own], bias[:own], x[:, :I]
     if not planned.spec.layer_norm:
         if gates.dtype == x.dtype:

@@ -63,7 +63,7 @@ def of_cell(
     """Return the `options` of a cell's functions, each 0 where PLAN.HAS none.
 
     They are the weights of a unit [UNITS, 1] each, the part of the states that is kept
-    [UNITS, BLOCK_B], and 1 over the number of units.
+    [UNITS, BLOCK_B], and of each sum inside a step 1 over the number of its units.
     """
     weights, kept = (), 0.0
     if PLAN.HAS.WEIGHTS > 0:
@@ -77,8 +77,10 @@ def of_cell(
         kind = ZONEOUT_H if PLAN.HAS.ZONE_OF_H else ZONEOUT_C
         n = number(kind, draws, step, block, PLAN.H, rows, PLAN)
         kept = kept_part(n, draws, draws.zone_c, draws.zone_c_rest, PLAN.HAS.ZONE_C, PLAN)
-    share = tl.full((1, 1), PLAN.SHARE, PLAN.ACC)  # a number alone would be float32
-    return weights, kept, share
+    shares = ()
+    for k in tl.static_range(PLAN.CALL_COUNT):  # a number alone would be float32
+        shares = shares + (tl.full((1, 1), PLAN.CALLS[k].SHARE, PLAN.ACC),)
+    return weights, kept, shares
 
 
 @helper

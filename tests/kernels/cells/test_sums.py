@@ -302,7 +302,7 @@ def test_other_widths_than_h(M):
 # The table "What `triton` lacks" of docs/your-own-cell.md, row by row.
 LACKS = [
     pytest.param(norm_of_c, {"proj_size": 4}, "beside a projected h", id="proj_size"),
-    pytest.param(norm_of_a_gate, {"units": {"a": 9}}, "with units=", id="units"),
+    pytest.param(norm_of_a_gate, {"units": {"a": 9}}, "of more units than h", id="units"),
 ]
 
 

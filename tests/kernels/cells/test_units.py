@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import sigmoid, tanh
 
 import fused_lstm
+import sum_cells
 from fused_lstm import native, zoo
 from fused_lstm.cells import compile, print_cpp
 from fused_lstm.cells.gates import Gates
 from fused_lstm.cells.program import program
 from fused_lstm.operator.pullback import kernel
+from fused_lstm.triton import op
 
 WHY = native.missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
@@ -84,14 +86,6 @@ def unread_and_narrow(z, *, h, u, v, w):
     return tanh(w(made)) + 0.5 * h
 
 
-@fused_lstm.cell(states="c y", products={"p": 4, "u": 1})
-def decoder(i, f, g, o, *, c, y, p, u):
-    a, b, d, e = p(y)
-    c = sigmoid(f + b) * c + sigmoid(i + a) * tanh(g + d)
-    h = sigmoid(o + e) * tanh(c)
-    return h, c, torch.softmax(u(h), -1)
-
-
 @fused_lstm.cell(states="h y z", products="p v u")
 def two_narrow_states(a, *, h, y, z, p, v, u):
     """A maximum of a state, and a state that a product tells by what it multiplies."""
@@ -110,9 +104,9 @@ def memory(a, b, *, c, m, w, s, dt, r, n):
 
 
 CASES = {
-    "decoder": (decoder, 37, {"y": 5}),
-    "decoder-of-one": (decoder, 20, {"y": 1}),
-    "decoder-equal": (decoder, 33, {"y": 33}),
+    "decoder": (sum_cells.decoder, 37, {"y": 5}),
+    "decoder-of-one": (sum_cells.decoder, 20, {"y": 1}),
+    "decoder-equal": (sum_cells.decoder, 33, {"y": 33}),
     "two-narrow-states": (two_narrow_states, 40, {"y": 6, "z": 19}),
     "two-narrow-of-many-vectors": (two_narrow_states, 130, {"y": 70, "z": 35}),
     "memory": (memory, 26, {"m": 9}),
@@ -136,6 +130,12 @@ CASES = {
     "input-beside-state-far-wider": (input_beside_state, 16, {"z": 70}),
     "saved-of-no-product": (saved_of_no_product, 6, {"z": 21, "u": 35}),
 }
+
+
+def is_narrow(cell: fused_lstm.Cell, H: int, told: dict[str, int] | None) -> bool:
+    """Return whether gates have as many units as h, and nothing has more."""
+    units = cell.units(H, told or {})
+    return units is not None and units.narrow
 
 
 def results(name: str, engine: str, seed: int = 0) -> list[torch.Tensor]:
@@ -241,7 +241,7 @@ ERRORS = {
         "units: got {'m': 5} with proj_size; expected one of the two",
     ),
     "a state wider than h": (
-        decoder,
+        sum_cells.decoder,
         {"y": 9},
         "units: got 9 for y; expected at most hidden_size, 8, as of all states",
     ),
@@ -351,6 +351,16 @@ def test_the_operator_has_products_without_vectors_or_a_gate_of_x(G):
     torch.testing.assert_close((dx, dh0 + dc0, *dweights), expected)  # h0 twice
 
 
-def test_triton_has_none():
-    with pytest.raises((ValueError, RuntimeError), match="with units="):
-        fused_lstm.Recurrent(deep_lstm, 3, 8, units={"m": 2}, engine="triton")(torch.randn(2, 2, 3))
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if is_narrow(*case)])
+def test_triton_beside_a_loop(name):
+    found, expected = results(name, "triton"), results(name, "loop")
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_triton_has_no_more_units_than_h():
+    rnn = fused_lstm.Recurrent(zoo.low_rank_rnn, 3, 8, units={"low": 9}, engine="triton")
+    with pytest.raises(RuntimeError, match="of more units than h"):
+        rnn(torch.randn(2, 2, 3))
+    weights, h = rnn.weights(), torch.zeros(1, 2, 8)
+    with pytest.raises(ValueError, match="got 9 units of a product; expected at most 8"):
+        op.lstm(torch.randn(2, 2, 3), h, h, weights, 0.0, None, "steps", False, cell=rnn.cell.name)

@@ -80,12 +80,13 @@ def test_every_level(name, fuse):
 
 
 # What Triton's kernels do not have, and cells that need it.
-TRITON_REFUSES = dict.fromkeys(["cfc", "mogrifier"], "with units=")
+TRITON_REFUSES = dict.fromkeys(["cfc", "mogrifier"], "more units than h, or gates of others")
 
 
 @pytest.mark.parametrize(
     "name", ["lstm_one_linear", "gru_reset_before", "adaptive_lif", "ind_rnn", "co_rnn",
-             "multiplicative_lstm", "layer_norm_lstm", "rssm", "gru_d", *TRITON_REFUSES]
+             "multiplicative_lstm", "layer_norm_lstm", "rssm", "gru_d", "decoder_feedback",
+             "skip_rnn", "lmu", *TRITON_REFUSES]
 )  # fmt: skip
 def test_triton(name):
     module, x, state = call_of(CELLS[name], 3, 2, 8, 16)

@@ -107,7 +107,7 @@ def test_an_lstm_of_small_values_is_as_exact_as_the_step_loop(fuse):
     ("cell", "options", "where"),
     [
         (zoo.multiplicative_lstm, {"proj_size": 3}, "beside a projected h"),
-        (zoo.low_rank_rnn, {"units": {"low": 2}}, "with units="),
+        (zoo.low_rank_rnn, {"units": {"low": 5}}, "of more units than h"),
     ],
 )
 def test_where_triton_has_no_products_inside_a_step(cell, options, where):
