@@ -266,7 +266,7 @@ def as_wide(layer: Layer, spec: Spec) -> Layer:
     count = CELLS[spec.cell].inputs
     if not count or layer.b_ih is None:
         return layer
-    H = len(layer.b_ih) // (CELLS[spec.cell].gates - count)
+    H, _ = units_of(layer, spec)
     return layer._replace(b_ih=F.pad(layer.b_ih, (0, count * H)))
 
 

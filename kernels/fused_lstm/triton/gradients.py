@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..call.spec import CELLS, Spec
 from ..reference import Layer, stack
@@ -208,6 +209,10 @@ def of_weights(left: BackwardBuffers, samples: int = 0) -> list[Tensor]:
             found.append(own(dh).mT @ own(m))
         if left.dweight is not None:
             dweight = left.rows.of(left.dweight[lane]).sum(0)
+            if (units := left.cell.units) is not None:  # zeros behind a vector's units
+                widths = CELLS[left.cell.cell].cell.widths_of("weights", left.H, units)
+                vectors = zip(dweight.split(left.H), widths, strict=True)
+                dweight = torch.cat([pad(v[:n], (0, left.H - n)) for v, n in vectors])
             found.append(dweight.to(dgates.dtype))
         if layer.w_inner:
             found += _of_inner(left, lane)

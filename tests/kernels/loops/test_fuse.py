@@ -86,7 +86,7 @@ TRITON_REFUSES = dict.fromkeys(["cfc", "mogrifier"], "more units than h, or gate
 @pytest.mark.parametrize(
     "name", ["lstm_one_linear", "gru_reset_before", "adaptive_lif", "ind_rnn", "co_rnn",
              "multiplicative_lstm", "layer_norm_lstm", "rssm", "gru_d", "decoder_feedback",
-             "skip_rnn", "lmu", *TRITON_REFUSES]
+             "skip_rnn", "lmu", "feature_attention", *TRITON_REFUSES]
 )  # fmt: skip
 def test_triton(name):
     module, x, state = call_of(CELLS[name], 3, 2, 8, 16)
