@@ -63,21 +63,6 @@ def names_of(case: Case) -> list[str]:
     return ["h", *(name for name in others if name != "h")]
 
 
-def widths_of(case: Case) -> dict[str, int]:
-    """How many units states and inputs have, by name, where units= gives them others than H."""
-    if not case.units:
-        return {}
-    cell, told = user_cell(case), dict(case.units)
-    units = cell.units(case.H, told)
-    return {
-        name: width
-        for values in ("states", "inputs")
-        for name, width in zip(
-            getattr(cell, values), cell.widths_of(values, case.H, units), strict=True
-        )
-    }
-
-
 def make(case: Case) -> nn.Module:
     """The module, every weight of it far from where it begins."""
     engine, _, fuse = case.engine.partition("-")
@@ -138,7 +123,7 @@ def give(case: Case) -> Given:
         if case.rows == "packed":
             lengths = lengths.sort(descending=True).values
     names = names_of(case)
-    widths = widths_of(case) | {"h": case.P}
+    widths = oracle.widths_of(case, user_cell(case)) | {"h": case.P}
     states = [randn(lanes, B, widths.get(name, case.H)) for name in names]
     if "n" in names:  # a normalizer
         states[names.index("n")] = states[names.index("n")].abs() + 0.5

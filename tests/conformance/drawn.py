@@ -132,17 +132,19 @@ def drawn(seed: int) -> fused_lstm.Cell:
     return made
 
 
-def units_of(cell: fused_lstm.Cell, H: int, draw: random.Random) -> tuple[tuple[str, int], ...]:
+def units_of(
+    cell: fused_lstm.Cell, H: int, draw: random.Random, engine: str
+) -> tuple[tuple[str, int], ...]:
     """Return other widths than H for some values of a step, where the cell can have them."""
     told: dict[str, int] = {}
     gates = cell.gates.names[: len(cell.gates.names) - len(cell.inputs)]
     for name in (*gates, *cell.products, *cell.states):
         more = told | {name: draw.choice([draw.randint(1, 100), draw.randint(1, H)])}
         try:
-            cell.units(H, more)
+            units = cell.units(H, more)
         except ValueError:
             continue
-        told = more
+        told = more if engine == "native" or units.narrow else told
     return tuple(told.items())
 
 
@@ -186,6 +188,6 @@ def drawn_case(seed: int, engine: str = "native", call: int = 0) -> Case:
             told["rdrop"] = 0.4
     if told["layers"] > 1 and draw.random() < 0.3:
         told["drop"] = 0.3
-    if engine == "native" and cell.products and "proj" not in told:
-        told["units"] = units_of(cell, H, random.Random(f"units of {call} of {seed}"))
+    if cell.products and "proj" not in told:
+        told["units"] = units_of(cell, H, random.Random(f"units of {call} of {seed}"), engine)
     return Case(f"drawn.{seed}", H=H, seed=seed, **told)

@@ -119,6 +119,20 @@ def of_a_block(weights: dict[str, Tensor], H: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def widths_of(case: Case, cell: Any) -> dict[str, int]:
+    """How many units states and inputs have, by name, where units= gives them others than H."""
+    if not case.units:
+        return {}
+    units = cell.units(case.H, dict(case.units))
+    return {
+        name: width
+        for values in ("states", "inputs")
+        for name, width in zip(
+            getattr(cell, values), cell.widths_of(values, case.H, units), strict=True
+        )
+    }
+
+
 def product_of_a_user(weight, bias, count, rows, value):
     made = value.expand(rows, weight.shape[1]) @ weight.T + (0.0 if bias is None else bias)
     return made if count == 1 else tuple(made.chunk(count, 1))
@@ -143,7 +157,8 @@ def of_a_user(case, cell, w, by_x, by_h, h, s, inputs):
         else:
             arguments.append(of_x if of_h is None else of_h if of_x is None else of_x + of_h)
     named = dict(zip(cell.states, s, strict=True)) | {n: w[n] for n in cell.weights}
-    named |= inputs  # of one number, too
+    widths = widths_of(case, cell)
+    named |= {n: value.expand(len(h), widths.get(n, case.H)) for n, value in inputs.items()}
     for name, count in cell.products.items():
         matrix, bias = w[f"weight_{name}"], w.get(f"bias_{name}")
         named[name] = partial(product_of_a_user, matrix, bias, count, len(h))
