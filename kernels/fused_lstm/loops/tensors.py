@@ -204,7 +204,7 @@ class Tensors:
 
     def _weight_ih(self) -> Matrix:
         low = self.low
-        width = sum(units_in(s) for s in low.source) if self.reads_x else 1
+        width = sum(units_in(s) for s in low.source) if self.reads_x else 0
         rows = []
         for g in self.of_x:
             parts = []
@@ -304,8 +304,8 @@ class Tensors:
         low, T, B = self.low, values.T, values.B
         like = values.of[self.parts.graph.x[0]]
         parts = [self._gathered(low.source, values)] if self.reads_x else []
-        if not self.reads_x:
-            parts = [like.new_zeros(T, B, 1, dtype=low.dtype)]
+        if not (self.reads_x or low.inputs):
+            parts = [like.new_zeros(T, B, 0, dtype=low.dtype)]
         whole = self._inputs_in_a_row(values) if len(low.inputs) > 1 else None
         if whole is not None:
             parts.append(whole)
@@ -344,27 +344,29 @@ class Tensors:
         return taken(value, stretch, self.places.base[node])
 
     def _inputs_in_a_row(self, values: Values) -> Tensor | None:
-        """Return all inputs side by side where they lie so already, or are one product."""
+        """Return all inputs side by side where their terms lie so already."""
         ready = [self.low.gates[k].ready for k in self.low.inputs]
-        if len(ready) < 2 or any(len(r) != 1 for r in ready):
+        width = self.low.gates[self.low.inputs[0]].width
+        of_inputs = [*self.low.input_units, *(self.low.gates[k].width for k in self.low.inputs)]
+        if len(set(map(len, ready))) != 1 or set(of_inputs) != {width}:
             return None
-        first, H = ready[0][0], self.low.gates[self.low.inputs[0]].width
-        if any(self.low.gates[k].width != H for k in self.low.inputs):
-            return None
-        if any(units != H for units in self.low.input_units):
-            return None
-        if all(isinstance(t, Outer) and t.of_x for (t,) in ready):
-            stretches = [t.places for (t,) in ready]
-            if lie_in_a_row(stretches, H):
-                return self._of_steps((stretches[0][0], H * len(ready)), values)
-        elif all(
-            isinstance(t, Linear) and t.node is first.node and t.source == first.source
-            and t.c0 == first.c0 + k * H and t.c1 == t.c0 + H
-            for k, (t,) in enumerate(ready)
-        ):  # fmt: skip
-            whole = Linear(first.source, first.node, first.rows, first.c0, ready[-1][0].c1)
-            return F.linear(self._gathered(first.source, values), self._linear(whole, values))
-        return None
+        terms = [in_a_row(several, width) for several in zip(*ready, strict=True)]
+        return None if None in terms else self._ready(Gate(ready=tuple(terms)), values)
+
+
+def in_a_row(terms: Sequence[Any], width: int) -> Any:
+    """Return one value, or one product, of which terms of so many units are the parts; or None."""
+    first, count = terms[0], len(terms)
+    if all(isinstance(t, Outer) and t.of_x == first.of_x for t in terms):
+        is_row = lie_in_a_row([t.places for t in terms], width)
+        return Outer((first.places[0], width * count), first.of_x) if is_row else None
+    if all(
+        isinstance(t, Linear) and t.node is first.node and t.source == first.source
+        and t.c0 == first.c0 + k * width and t.c1 == t.c0 + width
+        for k, t in enumerate(terms)
+    ):  # fmt: skip
+        return Linear(first.source, first.node, first.rows, first.c0, terms[-1].c1)
+    return None
 
 
 def lie_in_a_row(stretches: list[Stretch], width: int) -> bool:

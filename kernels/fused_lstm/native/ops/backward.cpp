@@ -53,7 +53,8 @@ struct BackwardPass {
       out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
     if (needs_dx && call.own.defined()) {
-      by_own = fresh(Dimensions({s.directions, s.rows, s.input_columns()}), dtype);
+      by_own = inputs_alone() ? fresh(call.shape(call.own_columns), dtype)
+                              : fresh(Dimensions({s.directions, s.rows, s.input_columns()}), dtype);
     }
     by_inner = fresh(plan.by_inner, dtype);
     arrived = fresh(plan.arrived, dtype);
@@ -231,13 +232,22 @@ struct BackwardPass {
     }
     if (by_own.defined()) join_inputs();
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
-    if (dx) clear_rest(call, dx, s.inputs + (by_own.defined() ? call.own.size(1) : 0));
+    if (dx) clear_rest(call, dx, s.inputs + (by_own.defined() ? call.own_columns : 0));
+  }
+
+  // Whether the gradients by a cell's inputs are those by all of x.
+  bool inputs_alone() const {
+    return s.inputs == 0 && s.directions == 1 && call.own_columns > s.cell.inputs && dtype == sums;
   }
 
   // Puts the gradients by a cell's inputs behind those by x; of one number those of all units are summed.
   void join_inputs() {
-    const long own = call.own.size(1), columns = s.input_columns();
+    const long own = call.own_columns, columns = s.input_columns();
     const bool single = own == s.cell.inputs;
+    if (inputs_alone()) {
+      out.dx = by_own;
+      return;
+    }
     const Tensor dx = std::move(out.dx);
     out.dx = fresh(call.shape(s.inputs + own), sums);
     Sum<T>* to = data_of<Sum<T>>(out.dx);

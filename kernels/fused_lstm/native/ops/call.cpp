@@ -15,7 +15,7 @@ namespace fused_lstm {
 
 SmallShape Slot::dimensions() const {
   const int64_t rows = shape.gates * shape.units;
-  return shape.depth == 0 ? SmallShape{{rows}, 1} : SmallShape{{rows, shape.depth}, 2};
+  return is_matrix() ? SmallShape{{rows, shape.depth}, 2} : SmallShape{{rows}, 1};
 }
 
 Slots slots_of(const Sizes& s, const CellOptions& cell, long layer) {
@@ -290,7 +290,7 @@ void check_weights(const Call& call, const Arguments& given) {
       const Slot& slot = slots.list[k];
       if (!prepared) {
         check(given.weights[at], "weights", slot.dimensions(), dtype, at);
-      } else if (slot.shape.depth > 0) {
+      } else if (slot.is_matrix()) {
         const long bytes = prepared::bytes_of(call.prepared, slot.shape);
         check(given.weights[at], "weights", {bytes / bytes_of(dtype)}, dtype, at);
       } else {
@@ -363,7 +363,7 @@ void set_prepared_dtypes(Call& call, const Arguments& given) {
 
 // --- the arguments as the kernels read them ---
 
-// Fills in x: its rows divided into what is multiplied and the cell's inputs, where it has some.
+// Fills in x, and the cell's inputs, where it has some: what is multiplied lies by itself.
 void set_x(Call& call, Tensor x) {
   const Sizes& s = call.sizes;
   const long own = call.own_columns;
@@ -374,17 +374,12 @@ void set_x(Call& call, Tensor x) {
   CHECK_VALUE(own == s.cell.inputs || own == s.input_columns(), "x: got ", own,
               " columns behind weight_ih's; expected ", s.cell.inputs, " or ", s.input_columns(),
               ", of the cell's inputs");
-  const Tensor all = converted(x, call.dtype);
-  const long rows = s.rows, width = s.inputs + own, bytes = bytes_of(call.dtype);
+  call.own = converted(x, call.dtype);
   call.x = fresh(call.shape(s.inputs), call.dtype);
-  call.own = fresh(Dimensions({rows, own}), call.dtype);
-  const char* const from = static_cast<const char*>(all.data());
-  char *const x_to = static_cast<char*>(call.x.data()), *const own_to = static_cast<char*>(call.own.data());
-  for (long row = 0; row < rows; ++row) {
-    const char* const of_row = from + row * width * bytes;
-    std::copy_n(of_row, s.inputs * bytes, x_to + row * s.inputs * bytes);
-    std::copy_n(of_row + s.inputs * bytes, own * bytes, own_to + row * own * bytes);
-  }
+  const long width = (s.inputs + own) * bytes_of(call.dtype), of_x = s.inputs * bytes_of(call.dtype);
+  const char* const from = static_cast<const char*>(call.own.data());
+  char* const to = static_cast<char*>(call.x.data());
+  for (long row = 0; row < s.rows; ++row) std::copy_n(from + row * width, of_x, to + row * of_x);
 }
 
 void convert(Call& call, Arguments& given) {

@@ -47,9 +47,12 @@ constexpr long weight_kinds = static_cast<long>(Weight::inner) + 1;
 
 struct Slot {
   Weight kind;
-  WeightShape shape;  // of a vector depth is 0: it has gates * units numbers
+  WeightShape shape;  // a vector has gates * units numbers
 
   bool is_inner() const { return kind == Weight::inner; }
+  bool is_matrix() const {
+    return kind == Weight::w_ih || kind == Weight::w_hh || kind == Weight::w_hr || is_inner();
+  }
   bool is_of_cell() const { return kind >= Weight::w_ch && !is_inner(); }  // which is kept as sums
   SmallShape dimensions() const;
 };
@@ -113,8 +116,8 @@ struct Call {
   bool together;                // lanes may run at once: fuse="layers"
   Slots slots;                  // of a lane of the first layer; none of heads
   Tensor x, h0, c0;         // x: x's part of the gates where sizes.given
-  long own_columns;         // of x as it is given: those of `own`, behind the others
-  Tensor own;               // [N, inputs] or [N, inputs * H] of a cell with inputs, behind x as it is given
+  long own_columns;         // of x as it is given: the cell's inputs, behind the others
+  Tensor own;               // x as it is given, [N, I + own_columns], of a cell with inputs
   Tensor not_reset;              // [D, T, B] or [D, N], or undefined
   Tensors weights;          // lane by lane as `slots` says, or one [N, G*K, K] of all heads
   Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
@@ -231,9 +234,9 @@ OwnInputs<const T> own_inputs_of(const Call& call, const T* x, long head) {
     return {columns_of(call, first, head), false};
   }
   if (!call.own.defined()) return {};
-  const long columns = call.own.size(1);
-  const bool single = columns == s.cell.inputs;
-  return {{data_of<T>(call.own), columns, single ? 1 : s.state_units()}, single};
+  const bool single = call.own_columns == s.cell.inputs;
+  const T* const first = data_of<T>(call.own) + s.inputs;
+  return {{first, s.inputs + call.own_columns, single ? 1 : s.state_units()}, single};
 }
 
 // The options of all lanes that nn.LSTM's cell does not have, and their memory.
