@@ -120,6 +120,27 @@ def in_turn(cases: Mapping[str, object], rungs: list, turns: int) -> pytest.Mark
     )  # fmt: skip
 
 
+def cells_in_turn(name: str, cells: Mapping[str, object]) -> pytest.MarkDecorator:
+    """Parametrize `name` and "every_isa": each cell on the best instruction set and on another.
+
+    Each is compiled for each of its sets, half a second's work; --slow has all.
+    """
+    isas = [] if native.missing(CPU) else native.OPS.isa_names(None)
+    best, *others = [isa for isa in isas if isa != "emulated"] or [""]  # no cell is emulated
+    return pytest.mark.parametrize(
+        (name, "every_isa"),
+        [
+            pytest.param(
+                cell, isa, id=f"{label}-{isa}",
+                marks=[] if isa == best or isa == others[n % len(others)] else pytest.mark.slow,
+            )
+            for n, (label, cell) in enumerate(cells.items())
+            for isa in (best, *others)
+        ],
+        indirect=["every_isa"],
+    )  # fmt: skip
+
+
 def native_lstm(x, h0, c0, weights, dropout: float, fuse: str) -> tuple[Tensor, Tensor, Tensor]:
     """The engine `native` on weights given at the call: y, h_n, c_n."""
     y, state = fused_lstm.lstm(x, (h0, c0), weights, dropout, "native", fuse)

@@ -36,6 +36,8 @@ from bench import kernels
 from fused_lstm import native
 from quick_interpreter import quicken
 
+gc.set_threshold(20_000, 20, 50)  # to look for cycles that often is a fortieth less time
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests of threads say how many
     torch.set_num_threads(1)
 

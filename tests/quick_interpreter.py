@@ -21,6 +21,7 @@ def quicken() -> None:
     interpreter._get_np_dtype = lambda t: pointer if t.scalar.is_ptr() else of_scalar(t.scalar)
     _keep_types()
     _keep_shapes()
+    _keep_operands()
     _keep_builtins(interpreter)
 
 
@@ -69,13 +70,42 @@ def _keep_shapes() -> None:
     tensor.__init__, TritonSemantic.broadcast_impl_value = with_kept_shape, unless_equal
 
 
+def _keep_operands() -> None:
+    """Leave two operands of a type as they are, and make a block of a number once."""
+    from triton.language.core import tensor
+    from triton.language.semantic import TritonSemantic
+
+    agree, numbers, large = TritonSemantic.binary_op_type_checking_impl, {}, 4096
+    halves = "fp16", "bf16"  # whose quotients are float32
+
+    def unless_they_agree(
+        self, one, other, allow_lhs_ptr=False, allow_rhs_ptr=False, arithmetic_check=True,
+        div_or_mod=False,
+    ):  # fmt: skip
+        how = allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod
+        if type(one) is not tensor:
+            return agree(self, one, other, *how)
+        of = one.dtype
+        if type(other) is tensor:
+            same = one.shape is other.shape and of.name == other.dtype.name
+            if same and not of.is_ptr() and not (div_or_mod and of.name in halves):
+                return one, other
+        elif type(other) in (int, float) and one.numel.value <= large:
+            key = one.type.name, repr(other), how
+            if key in numbers:
+                return one, numbers[key]
+            found, number = agree(self, one, other, *how)
+            if found is one:
+                numbers[key] = number
+            return found, number
+        return agree(self, one, other, *how)
+
+    TritonSemantic.binary_op_type_checking_impl = unless_they_agree
+
+
 def _keep_builtins(interpreter) -> None:
     """List the functions that a launch replaces once, and call what they wrap."""
     is_builtin, semantic = interpreter.tl.core.is_builtin, interpreter.interpreter_semantic
-
-    @functools.cache
-    def builtins_of(module):
-        return [(name, f) for name, f in inspect.getmembers(module) if is_builtin(f)]
 
     @functools.cache
     def with_semantic(function):
@@ -87,8 +117,15 @@ def _keep_builtins(interpreter) -> None:
 
         return called
 
+    @functools.cache
+    def builtins_of(module):
+        return [(n, with_semantic(f)) for n, f in inspect.getmembers(module) if is_builtin(f)]
+
     def patch(module, builder, scope):
-        for name, function in builtins_of(module):
-            scope.set_attr(module, name, with_semantic(function))
+        found = builtins_of(module)
+        if found and getattr(module, found[0][0]) is found[0][1]:
+            return  # in a function that a kernel calls: the kernel's launch has replaced them
+        for name, function in found:
+            scope.set_attr(module, name, function)
 
     interpreter._patch_builtin = patch

@@ -50,12 +50,11 @@ def plans(card: Device, cell: Spec, direction: str, dtype: str) -> Iterator[Plan
             yield found
 
 
-def main(card: str, names: Sequence[str], directions: Sequence[str], dtypes: Sequence[str],
-         cache: str) -> None:  # fmt: skip
+def main(card: str, kernels: Sequence[tuple[str, str, str]], cache: str) -> None:
     """Print JSON: of each cell, direction and dtype the two tightest plans, one of each k_parts."""
     without_machine_code(Path(cache))
     device, rows = (DEVICES | AMD)[card], []
-    for name, direction, dtype in product(names, directions, dtypes):
+    for name, direction, dtype in kernels:
         told = sum_cells.CELLS.get(name) or getattr(zoo, name)
         told.on_triton()
         cell = Spec(told.name)

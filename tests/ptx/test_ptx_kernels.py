@@ -57,8 +57,15 @@ def test_what_is_not_a_number_does_not_cross_a_reset(dtype, arch):
     assert found == dict.fromkeys((1, 2), [[[0, 1], [1, 2]]] * 2)
 
 
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("kind", ["steps", "layers"])
+@pytest.mark.parametrize(
+    ("kind", "arch"),
+    [
+        ("steps", 80),
+        ("layers", 90),
+        pytest.param("steps", 90, marks=pytest.mark.slow),
+        pytest.param("layers", 80, marks=pytest.mark.slow),
+    ],
+)
 def test_the_barrier_on_atomics(kind, arch):
     """Check the barrier that GSan and AMD's GPUs get; the fault shows that the machine looks."""
     case = cases.Case(kind, "bf16", arch, 33, L=1 if kind == "steps" else 2)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 import fused_lstm
+from cases import cells_in_turn
 from fused_lstm import native, zoo
 from fused_lstm.call.choose import choose, engine_module
 from fused_lstm.call.spec import Spec, Units
@@ -97,7 +98,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], dtype: to
 
 @needs_native
 @pytest.mark.parametrize(("T", "B", "H"), [(5, 20, 40), (3, 2, 5), (2, 1, 1), (4, 7, 129)])
-@each_cell
+@cells_in_turn("cell", CELLS)
 def test_it_is_the_loop(cell, T, B, H, every_isa, two_threads):
     layer = layer_of(cell, 3, H)
     tensors = call_of(layer, T, B)
@@ -117,9 +118,17 @@ def test_on_triton_it_is_the_loop(cell, T, B, H):
 
 
 @needs_interpreter
-@pytest.mark.parametrize("path", PATHS_BACKWARD)
-@pytest.mark.parametrize("cell", [sums_of_states, without_a_gate_of_h],
-                         ids=lambda cell: cell.__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    ("cell", "path"),
+    [  # each path with one cell, in turn; --slow has both
+        pytest.param(
+            cell, path, id=f"{cell.__name__}-{path}",
+            marks=[] if c == ("split" not in changes and n % 2) else pytest.mark.slow,
+        )
+        for c, cell in enumerate([sums_of_states, without_a_gate_of_h])
+        for n, (path, changes) in enumerate(PATHS_BACKWARD.items())
+    ],
+)  # fmt: skip
 def test_every_path_of_triton(cell, path, monkeypatch):
     """Programs share out rows and units, and rows end early or begin anew."""
     changes = PATHS_BACKWARD[path]

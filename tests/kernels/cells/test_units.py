@@ -11,6 +11,7 @@ from torch import sigmoid, tanh
 
 import fused_lstm
 import sum_cells
+from cases import cells_in_turn
 from fused_lstm import native, zoo
 from fused_lstm.cells import compile, print_cpp
 from fused_lstm.cells.gates import Gates
@@ -163,21 +164,12 @@ def results(name: str, engine: str, seed: int = 0) -> list[torch.Tensor]:
 
 @needs_native
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse2"])
-@pytest.mark.parametrize("name", CASES)
-def test_beside_a_loop(name, isa, threads):
-    if isa not in native.OPS.isa_names(None):
-        pytest.skip(f"no {isa} on this CPU")
-    before, own = torch.get_num_threads(), native.OPS.isa()
-    native.OPS.use_isa(isa)
+@cells_in_turn("name", {name: name for name in CASES})
+def test_beside_a_loop(name, every_isa, threads):
     torch.set_num_threads(threads)
-    try:
-        for seed in range(2):
-            found, expected = results(name, "native", seed), results(name, "loop", seed)
-            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    finally:
-        native.OPS.use_isa(own)
-        torch.set_num_threads(before)
+    for seed in range(2):
+        found, expected = results(name, "native", seed), results(name, "loop", seed)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 @needs_native

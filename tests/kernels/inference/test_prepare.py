@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fresh
 import fused_lstm
+from cases import cells_in_turn
 from fused_lstm import native, zoo
 from fused_lstm.inference.prepare import Prepared, pack, to_int8, unpack
 
@@ -446,11 +447,9 @@ TOLD = (
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
-@pytest.mark.parametrize("name", TOLD)
+@cells_in_turn("name", {name: name for name in TOLD})
 def test_a_cell_of_ones_own(every_isa, name, dtype):
     """The layer with the weights that a state_dict has; products round x and h besides."""
-    if every_isa == "emulated":
-        pytest.skip("no cell is compiled for it")
     cell = zoo.ALL[name]
     layers, inputs = 1 if cell.inputs else 2, {n: torch.rand(4, 3, 1) for n in cell.inputs}
     layer = fused_lstm.Recurrent(cell, 5, 21, layers, bidirectional=True, engine="native")
