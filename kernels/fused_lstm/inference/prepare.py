@@ -326,7 +326,7 @@ class Prepared(nn.Module):
         if self._unpacked is None or self._unpacked[0] is not self.weights:
             plain = [
                 weight.bfloat16() if not self._is_matrix(name)
-                else unpack(weight, self._gates(name), *self._shape(name))[0]
+                else unpack(weight, self._gates(name), *self._shape(name))[0].contiguous()
                 for name, weight in zip(self.names, self.weights, strict=True)
             ]  # fmt: skip
             self._unpacked = self.weights, plain

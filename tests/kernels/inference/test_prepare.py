@@ -357,6 +357,7 @@ def test_what_it_has_unpacked_is_of_the_weights_it_has_now():
     layer.load_state_dict(other.state_dict())
     for mine, theirs in zip(layer._unpack(), other._unpack(), strict=True):
         assert torch.equal(mine, theirs)
+        assert mine.is_contiguous()  # or each call would copy it
 
 
 def test_it_is_copied_pickled_and_cast():
