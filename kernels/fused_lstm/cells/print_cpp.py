@@ -79,17 +79,20 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
             "width_of_input": braces(map(widths.told, widths.of_inputs)),
             "functions": by_kind(lambda d: braces(functions_of(d, k + 1, k) for k in range(count))),
         }
-    if p.early:
-        of_early = widths.of_early
-        early = [
-            of_early.index(w) if w in of_early else -1 for w in map(widths.root, widths.of_states)
-        ]
-        inner |= {
-            "early": str(len(p.early)),
-            "width_of_early": braces(map(widths.told, of_early)),
-            "early_of_state": braces(early),
-            "early_functions": by_kind(lambda d: braces(functions_of(d, k, k) for k in p.early)),
-        }
+        if p.early:
+            of_early = widths.of_early
+            early = [
+                of_early.index(w) if w in of_early else -1
+                for w in map(widths.root, widths.of_states)
+            ]
+            inner |= {
+                "early": str(len(p.early)),
+                "width_of_early": braces(map(widths.told, of_early)),
+                "early_of_state": braces(early),
+                "early_functions": by_kind(
+                    lambda d: braces(functions_of(d, k, k) for k in p.early)
+                ),
+            }
     fields = {
         "shape": f"{space}{struct_name('custom')}::shape",
         "inner": designated(inner),
