@@ -42,7 +42,7 @@ def library() -> Path:
     if not found.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         partial = found.with_suffix(f".{os.getpid()}")  # another process may be compiling too
-        # As one file: each would read the same headers, half of the time.
+        # Compile one file: each alone would read the same headers, half of the time.
         whole = "".join(f'#include "{text}"\n' for text in texts if text.suffix == ".cpp")
         words = [*command, "-x", "c++", "-", "-o", partial]
         done = subprocess.run(words, input=whole, capture_output=True, text=True)

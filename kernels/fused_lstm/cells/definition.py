@@ -320,26 +320,26 @@ class Cell(EngineCell):
         h, after = results[0], iter(results[1:])
         return h, [h if name == "h" else next(after) for name in self.states]
 
-    def units(self, hidden_size: int, told: Mapping[str, int]) -> Units | None:
+    def units(self, hidden_size: int, others: Mapping[str, int]) -> Units | None:
         """Return how many units values of a step have; None: all have hidden_size.
 
-        told: name of a gate, a product, a state or an input -> how many it has.
+        others: name of a gate, a product, a state or an input -> how many it has.
 
         Raises:
             ValueError: a name or a number cannot be.
         """
-        if not told:
+        if not others:
             return None
-        gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
-        names = dict.fromkeys(gates, Widths.gates) if self.products else {}
-        numbers = [2 + k for k in self.program().matrices]
-        names |= dict(zip(self.products, numbers, strict=True))
+        p, names = self.program(), {}
         if self.products:
-            width = self.program().widths
-            names |= {s: n for s, n in zip(self.states, width.of_states, strict=True) if s != "h"}
-            names |= dict(zip(self.inputs, width.of_inputs, strict=True))
+            gates = self.gates.names[: len(self.gates.names) - len(self.inputs)]
+            names = dict.fromkeys(gates, Widths.gates)
+            names |= dict(zip(self.products, (2 + k for k in p.matrices), strict=True))
+            names |= dict(zip(self.states, p.widths.of_states, strict=True))
+            names |= dict(zip(self.inputs, p.widths.of_inputs, strict=True))
+            names.pop("h", None)
         try:
-            return units_of(self.program(), names, told, hidden_size)
+            return units_of(p, names, others, hidden_size)
         except Refused as refused:
             raise self._error("units", refused.got, refused.expected) from None
 

@@ -98,25 +98,23 @@ class EngineCell:
     def widths_of(self, values: str, H: int, units: Units) -> list[int]:
         """Return how many units each of a step's values has.
 
-        values: "weights", "inputs" or "states".
-        H: of h.
+        values: "weights", "inputs" or "states". H: of h.
         """
         if not self.products:  # and no program: a transform of a caller's may be under way
             return [H] * len(self.vectors if values == "weights" else getattr(self, values))
         width = self.program().widths
-        return [width.sizes(H, units)(number) for number in getattr(width, f"of_{values}")]
+        return [*map(width.sizes(H, units), getattr(width, f"of_{values}"))]
 
     def widths_of_calls(self, H: int, units: Units) -> list[tuple[int, int]]:
         """Return how many units each product, sum or maximum is of, and its gradient is."""
         p = self.program()
         width, columns = p.widths, [*accumulate(p.inner, initial=0)]
-        size, found = width.sizes(H, units), []
-        for k, of in enumerate(width.of_factors):
-            back = 2 + k
-            if k in p.sums:
-                back = width.of_node.get(p.dproducts[columns[k]], width.h)
-            found.append((size(of), size(back)))
-        return found
+        back = [
+            width.of_node.get(p.dproducts[columns[k]], width.h) if k in p.sums else 2 + k
+            for k in range(len(p.inner))
+        ]
+        units_of = width.sizes(H, units)
+        return [*zip(map(units_of, width.of_factors), map(units_of, back), strict=True)]
 
     def widths_of_columns(self, total: int, H: int, units: Units) -> list[int]:
         """Return how many units each part of a gate has, the inputs last.
@@ -126,15 +124,15 @@ class EngineCell:
         if not self.products:
             return [H] * len(self.gates.columns)
         p = self.program()
-        width, found = p.widths, p.widths.sizes(H, units)
+        width, units_of = p.widths, p.widths.sizes(H, units)
         roots = [width.of_gate(k) for k in range(len(p.gates.columns))]
         like_gates = width.root(width.gates)
-        is_told = like_gates in map(width.root, (width.h, *(2 + k for k in p.matrices)))
-        others = [found(root) for root in roots if is_told or root != like_gates]
+        is_known = like_gates in map(width.root, (width.h, *(2 + k for k in p.matrices)))
+        others = [units_of(root) for root in roots if is_known or root != like_gates]
         if len(others) == len(roots):
             return others
         gates = (total - sum(others)) // (len(roots) - len(others))
-        return [gates if root == like_gates else found(root) for root in roots]
+        return [gates if root == like_gates else units_of(root) for root in roots]
 
     def program(self, zoneout: bool = False) -> Program:
         """Return the cell's programs, with zoneout of its states or without."""

@@ -73,10 +73,10 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
             "meets": braces(map(int, meets)),
             "meets_back": braces(map(int, meets_back)),
             "compares": str(int(p.compares)),
-            "width_of_gates": str(widths.told(widths.gates)),
-            "width": braces(map(widths.told, widths.of_calls)),
-            "factor": braces(map(widths.told, widths.of_factors)),
-            "width_of_input": braces(map(widths.told, widths.of_inputs)),
+            "width_of_gates": str(widths.engine_number(widths.gates)),
+            "width": braces(map(widths.engine_number, widths.of_calls)),
+            "factor": braces(map(widths.engine_number, widths.of_factors)),
+            "width_of_input": braces(map(widths.engine_number, widths.of_inputs)),
             "functions": by_kind(lambda d: braces(functions_of(d, k + 1, k) for k in range(count))),
         }
         if p.early:
@@ -87,7 +87,7 @@ def table(p: Program, dtypes: dict[str, str]) -> str:
             ]
             inner |= {
                 "early": str(len(p.early)),
-                "width_of_early": braces(map(widths.told, of_early)),
+                "width_of_early": braces(map(widths.engine_number, of_early)),
                 "early_of_state": braces(early),
                 "early_functions": by_kind(
                     lambda d: braces(functions_of(d, k, k) for k in p.early)

@@ -174,8 +174,10 @@ class Program:
         width = self.widths
         root = width.of_node.get(n, width.h)
         phases = range(max(first[n], 0), until + 1)
-        found = [k for k in phases if width.of_phase(k) == root][:1]
-        return next(iter(found or self._early_as_wide(n, root, first)), None)
+        wide = [k for k in phases if width.of_phase(k) == root] or self._early_as_wide(
+            n, root, first
+        )
+        return wide[0] if wide else None
 
     def _early_as_wide(self, n: int, root: int, first: list[int]) -> list[int]:
         """Return the early phase of a width, where it can compute a node."""
@@ -193,8 +195,8 @@ class Program:
             root = width.root(of)
             wide = [k for k in range(max(first[n], 0), 1 + len(self.inner))
                     if width.of_phase(k) == root]  # fmt: skip
-            found = wide[-1:] or self._early_as_wide(n, root, first)
-            phases.append(found[0] if found else len(self.inner))
+            wide = wide or self._early_as_wide(n, root, first) or [len(self.inner)]
+            phases.append(wide[-1])
         return phases
 
     @cached_property

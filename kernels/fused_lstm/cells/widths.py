@@ -1,7 +1,7 @@
 """Widths: how many units the values of a step have, where products inside it may change that.
 
 Values that meet in an operation have as many. Those of h have hidden_size; gates, states and what a
-product makes may have another number where none of theirs meets these.
+product makes may have another number where none of theirs meets h.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Widths:
 
     Numbers stand for widths: `h`, `gates`, and k + 2 for what product k makes; then those of
     weights of a unit, of inputs, of sums, and of states. Equal widths have one `root`, the least. A
-    state that no product is made of, nor makes a part of, is as wide as h.
+    state that no product reads or makes is as wide as h.
 
     Args:
         p: a Program.
@@ -96,8 +96,8 @@ class Widths:
                 self._join(self.h, width)
         first = p.phases()
         for k in p.sums:  # behind which there is what the next one is of, or a result
-            made = [width for n, width in results if first[n] == k + 1]
-            following = made[0] if made else self.h
+            stored = [width for n, width in results if first[n] == k + 1]
+            following = stored[0] if stored else self.h
             if k + 1 < len(p.fed):
                 following = self.of_node.get(p.fed[k + 1], self.h)
             self._join(self.of_calls[k], following)
@@ -107,11 +107,12 @@ class Widths:
         if self.gates not in self._of_gate:
             self._join(self.h, self.gates)
         factors = [self.of_node.get(n, self.h) for n in p.fed]
-        made = [2 + k for k in p.matrices]
-        told = {*map(self.root, (self.h, *([self.gates] if made else ()), *made))}
-        told.update(self.root(factors[k]) for k in p.matrices)
+        of_weights = [self.h]  # widths that a weight's shape tells
+        for k in p.matrices:
+            of_weights += [self.gates, 2 + k, factors[k]]
+        roots = {*map(self.root, of_weights)}
         for width in self.of_states:
-            if self.root(width) not in told:
+            if self.root(width) not in roots:
                 self._join(self.h, width)
         of_states = [*map(self.root, self.of_states)]
         for k in p.matrices:
@@ -119,7 +120,7 @@ class Widths:
             if self.root(2 + k) not in (self.h, *of_states, *later):
                 self._join(self.h, 2 + k)
 
-    def told(self, width: int) -> int:
+    def engine_number(self, width: int) -> int:
         """Return the number of a width for an engine: of h, of gates, or of what a product makes.
 
         One that product k alone tells, by what it multiplies, is -1 - k. A weight or an input that
@@ -133,9 +134,9 @@ class Widths:
     def sizes(self, hidden_size: int, units: Units) -> Callable[[int], int]:
         """Return a function that tells how many units a width has, by its number."""
         numbers = [*(self.of_factors[k] for k in self._matrices), *(2 + k for k in self._matrices)]
-        found = dict(zip(map(self.root, numbers), [*units.factors, *units.products], strict=True))
-        found |= {self.root(self.gates): units.gates, self.h: hidden_size}
-        return lambda number: found.get(self.root(number), hidden_size)
+        sizes = dict(zip(map(self.root, numbers), [*units.factors, *units.products], strict=True))
+        sizes |= {self.root(self.gates): units.gates, self.h: hidden_size}
+        return lambda number: sizes.get(self.root(number), hidden_size)
 
     def of_phase(self, phase: int) -> int:
         """Return the width of a phase's values."""

@@ -170,6 +170,9 @@ class Recurrent(RecurrentBase):
             )
         self.cell = cell  # before spec: a pickle makes the cell known first
         self.units = dict(units or {})
+        self._units_of_states = [hidden_size] * len(cell.states)
+        if spec.units is not None:
+            self._units_of_states = cell.widths_of("states", hidden_size, spec.units)
         super().__init__(
             "LSTM", spec, input_size, hidden_size, batch_first, proj_size, device, dtype, engine,
             fuse,
@@ -316,7 +319,7 @@ class Recurrent(RecurrentBase):
             expected = ", ".join(f"{name}_0" for name in ("h", *others))
             raise ValueError(f"hx: got {type(hx).__name__}; expected a tuple ({expected})")
         named = dict(zip(("h", *others), hx, strict=True))
-        for name, units in zip(self.cell.states, self._units_of_states(), strict=True):
+        for name, units in zip(self.cell.states, self._units_of_states, strict=True):
             named[name] = self._as_wide(name, named[name], units)
         return super()._state((hx[0], *[named[name] for name in self.cell.states]), batched)
 
@@ -329,16 +332,11 @@ class Recurrent(RecurrentBase):
             raise ValueError(f"{name}_0: got shape {got}; expected [..., {units}], as units= says")
         return F.pad(state, (0, self.hidden_size - units))
 
-    def _units_of_states(self) -> list[int]:
-        if self.spec.units is None:
-            return [self.hidden_size] * len(self.cell.states)
-        return self.cell.widths_of("states", self.hidden_size, self.spec.units)
-
     def _joined(self, h: Tensor, c: Tensor) -> Any:
         if not self.spec.has_c:
             return h
         parts = c.chunk(self.spec.c_parts, dim=-1)
         if self.spec.units is not None:
-            parts = [t[..., :n] for n, t in zip(self._units_of_states(), parts, strict=True)]
+            parts = [t[..., :n] for n, t in zip(self._units_of_states, parts, strict=True)]
         named = zip(self.cell.states, parts, strict=True)
         return h, *[part for name, part in named if name != "h"]

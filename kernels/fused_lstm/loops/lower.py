@@ -460,7 +460,7 @@ class Lowered:
     def _make_cell(self) -> None:
         self.order = [s for s in self.states if s != self.h]
         names = [f"s{k}" for k in range(len(self.order))]
-        if self.h in self._read_states() or not self.has_r:
+        if self.h in self._read() or not self.has_r:
             self.order.insert(0, self.h)
             names.insert(0, "h")
         names += [f"e{k}" for k in range(len(self.extra))]
@@ -509,11 +509,11 @@ class Lowered:
         untold = {w for n, w in zip(of.of_states, states, strict=True) if of.root(n) == of.h}
         narrow = untold - {H}
         self._check_no_sums_of(narrow)
-        told = {name: w for name, (n, w) in names.items() if w != H and of.root(n) != of.h}
-        if not told and all(w == H for w in (*widths, *factors)):
+        others = {name: w for name, (n, w) in names.items() if w != H and of.root(n) != of.h}
+        if not others and all(w == H for w in (*widths, *factors)):
             return
         try:
-            self.units = units_of(p, {name: n for name, (n, _) in names.items()}, told, H)
+            self.units = units_of(p, {name: n for name, (n, _) in names.items()}, others, H)
         except Refused as refused:
             raise NoCell(f"widths: {refused.got}; expected {refused.expected}") from None
         self.input_units = [*self.units.inputs]
@@ -524,33 +524,19 @@ class Lowered:
 
     def _check_no_sums_of(self, narrow: set[int]) -> None:
         """Refuse sums and maxima of states with zeros behind them; narrow: how many units."""
-        seen: set = set()
-
-        def visit(e: Any) -> None:
-            if (key := key_of(e)) in seen:
-                return
-            seen.add(key)
+        for e in self._read():
             if isinstance(e, Total) and (units := width_of(e.value)) in narrow:
                 raise NoCell(f"{units} units beside {self.H}: a {e.kind}")
-            columns = [p for p in self.value.get(key, ()) if p[0] == "column"]
-            for o in (*operands_of(e), *(self.groups[p[1]][0] for p in columns)):
-                visit(o)
 
-        for e in self.roots if narrow else ():
-            visit(e)
-
-    def _read_states(self) -> set[State]:
-        """Return the states that the step reads beside R's product of h."""
-        states: set[State] = set()
-        seen: set = set()
+    def _read(self) -> list[Any]:
+        """Return the expressions that the step reads, each once, beside R's product of h."""
+        read: dict[Any, Any] = {}
 
         def visit(e: Any) -> None:
             key = key_of(e)
-            if key in seen:
+            if key in read:
                 return
-            seen.add(key)
-            if isinstance(e, State):
-                states.add(e)
+            read[key] = e
             if key not in self.value:
                 for o in operands_of(e):
                     visit(o)
@@ -562,7 +548,7 @@ class Lowered:
 
         for e in self.roots:
             visit(e)
-        return states
+        return [*read.values()]
 
     def _masks(self) -> set[Any]:
         """Return the values of x, or of weights, that are true or false: kernels have 1 or 0."""

@@ -113,8 +113,10 @@ FL_APART void add_given(const CellStepBack<T>& step, long early, long first, lon
 
 // Runs a step's early phases backwards: a worker's units of each row.
 template <class T>
-void early_back(const Worker& worker, const Lane<T>& lane, CellStepBack<T> step) {
+void early_back(const Worker& worker, const Lane<T>& lane, const CellStepBack<T>& of_h) {
   const InnerProducts& inner = *lane.cell.inner;
+  if (inner.early == 0) return;
+  CellStepBack<T> step = of_h;
   const Vec<T> nothing[32] = {};
   for (long k = 0; k < inner.early; ++k) {
     const CellFunctions functions = inner.early_functions[static_cast<long>(factors_of<T>)][k];

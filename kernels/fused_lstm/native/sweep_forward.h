@@ -489,6 +489,7 @@ void sum_phases(const Worker& worker, const Lane<T>& lane, long place, long firs
 template <class T>
 void early_phases(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
   const InnerProducts& inner = *lane.cell.inner;
+  if (inner.early == 0) return;
   CellStep<T> step = cell_step(lane, place, input_part);
   step.totals = totals_of(lane, worker.id);
   for (long k = 0; k < inner.early; ++k) {

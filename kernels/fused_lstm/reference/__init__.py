@@ -375,11 +375,12 @@ def told(gates: Tensor, c: Tensor, layer: Layer, spec: Spec) -> tuple[Tensor, Te
     if w is not None:
         vectors = w.to(c.dtype).chunk(len(cell.vectors))
     columns, matrices = list(cell.products.values()), layer.w_inner or ()
-    of_states = cell.widths_of("states", H, units)
-    vectors, states = [
-        [t[..., :n] for n, t in zip(cell.widths_of(values, H, units), tensors, strict=True)]
-        for values, tensors in (("weights", vectors), ("states", states))
-    ]
+    of_states = [H] * len(states)
+    if any(n != H for n in (*units.products, *units.factors, units.gates)):
+        of_states = cell.widths_of("states", H, units)
+        of_vectors = cell.widths_of("weights", H, units)
+        states = [t[..., :n] for n, t in zip(of_states, states, strict=True)]
+        vectors = [t[:n] for n, t in zip(of_vectors, vectors, strict=True)]
 
     def product(k: int, value: Tensor) -> list[Tensor]:
         made = value.to(matrices[k].dtype) @ matrices[k].T

@@ -167,15 +167,12 @@ def _of_lane(left: BackwardBuffers, lane: int) -> Tensor:
     w_ih, by_x = left.layers[lane].w_ih, left.by_x(lane)
     if not left.inputs:
         return by_x @ w_ih
-    own = by_x[:, len(w_ih) :]
-    if (units := left.cell.units) is not None:
-        own = own.unflatten(-1, (left.inputs, -1)).unbind(-2)
+    own, units = by_x[:, len(w_ih) :].split(left.H, -1), left.cell.units
+    if units is not None:
         own = [t[:, :n] for t, n in zip(own, units.inputs, strict=True)]
-        one = left.x.shape[1] - w_ih.shape[1] == left.inputs != sum(units.inputs)
-        own = torch.cat([t.sum(-1, keepdim=True) for t in own] if one else own, -1)
-    elif left.x.shape[1] - w_ih.shape[1] == left.inputs:  # one number for all units
-        own = own.unflatten(-1, (left.inputs, -1)).sum(-1)
-    return torch.cat([by_x[:, : len(w_ih)] @ w_ih, own], -1)
+    if left.x.shape[1] - w_ih.shape[1] == left.inputs:  # one number for all units
+        own = [t.sum(-1, keepdim=True) for t in own]
+    return torch.cat([by_x[:, : len(w_ih)] @ w_ih, *own], -1)
 
 
 def of_weights(left: BackwardBuffers, samples: int = 0) -> list[Tensor]:

@@ -188,10 +188,9 @@ def _with_units(spec: Spec, H: int, inner: list[torch.Size]) -> Spec:
         return spec
     if (most := max(*made, *factors)) > H:
         raise ValueError(f"weights: got {most} units of a product; expected at most {H}, h's")
-    units = Units(H, made, factors)
-    return replace(
-        spec, units=units._replace(inputs=tuple(kind.cell.widths_of("inputs", H, units)))
-    )
+    units = Units(H, made, factors, narrow=True)
+    inputs = kind.cell.widths_of("inputs", H, units)
+    return replace(spec, units=units._replace(inputs=tuple(inputs)))
 
 
 def settings() -> tuple[bool, bool, frozenset[Plan]]:
