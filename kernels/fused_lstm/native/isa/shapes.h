@@ -14,8 +14,9 @@ constexpr long divide_up(long a, long b) { return (a + b - 1) / b; }
 
 // --- registers ---
 
-// R x N sums, a scalar and N vectors of the panel should find a register each;
-// where one is missing, `multiply` reads the last vector from the cache. So R = registers / N - 1.
+// R x N sums, a scalar and N vectors of the panel find a register each: a tile that reads a vector again
+// for each row makes 176 GF/s of 206 on an Intel Xeon, which can begin two multiply-adds in a cycle and two
+// loads. Of 16 registers one is missing where N is 4, or R would be 2.
 #if defined(FL_UNIT)
 constexpr int registers = 8;  // of 16 rows, and four are sums
 #elif FL_BYTES == 64 || defined(__aarch64__)
@@ -33,18 +34,19 @@ constexpr long max_vectors = 4;
 #if defined(FL_UNIT)  // two registers of rows
 constexpr Shape tile_of(long vectors) { return {32, vectors}; }
 #else
-constexpr Shape tile_of(long vectors) { return {registers / vectors - 1, vectors}; }
+constexpr Shape tile_of(long vectors) {
+  return {(registers == 32 ? 31 : registers) / vectors - 1, vectors};
+}
 #endif
 
-// 9 x 3 or 4 x 3, which read nothing twice, where 7 x 4 reads a vector again for each row: an Intel Xeon,
-// which can begin two multiply-adds in a cycle and two loads, then makes 206 GF/s of 176 (of 234). Rows
-// that are not made ready are split into terms by each tile: of two registers for every two columns anew.
+// 9 x 3 or 4 x 3. Rows that are not made ready are split into terms by each tile: of two registers for
+// every two columns anew.
 #if defined(FL_TERMS)
 constexpr Shape plain_tile = {16, 4};
 #else
 constexpr Shape plain_tile = tile_of(registers == 8 ? 4 : 3);
 #endif
-// A vector for each gate of a block of units: 7 x 4 or 3 x 4 of four gates, 9 x 3 or 4 x 3 of three.
+// A vector for each gate of a block of units: 6 x 4 or 3 x 4 of four gates, 9 x 3 or 4 x 3 of three.
 // Of one gate a few blocks lie abreast.
 constexpr Shape gates_tile(long gates) { return gates > 1 ? tile_of(gates) : plain_tile; }
 constexpr long blocks_abreast(long gates) { return gates_tile(gates).vectors / gates; }
