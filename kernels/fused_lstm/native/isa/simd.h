@@ -12,13 +12,20 @@
 
 #define FL_INLINE inline __attribute__((always_inline))
 #define FL_UNROLL _Pragma("GCC unroll 16")
-#if defined(__aarch64__)  // of an asm statement: a vector in a register
-#define FL_REGISTER "+w"
-#else
-#define FL_REGISTER "+v"
-#endif
 
 namespace fused_lstm::FL_ISA {
+
+// Says, without an instruction, that a vector is in a register here: else a compiler may keep a sum in
+// memory, or read what is multiplied by several rows from there for each. Emulated ones fit none.
+template <class V>
+FL_INLINE void in_register([[maybe_unused]] V& vector) {
+#if defined(FL_EMULATED)
+#elif defined(__aarch64__)
+  asm("" : "+w"(vector));
+#else
+  asm("" : "+v"(vector));
+#endif
+}
 
 template <class T>
 struct Types;

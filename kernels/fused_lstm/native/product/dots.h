@@ -53,10 +53,11 @@ struct Piece {
     Piece piece;
     if constexpr (parts == 1) {
       piece.part[0] = load(p);
+      in_register(piece.part[0]);
     } else {
       typename Types<T>::Int both;
       __builtin_memcpy(&both, p, sizeof both);
-      asm("" : FL_REGISTER(both));  // "in a register": or it is read twice
+      in_register(both);
       piece.part[0] = (Vec<T>)(both << 16);
       piece.part[1] = (Vec<T>)(both & -65536);
     }

@@ -136,7 +136,10 @@ FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long c
     // A line for each k, faster than the hardware fetches ahead: this is worth 15 percent.
     if constexpr (K_STRIDE > 1) __builtin_prefetch(a + (k + 96 * deep<T>)*K_STRIDE);
     Factor<T> b[N];
-    FL_UNROLL for (int n = 0; n < held; ++n) b[n] = factors(panel + n * W<T> * deep<T>);
+    FL_UNROLL for (int n = 0; n < held; ++n) {
+      b[n] = factors(panel + n * W<T> * deep<T>);
+      if constexpr (R > 1) in_register(b[n]);
+    }
     FL_UNROLL for (int r = 0; r < R; ++r) {
       const Factor<T> scalar = factor(a + r * row_stride + k * K_STRIDE);
       if (held < N) asm("" : "+r"(panel));  // "may have changed": read it again for each row
@@ -147,8 +150,8 @@ FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long c
       }
     }
     panel += N * W<T> * deep<T>;
-    FL_UNROLL for (int r = 0; r < R; ++r) {  // no instructions: "they are in registers here"
-      FL_UNROLL for (int n = 0; n < N; ++n) asm("" : FL_REGISTER(tile.sum[r][n]));
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      FL_UNROLL for (int n = 0; n < N; ++n) in_register(tile.sum[r][n]);
     }
   }
 }
@@ -170,7 +173,8 @@ FL_INLINE void multiply_chains(Tile<T, R, N> (&parts)[CHAINS], const T* a, long 
         scalar[r] = factor(a + r * row_stride + k + i * deep<T>);
       }
       FL_UNROLL for (int n = 0; n < N; ++n) {
-        const Factor<T> b = factors(panel + n * W<T> * deep<T>);
+        Factor<T> b = factors(panel + n * W<T> * deep<T>);
+        if constexpr (R > 1) in_register(b);
         FL_UNROLL for (int r = 0; r < R; ++r) {
           parts[i].sum[r][n] = dot<T>(parts[i].sum[r][n], scalar[r], b);
         }
@@ -178,7 +182,7 @@ FL_INLINE void multiply_chains(Tile<T, R, N> (&parts)[CHAINS], const T* a, long 
     }
     FL_UNROLL for (int i = 0; i < CHAINS; ++i) {
       FL_UNROLL for (int r = 0; r < R; ++r) {
-        FL_UNROLL for (int n = 0; n < N; ++n) asm("" : FL_REGISTER(parts[i].sum[r][n]));
+        FL_UNROLL for (int n = 0; n < N; ++n) in_register(parts[i].sum[r][n]);
       }
     }
   }

@@ -506,15 +506,13 @@ struct Ready {
       typename F::Left a[R];
       FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride, part);
       FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
-        const typename F::Right b =
-            F::right(panel + gate * prepared::lanes * prepared::word, part);
+        typename F::Right b = F::right(panel + gate * prepared::lanes * prepared::word, part);
+        if constexpr (R > 1 && sizeof b == FL_BYTES) in_register(b);
         FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
       }
-#if !defined(FL_EMULATED)  // whose vectors fit no register
-      FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
-        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) in_register(sum[r][gate]);
       }
-#endif
     }
   }
 };
