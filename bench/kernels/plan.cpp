@@ -65,7 +65,12 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
       << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
       << ", transposed " << shape(m.shapes.transposed) << "\n";
   out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
-      << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
+      << "; workers: " << forward.team << "; input product: ";
+  if (forward.first_whole) {
+    out << "in each step\n";
+  } else {
+    out << forward.chunk << " of " << s.steps << " steps at once\n";
+  }
   print_buffers(out, save ? "forward" : "inference", forward, m);
   if (!save) return out.str();
   if (m.isa != std::string_view(backward.isa)) out << "backward by " << backward.isa << "\n";

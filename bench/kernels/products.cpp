@@ -190,7 +190,7 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes) * wide;
   const long size = plain ? 1 : kernels.blocks_size(f.groups, f.units, f.rows | 1) * wide;
   const Tensor blocks = fresh({size}, left.dtype());
-  const long recurrent = kernels.recurrent_size({4, f.units, f.units}, false);
+  const long recurrent = kernels.recurrent_size({4, f.units, f.units}, 0, false);
   const Tensor packed = fresh({steps ? recurrent : logits ? lanes : 1}, left.dtype());
   const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.dtype());
   const long rows = plain ? f.rows : workers * f.batch;

@@ -18,11 +18,13 @@ struct Sizes {
   InnerSizes inner;
   bool bias, projected;      // of every lane
   bool even;                 // every row is alive at every step, and none is kept back
+  bool resets = false;       // states of some rows are 0 before some steps
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
   bool unit;                 // which a matrix unit multiplies
   bool prepared;             // weights were packed before the call: see isa/prepared.h
+  bool prepared_float32 = false;
   long weight_bytes;         // of an element of the weights, as a short call reads them
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
@@ -58,7 +60,7 @@ struct Machine {
   const char* isa;
   long threads, bytes, sum_bytes;  // bytes of an element, and of a sum
   Shapes shapes;
-  long (*recurrent_size)(const WeightShape& recurrent, bool projected);
+  long (*recurrent_size)(const WeightShape& recurrent, long inputs, bool projected);
   long (*wavefront_size)(const WeightShape& input);
   long (*blocks_size)(long groups, long units, long rows);
   long (*ready_size)(long rows, long depth);
@@ -93,6 +95,7 @@ struct Plan {
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on one worker or half of the team
   long team;       // workers
+  bool first_whole, above_whole;  // a step of the first layer, of those above, makes its input product too
   long chunk;      // steps whose input product is made at once
   bool in_place;   // x's part of the gates lies in what is saved
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of

@@ -16,13 +16,13 @@
 
 namespace fused_lstm::FL_ISA {
 
-// Returns the elements of a lane's packed recurrent weights, and of those of few inputs; if h is
-// projected, of the projection's too.
+// Returns the elements of a lane's packed recurrent weights; where its steps are whole, of those of its
+// `inputs` too; if h is projected, of the projection's.
 template <class T>
-long recurrent_size(const WeightShape& recurrent, bool projected) {
+long recurrent_size(const WeightShape& recurrent, long inputs, bool projected) {
   const long hidden = recurrent.units, outputs = recurrent.depth;
-  const long few = Fma<T>::gates_size({recurrent.gates, hidden, few_inputs});
-  const long forward = Fma<T>::gates_size(recurrent) + few;
+  const long forward =
+      Fma<T>::gates_size(recurrent) + Fma<T>::gates_size({recurrent.gates, hidden, inputs});
   const long backward = Fma<T>::columns_size(recurrent);
   const long projection =
       max(Fma<T>::columns_size({1, hidden, outputs}), Fma<T>::columns_size({1, outputs, hidden}));
@@ -269,6 +269,22 @@ FL_INLINE void leave_n(const Sums<T>& tile, const Lane<T>& lane, Sum<T>* input_p
   }
 }
 
+// Returns where x's part of the gates of a whole step goes, of a GRU, whose n has it apart.
+template <class T>
+FL_INLINE Sum<T>* input_of_step(const Lane<T>& lane, long place) {
+  Sum<T>* const all = lane.scratch.input_part;
+  return lane.in_place && all ? all + row_of(lane, place) * lane.scratch.input_stride : all;
+}
+
+// Begins to fetch where a tile's columns are saved, which nothing has read.
+template <class T>
+FL_INLINE void prefetch_saved(const Sums<T>& tile, const Lane<T>& lane, long row, long unit) {
+  const T* saved = lane.results.gates + row * saved_width(lane) + unit;
+  for (long r = 0; r < tile.rows; ++r, saved += saved_width(lane)) {
+    for (long k = 0; k < lane.cell.saved; ++k) __builtin_prefetch(saved + k * lane.hidden, 1);
+  }
+}
+
 // A step that makes its input product too, of a lane that neither normalizes nor is reset.
 // input_part: of a GRU, where the input's part of the step's gates goes.
 template <class T>
@@ -277,17 +293,25 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
   const WeightShape shape = recurrent_shape(lane);
   const long inputs = lane.inputs, gates = shape.gates;
   const long size = Fma<T>::gates_size({gates, W<T>, inputs});
-  const T* const x = lane.arguments.x + row_of(lane, place) * inputs;
+  const Rows<T> x{lane.arguments.x + row_of(lane, place) * inputs, inputs};
   CellStep<T> step = cell_step<T>(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const Rows<T> left = Fma<T>::ready(worker, lane, before.fed, lane.outputs, rows);
+    const Rows<T> fed = Fma<T>::ready(worker, lane, x, inputs, rows, lane.outputs);
     Fma<T>::gates(
         worker, left, rows, shape, packed.recurrent, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
+          if (lane.save) prefetch_saved(tile, lane, row_of(lane, place) + row, unit);
           const Place<T> bias = load_bias(tile, lane, gates, lane.hidden, unit);
-          multiply_rows(tile, bias, x + row * inputs, inputs, inputs,
-                        packed.input + unit / W<T> * size);
+          const T* const own = fed.data + row * fed.stride;
+          const T* const panel = packed.input + unit / W<T> * size;
+          if constexpr (by_unit<T>) {
+            bring(tile, bias);
+            multiply_ready(tile, own, fed.stride, inputs, panel);
+          } else {
+            multiply_rows(tile, bias, own, fed.stride, inputs, panel);
+          }
           if (gates > 1 && lane.cell.apart()) {
             leave_n(tile, lane, input_part, unit, row);
           }
@@ -544,7 +568,6 @@ void inner_phase(const Worker& worker, const Lane<T>& lane, long place, long k,
 // How a lane computes its steps, and the weights that it packs for them.
 template <class T>
 struct Steps {
-  const bool few;    // inputs: a step makes their product too
   const bool tiles;  // hold all gates of h; else R h is brought to memory first
   const WeightShape recurrent;
   const bool meets;
@@ -552,16 +575,14 @@ struct Steps {
   T* behind;  // w_hh and what else a step multiplies with
 
   Steps(const Worker& worker, const Lane<T>& lane, T* memory)
-      : few(lane.cell.in_tiles() && !lane.arguments.x_part.data && lane.inputs <= few_inputs &&
-            !lane.arguments.not_reset && !lane.scratch.by_h && !lane.weights.w_hr),
-        tiles(lane.cell.in_tiles() ||
+      : tiles(lane.cell.in_tiles() ||
               (lane.cell.h_gates() > 0 && lane.cell.h_gates() <= 4 && !lane.scratch.by_h)),
         recurrent(tiles ? recurrent_shape(lane) : flat_recurrent(lane)),
         meets(recurrent.units > 0 || lane.options || lane.cell.inner),
         packed{memory, memory + Fma<T>::gates_size(recurrent)},
         behind(packed.input) {
     if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.weights.w_hh, recurrent, memory);
-    if (few) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
+    if (lane.whole) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
     for (long k = 0; k < lane.cell.phases_inside(); ++k) {
       if (!lane.cell.inner->is_product(k)) continue;
       Fma<T>::pack_gates_of(worker, lane.weights.w_inner[k], inner_shape(lane, k), behind);
@@ -570,11 +591,11 @@ struct Steps {
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    if (!few) input_product(worker, lane, rows, out, panel);
+    if (!lane.whole) input_product(worker, lane, rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
-    if (few) return whole_step(worker, lane, place, x, packed);
+    if (lane.whole) return whole_step(worker, lane, place, x, packed);
     if (tiles) {
       step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
     } else {
@@ -619,7 +640,8 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.scratch.input_stride;
+      Sum<T>* const x = lane.whole ? input_of_step(lane, place)
+                            : input + (row_of(lane, place) - rows.begin) * lane.scratch.input_stride;
       steps.run(worker, lane, place, x);
       draw_masks(worker, lane, place + 1);
       if (steps.meets) worker.sync();

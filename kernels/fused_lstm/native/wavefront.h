@@ -16,14 +16,14 @@ constexpr Worker alone{};
 // For each layer, w_hh packed and then w_ih; forward and backward pack in different orders.
 template <class T>
 long wavefront_size(const WeightShape& input) {
-  return recurrent_size<T>({input.gates, input.units, input.units}, false) +
+  return recurrent_size<T>({input.gates, input.units, input.units}, 0, false) +
          max(Fma<T>::gates_size(input), Fma<T>::columns_size(input));
 }
 
 template <class T>
 FL_INLINE Packed<T> packed_of(const Wavefront<T>& wave, long index) {
   T* const recurrent = wave.packed + index * wave.packed_size;
-  return {recurrent, recurrent + recurrent_size<T>(recurrent_shape(wave.lanes[index]), false)};
+  return {recurrent, recurrent + recurrent_size<T>(recurrent_shape(wave.lanes[index]), 0, false)};
 }
 
 // --- forward ---
@@ -32,13 +32,6 @@ template <class T>
 void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
   Fma<T>::pack_gates_of(alone, lane.weights.w_ih, input_shape(lane), packed.input);
   Fma<T>::pack_gates_of(alone, lane.weights.w_hh, recurrent_shape(lane), packed.recurrent);
-}
-
-// Returns where the input's part of a step's gates goes, for a GRU, whose n has it apart.
-template <class T>
-FL_INLINE Sum<T>* input_part_of(const Lane<T>& lane, long t) {
-  if (!lane.scratch.input_part || lane.chunk < lane.steps) return lane.scratch.input_part;
-  return lane.scratch.input_part + row_of(lane, t) * lane.scratch.input_stride;
 }
 
 template <class T>
@@ -53,7 +46,7 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
       const long t = tick - index;
       if (t < 0 || t >= steps) continue;
       draw_masks(alone, lane, t);
-      whole_step(alone, lane, t, input_part_of(lane, t), packed_of(wave, index));
+      whole_step(alone, lane, t, input_of_step(lane, t), packed_of(wave, index));
       if (index == top || !wave.dropped) continue;
       const long at = row_of(lane, t) * lane.hidden;
       const long first = index * rows_in(lane) * lane.hidden + at;

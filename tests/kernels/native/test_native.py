@@ -31,6 +31,7 @@ SHAPES = [
     Shape(2, 23, 1600, 40, 1),  # more inputs than a panel packs at once
     Shape(90, 20, 12, 8, 2),  # more rows, T * B, than that
     Shape(2, 3, 4, 420, 1),  # more gate columns than that
+    Shape(8, 34, 17, 16, 2),  # steps that make their input products too
 ]
 
 

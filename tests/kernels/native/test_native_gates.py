@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fused_lstm import native
+from tolerance import assert_close
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
@@ -94,6 +95,16 @@ def test_bfloat16_is_as_near_as_pytorchs(cell, sizes, bf16_isa):
     for name, pairs in errors.items():
         mine, other = torch.tensor(pairs).mean(0).tolist()
         assert mine <= 1.25 * other + 2e-3, f"{name}: {mine:.3g} against {other:.3g}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@each_cell
+def test_steps_that_make_their_input_products_are_pytorchs(cell, dtype, isa):
+    case = Case(8, 34, 17, 16, 2)
+    ours = outcome(cell, dtype, case, True, 0)
+    wanted = outcome(cell, torch.float64, case, False, 0)
+    for name, value in wanted.items():
+        assert_close(ours[name].to(dtype), value.to(dtype), name)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -41,6 +41,9 @@ CASES = [
     Case(Shape(3, 0, 5, 6, 2), directions=2),
     Case(Shape(3, 0, 5, 6, 1), lengths=(), projected=2),
     Case(Shape(5, 20, 1600, 420, 1), directions=2),  # parts of panels
+    Case(Shape(8, 34, 17, 16, 3)),  # steps that make their input products too
+    Case(Shape(8, 34, 17, 16, 2), lengths=(8,) * 14 + (7,) * 10 + (2,) * 10, directions=2),
+    Case(Shape(8, 34, 17, 80, 2), dropout=0.3),  # those of the first layer
 ]
 
 
@@ -130,7 +133,7 @@ def test_agrees_with_the_reference(isa, case, dtype, fuse, threads):
 
 def test_what_is_long_is_read_in_parts():
     lengths = tuple(range(140, 12, -2))
-    case = Case(Shape(140, 64, 3, 128, 1), directions=2, lengths=lengths)
+    case = Case(Shape(140, 64, 150, 128, 1), directions=2, lengths=lengths)
     assert "input product: 140 of" not in kernels.ops().plan(*case.shape, "layers", False)
     problem = make_problem(case, torch.float32)
     expected = reference.lstm(*problem[:4], **problem.lanes)

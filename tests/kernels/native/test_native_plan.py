@@ -134,8 +134,18 @@ def test_bfloat16_is_float32_in_a_short_call_alone(bf16_isa):
     assert ", 16-bit" in plan(steps=5, **options)
 
 
+def test_steps_of_many_rows_make_their_input_products_too():
+    shape = {"steps": 100, "batch": 64, "inputs": 64, "hidden": 256, "layers": 1}
+    text = plan(isa="avx512", save=False, **shape)
+    assert "input product: in each step" in text
+    assert "input part" not in text
+    for change in ({"steps": 7}, {"inputs": 129}, {"projected": 20}, {"dtype": torch.float64}):
+        sizes = {"isa": "avx512", **shape, "inputs": 128} | change
+        assert "input product: in each step" not in plan(**sizes), change
+
+
 def test_input_products_are_made_in_parts_where_nothing_is_saved():
-    shape = {"steps": 1000, "batch": 64, "hidden": 256}
+    shape = {"steps": 1000, "batch": 64, "hidden": 256, "inputs": 200}
     assert "input product: 1000 of 1000 steps" in plan(**shape)
     parts = 16 * 2**20 // (64 * 4 * 256 * 4)
     text = plan(**shape, save=False)

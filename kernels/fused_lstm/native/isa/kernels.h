@@ -164,10 +164,6 @@ struct WeightShape {
   long gates, units, depth;
 };
 
-// Inputs so few that W x is made where a step's sums begin: of all steps at once it would be written
-// and read again, which takes longer. (Up to 1.3 times at 1 to 16 inputs on a Zen 5.)
-constexpr long few_inputs = 16;
-
 // Rows that are normalized at once: a cell's functions keep a CPU busy with several.
 constexpr long rows_abreast = 8;
 
@@ -292,6 +288,7 @@ struct Lane {
   const LaneOptions<T>* options;  // or null: the cell as it is in torch.nn
   bool reverse;
   bool save;                 // what a backward needs
+  bool whole;                // a step makes its input product too, and input_part is a step's
   long chunk;                // steps whose input product is made at once
   bool in_place;             // input_part is all rows', in `gates` or y, not a chunk's
   LaneArguments<T> arguments;
@@ -452,7 +449,8 @@ struct Kernels {
   FactorKind factors;
   Shapes shapes;
   OwnCell (*own_cell)(long number);  // the number-th of the library's cells
-  long (*recurrent_size)(const WeightShape& recurrent, bool projected);  // of Scratch::recurrent
+  // Of Scratch::recurrent. inputs: of a lane whose steps are whole, or 0.
+  long (*recurrent_size)(const WeightShape& recurrent, long inputs, bool projected);
   long (*wavefront_size)(const WeightShape& input);  // of Wavefront::packed_size
   long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h
   long (*ready_size)(long rows, long depth);  // of LaneScratch::ready, or 0: rows are read as they lie

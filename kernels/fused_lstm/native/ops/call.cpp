@@ -256,6 +256,7 @@ void set_rows(Call& call, const Arguments& given) {
   call.first = rows_before(given.x, given.batch_sizes, s.batch);
   s.steps = static_cast<long>(call.first.size()) - 1;
   s.rows = call.packed ? given.x.size(0) : s.steps * s.batch;
+  s.resets = given.not_reset.has_value();
   s.even = !given.not_reset && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
   if (!given.not_reset) return;
   const int64_t D = s.directions;
@@ -358,6 +359,7 @@ void set_prepared_dtypes(Call& call, const Arguments& given) {
                   : given.weight_only     ? Prepared::int8_weights
                                           : Prepared::int8;
   call.sizes.prepared = true;
+  call.sizes.prepared_float32 = call.prepared == Prepared::float32;
   call.sizes.weight_bytes = bytes_of(of);
 }
 

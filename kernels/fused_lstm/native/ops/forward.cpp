@@ -129,8 +129,9 @@ struct ForwardPass {
     }
     lane.results.gates = part_of<T>(out.gates, save ? index : slot);
     lane.scratch.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
-    lane.in_place = plan.in_place;
-    if (plan.in_place) place_input_part(lane);
+    lane.whole = layer == 0 ? plan.first_whole : plan.above_whole;
+    lane.in_place = plan.in_place && !lane.whole;
+    if (lane.in_place) place_input_part(lane);
     if (!b_m.empty()) lane.weights.b_m = data_of<T>(b_m[index]);
     lane.scratch.product = part_of<Sum<T>>(product, slot);
     lane.scratch.by_h = part_of<Sum<T>>(by_h, slot);

@@ -112,12 +112,14 @@ struct Fma {
   }
 
   // The rows `rows` of a factor of so many columns as `gates` reads them, by the same numbers. Each
-  // worker makes its own, which takes less than to wait for each other.
+  // worker makes its own, which takes less than to wait for each other; behind those of another factor of
+  // `before` columns.
   FL_INLINE static Rows<T> ready(const Worker& worker, const Lane<T>& lane, Rows<T> left,
-                                 long depth, Range rows) {
+                                 long depth, Range rows, long before = 0) {
     if constexpr (by_unit<T>) {
       const long stride = ready_stride<T>(depth);
-      T* const own = lane.scratch.ready + worker.id * lane.batch * stride;
+      const long others = before > 0 ? worker.count * lane.batch * ready_stride<T>(before) : 0;
+      T* const own = lane.scratch.ready + others + worker.id * lane.batch * stride;
       make_ready(left.data + rows.begin * left.stride, left.stride, rows.end - rows.begin, depth,
                  own);
       return {own - rows.begin * stride, stride};

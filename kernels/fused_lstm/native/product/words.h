@@ -199,18 +199,15 @@ FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
   return any ? __builtin_nanf("") : scale;
 }
 
-// Rows from which on a product of float32 is made in a layer's own tiles, where its panels lie as a
-// layer packs them: they are taller, and their sums begin where x's part lies. Fewer rows wait for
-// weights, which are fetched ahead here (an Emerald Rapids: 8 rows of H = 1024 would take 1.03 times as
-// long in a layer's tiles, 16 take 0.92, of a GRU 0.84).
-constexpr long many_rows = 12;
-
 // A part of a block's weights that the L1 cache keeps while tiles take turns.
 constexpr long near_bytes = 16 << 10;
 
 // Products as `Fma`'s and `Dots`', for step_forward and project.
 template <class F>
 struct Ready {
+  // Panels lie as a layer packs them.
+  static constexpr bool has_tiles = FL_BYTES == 64 && F::kind == Prepared::float32;
+
   FL_INLINE static Rows<float> ready(const Worker&, const Lane<float>&, Rows<float> left,
                                      long, Range) {
     return left;
@@ -221,8 +218,8 @@ struct Ready {
                     const WeightShape& shape, const PreparedMatrix* weight,
                     bool backwards, const Begin& begin, const End& end) {
     const long count = rows.end - rows.begin;
-    if constexpr (FL_BYTES == 64 && F::kind == Prepared::float32) {
-      if (shape.gates > 1 && count >= many_rows) {
+    if constexpr (has_tiles) {
+      if (shape.gates > 1 && count >= prepared::many_rows) {
         return Fma<float>::gates(worker, left, rows, shape, (const float*)weight->panels, backwards,
                                  begin, end);
       }
