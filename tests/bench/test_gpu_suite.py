@@ -576,7 +576,8 @@ def test_the_first_launches_are_watched(end, monkeypatch):
 
 # --- the first two minutes ---
 
-MEASURED = {"barrier_us": 1.25, "fence_us": 0.5, "load_us": 0.25, "l2_rate": 5000.0}
+MEASURED = {"barrier_us": 1.25, "fence_us": 0.5, "load_us": 0.25, "l2_rate": 5000.0,
+            "medium_barrier_step_us": 2.5, "medium_phase_step_us": 2.0}  # fmt: skip
 FIRST = """
 import sys, time
 from pathlib import Path
@@ -642,12 +643,12 @@ def test_the_first_two_minutes_are_one_file_that_prints_itself(tmp_path):
     assert_names_the_machine(report)
     assert report["compiled"]["kernels"] == 14
     assert report["measured"] == MEASURED
-    assert [*report["tests"].values()] == ["passed"] * 7 + ["failed: hung"]
+    assert [*report["tests"].values()] == ["passed"] * 8 + ["failed: hung"]
     assert len(report["race"]) == 3 * 4 + 1
     said = first.table(report)
     assert said in printed
     for words in ("NVIDIA H100", "580.65", "70.0 of 80.0 GiB free", "14 kernels in 40.0 s",
-                  "fence_us  0.500", "test: heads  passed", "failed: hung",
+                  "fence_us  0.500", "a step's meeting, medium  barrier 2.500 us, phase 2.000 us", "test: heads  passed", "failed: hung",
                   "triton-steps  forward 1.000 ms (2.00x), step 1.000 ms (2.00x), forward in a"
                   " graph 1.000 ms (2.00x)", "flashrnn  not installed"):  # fmt: skip
         assert words in said, words
@@ -661,7 +662,7 @@ def test_a_first_run_that_is_cut_off_leaves_what_it_has(stage, tmp_path):
     passed = [*report["tests"].values()].count("passed")
     found = report["compiled"] is not None, report["measured"] is not None, passed
     assert (*found, len(report["race"])) == {
-        "measure": (True, False, 0, 0), "test": (True, True, 3, 0), "race": (True, True, 7, 3),
+        "measure": (True, False, 0, 0), "test": (True, True, 3, 0), "race": (True, True, 8, 3),
     }[stage]  # fmt: skip
     assert ("not raced" in first.table(report)) == (stage != "race")
 
@@ -671,7 +672,7 @@ def test_each_family_of_the_first_run_is_a_test(request):
     if not any(name.startswith(first.HERE) for name in tests):
         pytest.skip("the tests of a GPU are not in this run of pytest")
     found = {testing.family(tests[name]) for name in first.FAMILIES.values()}
-    assert len(found) == len(first.FAMILIES) == 8
+    assert len(found) == len(first.FAMILIES) == 9
 
 
 CUT_OFF = """

@@ -29,7 +29,7 @@ from .devices import stores_done
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
-from .plan import SIZES, Plan, inner_phases
+from .plan import SIZES, Plan, has_phase, inner_phases
 
 LONG = 2.0  # seconds
 COMPILING = "fused_lstm: compiling Triton kernels of a new shape; Triton's cache keeps them"
@@ -193,6 +193,14 @@ def has(cell: Spec, draws: bool) -> Features:
     return Features(**wrapped(found))
 
 
+# What a word of h has where it has a phase: that bit, the bit that says that there is a NaN, and what
+# sets the highest bit of an element's exponent by an addition if the element is above 1.
+PHASES = {
+    "fp16": (0x4000, 0x40000000, 0x03FF03FF), "bf16": (0x4000, 0x40000000, 0x007F007F),
+    "fp32": (1, 0, 0),
+}  # fmt: skip
+
+
 # Fields and properties of a Plan that kernels read, as PLAN's constants of the same names: a size
 # under its letter, all others in capitals.
 OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
@@ -249,6 +257,9 @@ def constants(
     recurrent = draws and cell.recurrent_dropout > 0
     early = plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside)
     two_ahead = early and plan.gates == 0  # a step of a scan is shorter than a load
+    phased = has_phase(plan, cell)
+    phase_bit, nan_bit, above_1 = PHASES[plan.dtype] if phased else (0, 0, 0)
+    per_word = max(1, 4 // size)
     derived = {
         # Lanes.
         "CHAIN": chain,  # a lane reads what the lane below it writes
@@ -292,7 +303,17 @@ def constants(
         # them on is to wait for them.
         "UNROLL": 2 if two_ahead else 1,
         "KEEP_LOOP": keep_loop,
-        "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
+        # Programs wait for each other at the barrier.
+        "MEETS": plan.persistent and not (plan.alone or phased),
+        "PHASE": phased,  # or each word of h says which step it is of
+        "PHASE_BIT": phase_bit,
+        "NAN_BIT": nan_bit,
+        "HIGHEST": phase_bit | nan_bit,  # bits of two exponents
+        "ABOVE_1": above_1,
+        "PER_WORD": per_word,  # elements of h
+        # Words of a row that are written, in vectors of 4.
+        "PHASED": -(-plan.outputs // (4 * per_word)) * 4,
+        "SLOTS": slots(plan, cell),
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
         "PARTS": plan.parts,
@@ -695,15 +716,25 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     return Workspace(zeros[:exchange], between, zeros[begin:].view(torch.int32))
 
 
+def slots(plan: Plan, cell: Spec) -> int:
+    """Return the slots of a lane's exchange in the forward: of h by turns, and where PHASE h0's."""
+    return 2 + has_phase(plan, cell)
+
+
 def counters(plan: Plan) -> int:
     """Return the int32 of a launch's counters: of each row group, all programs', each block's."""
     groups = plan.row_groups * (plan.layers if plan.kind == "heads" else 1)
     return (groups + plan.row_groups * plan.blocks) * APART.value
 
 
-def feed(exchange: Tensor, h0: Tensor, plan: Plan, varlen: bool) -> None:
-    """Put h0 [L, B, P] where the first step of each row reads it: with varlen in both slots."""
+def feed(exchange: Tensor, h0: Tensor, plan: Plan, varlen: bool, slots: int = 2) -> None:
+    """Put h0 [L, B, P] where the first step of each row reads it.
+
+    It is slot 2 of three, else slot 0, and with varlen both.
+    """
     pad = plan.chunks * plan.block_k
     slot = plan.padded_batch * pad
-    first = exchange.as_strided((2 if varlen else 1, *h0.shape), (slot, 2 * slot, pad, 1))
+    first, count = (2, 1) if slots == 3 else (0, 1 + varlen)
+    strides = slot, slots * slot, pad, 1
+    first = exchange.as_strided((count, *h0.shape), strides, first * slot)
     first.copy_(precision.rounded(h0) if plan.rounds else h0)
