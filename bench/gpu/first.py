@@ -2,8 +2,8 @@
 
 `make gpu-first`; `make gpu` and `make gpu-race` begin with it. Card, driver, libraries, commit and
 free memory; what a grid barrier takes, its parts, and a step with and without it; a test of each of
-nine families of kernels; the model medium in bfloat16 beside cuDNN. gpu-first.json is written as it goes, and
-`python -m bench.gpu.first FILE` prints it as the command does at its end.
+nine families of kernels; and the model medium in bfloat16 beside cuDNN. gpu-first.json is written
+as it goes, and `python -m bench.gpu.first FILE` prints it as the command does at its end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The exchange of h by its phase, on the machine: the barrier's bits, and no finding.
 
 A case's forward runs twice, with the barrier in one schedule, and by phases in each. Their products
-are the same, so every result has the same bits. h0 is large and has a NaN.
+are the same, so every result has the same bits, if no multiplication is fused with an addition: of
+two that are added the compiler fuses either. h0 is large and has a NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from triton import knobs
 
 from fused_lstm.call.spec import GRU, Spec
 from fused_lstm.tools import inspect, sass
-from fused_lstm.triton import devices, op
+from fused_lstm.triton import devices, launch, op
 from fused_lstm.triton.plan import Plan, plan
 
 from . import cases, faults
@@ -62,6 +64,8 @@ def every_case() -> list[Case]:
             for cell in (PEEPHOLE, RNN):
                 found.append(Case("steps", dtype, arch, 33, 20, cell=cell, **ROWS))
         found += [Case("both", "tf32", arch, 33, 20, cell=cell, **ROWS) for cell in OF_TF32]
+    # A word of a chunk for each thread.
+    found.append(Case("steps", "bf16", 90, 16, 3, T=5, path="whole sums"))
     return list(dict.fromkeys(replace(case, phase=True) for case in found))
 
 
@@ -83,12 +87,15 @@ def inputs_of(case: Case) -> tuple[list[Tensor], dict]:
 
 def forward(case: Case, inputs: list[Tensor], lanes: dict, save: bool) -> dict[str, Tensor]:
     """Return what the forward operator gives; of several calls on one workspace the last."""
-    (x, h0, *rest), more = inputs, lanes | case.cell.schema
-    rest = *(rest[0], rest[1:], case.p, cases._seed(case), case.kind, save),
-    with cases._launching(case), cases._one_workspace():
+    (x, h0, c0, *weights), more = inputs, lanes | case.cell.schema
+    call, options = (c0, weights, case.p, cases._seed(case), case.kind, save), launch.options
+    unfused = mock.patch.object(
+        launch, "options", lambda plan: options(plan) | {"enable_fp_fusion": False}
+    )
+    with cases._launching(case), cases._one_workspace(), unfused:
         for _ in range(case.calls - 1):
-            op.lstm(-x, -h0, *rest, **more)
-        found = op.lstm(x, h0, *rest, **more)
+            op.lstm(-x, -h0, *call, **more)
+        found = op.lstm(x, h0, *call, **more)
     return dict(zip(("y", "h_n", "c_n", "h", "c", "gates"), found, strict=True))
 
 
@@ -203,8 +210,8 @@ OF_BARRIER = re.compile(
 def compiled(dtype: str, arch: int, H: int, B: int = 20) -> tuple[Plan, dict]:
     """Return a forward plan with h exchanged by its phase, and facts of its kernel.
 
-    They are how often the PTX has each strong access, what it has of the barrier, and what the step's
-    machine code has of it.
+    They are how often the PTX has each strong access, what it has of the barrier, and what the
+    step's machine code has of it.
     """
     knobs.runtime.add_stages_inspection_hook = None  # which a Device of this process has left
     device = devices.by_arch(arch)
@@ -213,7 +220,7 @@ def compiled(dtype: str, arch: int, H: int, B: int = 20) -> tuple[Plan, dict]:
     ptx = inspect.compile_plan(found, arch).asm["ptx"]
     report = inspect.inspect(found, device)
     names = [text.split()[1].split(".") for text in report["sass"]]
-    fences = [".".join(name) for name in names if name[0] in FENCES or "MEMBAR" in name and "GPU" in name]
+    fences = [name for name in names if name[0] in FENCES or {"MEMBAR", "GPU"} <= set(name)]
     return found, {
         "strong": Counter(re.findall(r"\b(?:ld\.volatile|st\.relaxed\.gpu)\.global[\w.:]*", ptx)),
         "of the barrier": OF_BARRIER.findall(ptx),

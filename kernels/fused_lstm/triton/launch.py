@@ -193,14 +193,6 @@ def has(cell: Spec, draws: bool) -> Features:
     return Features(**wrapped(found))
 
 
-# What a word of h has where it has a phase: that bit, the bit that says that there is a NaN, and what
-# sets the highest bit of an element's exponent by an addition if the element is above 1.
-PHASES = {
-    "fp16": (0x4000, 0x40000000, 0x03FF03FF), "bf16": (0x4000, 0x40000000, 0x007F007F),
-    "fp32": (1, 0, 0),
-}  # fmt: skip
-
-
 # Fields and properties of a Plan that kernels read, as PLAN's constants of the same names: a size
 # under its letter, all others in capitals.
 OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
@@ -257,9 +249,6 @@ def constants(
     recurrent = draws and cell.recurrent_dropout > 0
     early = plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside)
     two_ahead = early and plan.gates == 0  # a step of a scan is shorter than a load
-    phased = has_phase(plan, cell)
-    phase_bit, nan_bit, above_1 = PHASES[plan.dtype] if phased else (0, 0, 0)
-    per_word = max(1, 4 // size)
     derived = {
         # Lanes.
         "CHAIN": chain,  # a lane reads what the lane below it writes
@@ -304,16 +293,9 @@ def constants(
         "UNROLL": 2 if two_ahead else 1,
         "KEEP_LOOP": keep_loop,
         # Programs wait for each other at the barrier.
-        "MEETS": plan.persistent and not (plan.alone or phased),
-        "PHASE": phased,  # or each word of h says which step it is of
-        "PHASE_BIT": phase_bit,
-        "NAN_BIT": nan_bit,
-        "HIGHEST": phase_bit | nan_bit,  # bits of two exponents
-        "ABOVE_1": above_1,
-        "PER_WORD": per_word,  # elements of h
-        # Words of a row that are written, in vectors of 4.
-        "PHASED": -(-plan.outputs // (4 * per_word)) * 4,
+        "MEETS": plan.persistent and not (plan.alone or has_phase(plan, cell)),
         "SLOTS": slots(plan, cell),
+        **_phase(plan, cell),
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
         "PARTS": plan.parts,
@@ -433,6 +415,23 @@ def _meetings(cell: cells.KernelCell, spec: Spec, direction: str, H: int) -> dic
         "PRODUCTS": len(cell.inner),
         "TOTALS": cell.totals,
         "NUMBERS": sum(cell.numbers),
+    }
+
+
+def _phase(plan: Plan, cell: Spec) -> dict[str, Any]:
+    """Return what a kernel knows of the words of h, where these have a phase (phase.py)."""
+    bit, nan, above_1 = {
+        "fp16": (0x4000, 0x40000000, 0x03FF03FF), "bf16": (0x4000, 0x40000000, 0x007F007F),
+    }.get(plan.dtype, (1, 0, 0))  # fmt: skip
+    per_word = max(1, 4 // SIZES[plan.dtype])
+    return {
+        "PHASE": has_phase(plan, cell),
+        "PHASE_BIT": bit,
+        "NAN_BIT": nan,  # of half precision: says that there is one
+        "HIGHEST": bit | nan,  # bits of two exponents
+        "ABOVE_1": above_1,  # to add it sets these bits of what is above 1
+        "PER_WORD": per_word,  # elements of h
+        "PHASED": -(-plan.outputs // (4 * per_word)) * 4,  # words of a row, in vectors of 4
     }
 
 

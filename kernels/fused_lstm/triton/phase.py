@@ -22,8 +22,8 @@ step s + 1, over the word for step s - 1 in the same slot. No program Q still wa
 1. P's store comes after P's look at all words for step s of the block of rows: it ends in a sync of
    the program, and what P stores is computed of these words. One of them is Q's, as every program
    of a lane has units, and rows alive in a step are the same ones for all of its programs.
-2. Q stored that word in step s - 1, after its own look at all words for step s - 1. It loads them no
-   more: its loop has ended.
+2. Q stored that word in step s - 1, after its own look at all words for step s - 1. It loads them
+   no more: its loop has ended.
 
 So a word in slot t % 2 is the one for t or the one before it, and never a later one. No access
 needs an order with accesses to other addresses. Those of a word are strong: `st.relaxed.gpu`, and
@@ -137,33 +137,32 @@ def product(
     phase = tl.where(age > 0, of_words(age, PLAN), 0)
     nan = tl.where(age > 0, PLAN.NAN_BIT, 0)
     above = tl.where(age > 0, PLAN.ABOVE_1, 0)
-    flags = tl.where((age > 0) & exists, PLAN.PHASE_BIT | PLAN.NAN_BIT, 0)
+    mask = tl.where((age > 0) & exists, PLAN.PHASE_BIT | PLAN.NAN_BIT, 0)
     if PLAN.K_PARTS == 1:
         ptr, exists, phase = ptr[None, :], exists[None, :], phase[None, :]
-        nan, above, flags = nan[None, :], above[None, :], flags[None, :]
+        nan, above, mask = nan[None, :], above[None, :], mask[None, :]
     else:
         ptr, exists, phase = ptr[None, None, :], exists[None, None, :], phase[None, None, :]
-        nan, above, flags = nan[None, None, :], above[None, None, :], flags[None, None, :]
+        nan, above, mask = nan[None, None, :], above[None, None, :], mask[None, None, :]
     words = load(ptr, exists, phase, W, PLAN)
-    found = flags_of(words, flags, W, PLAN)
+    flags = flags_of(words, mask, W, PLAN)
     polls = tl.full((), PLAN.POLLS, tl.int32)
-    while found & PLAN.PHASE_BIT != 0:
+    while flags & PLAN.PHASE_BIT != 0:
         if PLAN.POLLS > 0:
             polls -= 1
             tl.inline_asm_elementwise(TRAP, "=r,r", [polls], tl.int32, is_pure=False, pack=1)
         words = load(ptr, exists, phase, W, PLAN)
-        found = flags_of(words, flags, W, PLAN)
-    if PLAN.PER_WORD == 2:
-        if found != 0:
-            words = with_nans(words, nan, above, W, PLAN)
+        flags = flags_of(words, mask, W, PLAN)
+    if PLAN.PER_WORD == 2 and flags != 0:
+        words = with_nans(words, nan, above, W, PLAN)
     for i in tl.static_range(W.RESIDENT):
         acc = tile.multiply(tiles[i], values(words[i], DTYPE, PLAN), acc, PLAN.PRECISION)
     return acc
 
 
 @helper
-def columns(chunk, W: tl.constexpr, PLAN: tl.constexpr):
-    """Return a chunk's words of a row, by number [., 1]."""
+def word_numbers(chunk, W: tl.constexpr, PLAN: tl.constexpr):
+    """Return the numbers of a chunk's words in a row [., 1]."""
     STEP: tl.constexpr = PLAN.PART_K // PLAN.PER_WORD
     word = chunk * STEP + tl.arange(0, STEP)
     if PLAN.K_PARTS == 1:
@@ -179,31 +178,31 @@ def load(ptr, exists, phase, W: tl.constexpr, PLAN: tl.constexpr):
     """Load all words of rows, in chunks, without the phase that they should have."""
     words = ()
     for i in tl.static_range(W.RESIDENT):
-        at = ptr + columns(i, W, PLAN)
+        at = ptr + word_numbers(i, W, PLAN)
         words = words + (tl.load(at, mask=exists, other=0, volatile=True) ^ phase,)
     return words
 
 
 @helper
-def flags_of(words, flags, W: tl.constexpr, PLAN: tl.constexpr):
-    """Return the bits of `flags` that any word has: one with a wrong phase, one with a NaN."""
-    found = words[0] & 0
+def flags_of(words, mask, W: tl.constexpr, PLAN: tl.constexpr):
+    """Return the bits of `mask` that any word has: one with a wrong phase, one with a NaN."""
+    flags = words[0] & 0
     for i in tl.static_range(W.RESIDENT):
         of_chunk = words[i]
         if W.PAD - W.K_PART + (i + 1) * PLAN.PART_K > PLAN.PHASED * PLAN.PER_WORD:
-            of_chunk = tl.where(columns(i, W, PLAN) < PLAN.PHASED, of_chunk, 0)
-        found |= of_chunk
-    return tl.reduce(found & flags, None, either)
+            of_chunk = tl.where(word_numbers(i, W, PLAN) < PLAN.PHASED, of_chunk, 0)
+        flags |= of_chunk
+    return tl.reduce(flags & mask, None, either)
 
 
 @helper
 def with_nans(words, nan, above, W: tl.constexpr, PLAN: tl.constexpr):
     """Return words with their NaNs: what is above 1 has the highest bit of its exponent set."""
-    found = ()
+    lifted = ()
     for i in tl.static_range(W.RESIDENT):
         word = words[i] & ~nan
-        found = found + (word | ((word + above) & PLAN.HIGHEST),)
-    return found
+        lifted = lifted + (word | ((word + above) & PLAN.HIGHEST),)
+    return lifted
 
 
 @helper
@@ -226,5 +225,10 @@ def values(bits, DTYPE: tl.constexpr, PLAN: tl.constexpr):
         else:
             both = tl.permute(both, (0, 1, 3, 2))
             x = tl.reshape(both, (PLAN.K_PARTS, PLAN.PART_K, PLAN.BLOCK_B))
+        # Triton 3.6 takes what comes of a join for operands of 8 bits, and multiplies in another
+        # order. An operation with effects ends its look.
+        x = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [x], tl.uint16, is_pure=False, pack=2
+        )
         x = x.to(DTYPE, bitcast=True)
     return x
