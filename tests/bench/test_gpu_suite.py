@@ -25,6 +25,7 @@ from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
 from bench.gpu import card, compiling, dry, first, gsan, racing, suite, testing, watching
 from bench.layers import make_problem, module_of
+from fused_lstm.tools import tune
 from fused_lstm.triton.devices import AMD, DEVICES
 
 CPU = torch.device("cpu")
@@ -572,6 +573,23 @@ def test_the_first_launches_are_watched(end, monkeypatch):
     monkeypatch.setattr(card, "watch", watched)
     expected = {None: {"barrier_us": 1.5}, "the grid barrier": "the grid barrier hung"}
     assert card.measured(soon()) == expected.get(end[0], "why")
+
+
+def test_a_step_is_timed_with_the_barrier_and_without_in_turns(monkeypatch):
+    timed = []
+
+    def microseconds(plan) -> float:
+        timed.append((plan.hidden, plan.phase))
+        return 2.0 if plan.phase else 3.0 + len(timed)
+
+    monkeypatch.setattr(tune, "microseconds", microseconds)
+    found = card.steps(DEVICES["H100"])
+    assert timed == [(200, False), (200, True)] * 3 + [(650, False), (650, True)] * 3
+    assert found == {
+        "small_barrier_step_us": 6.0, "small_phase_step_us": 2.0,
+        "medium_barrier_step_us": 12.0, "medium_phase_step_us": 2.0,
+    }  # fmt: skip
+    assert card.steps(DEVICES["B200"]) == {}, "it has no plan with a phase"
 
 
 # --- the first two minutes ---
