@@ -560,7 +560,10 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
     assert "7 kernels compiled" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("end", [(None, ""), ("the grid barrier", watching.HUNG), ("all", "why")])
+@pytest.mark.parametrize(
+    "end",
+    [(None, ""), ("the grid barrier", watching.HUNG), ("all", "why"), (card.LAST, watching.HUNG)],
+)
 def test_the_first_launches_are_watched(end, monkeypatch):
     """A barrier that hangs ends a process of its own, and not `make gpu`."""
 
@@ -571,7 +574,8 @@ def test_the_first_launches_are_watched(end, monkeypatch):
         return watching.End(*end)
 
     monkeypatch.setattr(card, "watch", watched)
-    expected = {None: {"barrier_us": 1.5}, "the grid barrier": "the grid barrier hung"}
+    expected = {key: {"barrier_us": 1.5} for key in (None, card.LAST)}
+    expected["the grid barrier"] = "the grid barrier hung"
     assert card.measured(soon()) == expected.get(end[0], "why")
 
 

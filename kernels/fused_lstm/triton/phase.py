@@ -21,7 +21,8 @@ step s + 1, over the word for step s - 1 in the same slot. No program Q still wa
 
 1. P's store comes after P's look at all words for step s of the block of rows: it ends in a sync of
    the program, and what P stores is computed of these words. One of them is Q's, as every program
-   of a lane has units, and rows alive in a step are the same ones for all of its programs.
+   of a lane has units, and rows alive in a step are the same ones for all of its programs. In a
+   row's first step P looks at none, and there is no word for step s - 1 either.
 2. Q stored that word in step s - 1, after its own look at all words for step s - 1. It loads them
    no more: its loop has ended.
 
