@@ -1,9 +1,9 @@
 """The first two minutes on a GPU: what is wrong, if anything, and one race with cuDNN, in one file.
 
 `make gpu-first`; `make gpu` and `make gpu-race` begin with it. Card, driver, libraries, commit and
-free memory; what a grid barrier takes, and its parts; a test of each of eight families of kernels;
-the model medium in bfloat16 beside cuDNN. gpu-first.json is written as it goes, and
-`python -m bench.gpu.first FILE` prints it as the command does at its end.
+free memory; what a grid barrier takes, its parts, and a step with and without it; a test of each of
+nine families of kernels; and the model medium in bfloat16 beside cuDNN. gpu-first.json is written
+as it goes, and `python -m bench.gpu.first FILE` prints it as the command does at its end.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ FAMILIES = {
     + "test_both_directions_and_rows_that_end_are_nn_lstms[layers-packed-both]",
     "resets": HERE[0] + "test_resets_are_the_references[steps]",
     "heads": HERE[0] + "test_heads_are_the_loops[bf16-slstm-odd]",
+    "h by its phase": HERE[0] + "test_h_by_its_phase_has_the_barriers_bits[plain-bf16-medium]",
     "a product inside a step": HERE[1]
     + "test_a_told_cell_is_the_loops[bf16-steps-multiplicative_lstm]",
 }
@@ -124,7 +125,7 @@ def table(report: dict[str, Any]) -> str:
         lines += [line("", f"{name}: {why}") for name, why in done["failed"].items()]
     found = report["measured"]
     if isinstance(found, dict):
-        lines += [line(name, f"{value:.3f}") for name, value in found.items()]
+        lines += measured_lines(found)
     elif found:
         lines.append(line("barrier", found))
     lines += [line(f"test: {family}", end) for family, end in report["tests"].items()]
@@ -134,6 +135,17 @@ def table(report: dict[str, Any]) -> str:
 def line(name: str, text: Any) -> str:
     """Return a line of the table."""
     return f"{name:>30}  {text}"
+
+
+def measured_lines(found: dict[str, float]) -> list[str]:
+    """Return a line for each number, and one for both forms of a step's meeting."""
+    found, lines = dict(found), []
+    for size in card.STEPS:
+        us = [(form, found.pop(f"{size}_{form}_step_us", None)) for form in card.FORMS]
+        if all(value is not None for _, value in us):
+            text = ", ".join(f"{form} {value:.3f} us" for form, value in us)
+            lines.append(line(f"a step's meeting, {size}", text))
+    return [line(name, f"{value:.3f}") for name, value in found.items()] + lines
 
 
 def raced_lines(race: list[dict[str, Any]]) -> list[str]:

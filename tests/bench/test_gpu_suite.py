@@ -25,6 +25,7 @@ from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
 from bench.gpu import card, compiling, dry, first, gsan, racing, suite, testing, watching
 from bench.layers import make_problem, module_of
+from fused_lstm.tools import tune
 from fused_lstm.triton.devices import AMD, DEVICES
 
 CPU = torch.device("cpu")
@@ -559,7 +560,10 @@ def test_the_races_in_order(staged, monkeypatch, tmp_path, capsys):
     assert "7 kernels compiled" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("end", [(None, ""), ("the grid barrier", watching.HUNG), ("all", "why")])
+@pytest.mark.parametrize(
+    "end",
+    [(None, ""), ("the grid barrier", watching.HUNG), ("all", "why"), (card.LAST, watching.HUNG)],
+)
 def test_the_first_launches_are_watched(end, monkeypatch):
     """A barrier that hangs ends a process of its own, and not `make gpu`."""
 
@@ -570,13 +574,32 @@ def test_the_first_launches_are_watched(end, monkeypatch):
         return watching.End(*end)
 
     monkeypatch.setattr(card, "watch", watched)
-    expected = {None: {"barrier_us": 1.5}, "the grid barrier": "the grid barrier hung"}
+    expected = {key: {"barrier_us": 1.5} for key in (None, card.LAST)}
+    expected["the grid barrier"] = "the grid barrier hung"
     assert card.measured(soon()) == expected.get(end[0], "why")
+
+
+def test_a_step_is_timed_with_the_barrier_and_without_in_turns(monkeypatch):
+    timed = []
+
+    def microseconds(plan) -> float:
+        timed.append((plan.hidden, plan.phase))
+        return 2.0 if plan.phase else 3.0 + len(timed)
+
+    monkeypatch.setattr(tune, "microseconds", microseconds)
+    found = card.steps(DEVICES["H100"])
+    assert timed == [(200, False), (200, True)] * 3 + [(650, False), (650, True)] * 3
+    assert found == {
+        "small_barrier_step_us": 6.0, "small_phase_step_us": 2.0,
+        "medium_barrier_step_us": 12.0, "medium_phase_step_us": 2.0,
+    }  # fmt: skip
+    assert card.steps(DEVICES["B200"]) == {}, "it has no plan with a phase"
 
 
 # --- the first two minutes ---
 
-MEASURED = {"barrier_us": 1.25, "fence_us": 0.5, "load_us": 0.25, "l2_rate": 5000.0}
+MEASURED = {"barrier_us": 1.25, "fence_us": 0.5, "load_us": 0.25, "l2_rate": 5000.0,
+            "medium_barrier_step_us": 2.5, "medium_phase_step_us": 2.0}  # fmt: skip
 FIRST = """
 import sys, time
 from pathlib import Path
@@ -642,12 +665,13 @@ def test_the_first_two_minutes_are_one_file_that_prints_itself(tmp_path):
     assert_names_the_machine(report)
     assert report["compiled"]["kernels"] == 14
     assert report["measured"] == MEASURED
-    assert [*report["tests"].values()] == ["passed"] * 7 + ["failed: hung"]
+    assert [*report["tests"].values()] == ["passed"] * 8 + ["failed: hung"]
     assert len(report["race"]) == 3 * 4 + 1
     said = first.table(report)
     assert said in printed
     for words in ("NVIDIA H100", "580.65", "70.0 of 80.0 GiB free", "14 kernels in 40.0 s",
-                  "fence_us  0.500", "test: heads  passed", "failed: hung",
+                  "fence_us  0.500", "meeting, medium  barrier 2.500 us, phase 2.000 us",
+                  "test: heads  passed", "failed: hung",
                   "triton-steps  forward 1.000 ms (2.00x), step 1.000 ms (2.00x), forward in a"
                   " graph 1.000 ms (2.00x)", "flashrnn  not installed"):  # fmt: skip
         assert words in said, words
@@ -661,7 +685,7 @@ def test_a_first_run_that_is_cut_off_leaves_what_it_has(stage, tmp_path):
     passed = [*report["tests"].values()].count("passed")
     found = report["compiled"] is not None, report["measured"] is not None, passed
     assert (*found, len(report["race"])) == {
-        "measure": (True, False, 0, 0), "test": (True, True, 3, 0), "race": (True, True, 7, 3),
+        "measure": (True, False, 0, 0), "test": (True, True, 3, 0), "race": (True, True, 8, 3),
     }[stage]  # fmt: skip
     assert ("not raced" in first.table(report)) == (stage != "race")
 
@@ -671,7 +695,7 @@ def test_each_family_of_the_first_run_is_a_test(request):
     if not any(name.startswith(first.HERE) for name in tests):
         pytest.skip("the tests of a GPU are not in this run of pytest")
     found = {testing.family(tests[name]) for name in first.FAMILIES.values()}
-    assert len(found) == len(first.FAMILIES) == 8
+    assert len(found) == len(first.FAMILIES) == 9
 
 
 CUT_OFF = """

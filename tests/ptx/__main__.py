@@ -23,7 +23,7 @@ compile_here()  # before triton is imported: here, and in the processes that imp
 
 import triton  # noqa: E402
 
-from . import cases, faults, lists  # noqa: E402
+from . import cases, faults, lists, phase_cases  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
 def run_cases(chosen: list[cases.Case], seeds: list[int]) -> list[dict[str, Any]]:
     """Run them, with a line for each as it ends; rows by kernel, mode, architecture and dtype."""
     print(f"{len(chosen)} cases under {len(seeds)} schedules each", file=sys.stderr, flush=True)
-    futures, began = [pool().submit(cases.run, case, seeds) for case in chosen], time.monotonic()
+    run = {False: cases.run, True: phase_cases.run}
+    futures = [pool().submit(run[case.phase], case, seeds) for case in chosen]
+    began = time.monotonic()
     groups = defaultdict(list)
     for done, future in enumerate(as_completed(futures), 1):
         outcome = future.result()
@@ -52,6 +54,7 @@ def run_cases(chosen: list[cases.Case], seeds: list[int]) -> list[dict[str, Any]
         left = f"{minutes:.0f} min left" if minutes >= 1 else "under a minute left"
         print(f"{done}/{len(chosen)}, {left}: {case}: {clean}", file=sys.stderr, flush=True)
         kind = f"{case.kind}, projected" if case.P else case.kind
+        kind += ", phase" if case.phase else ""
         groups[kind, case.mode, f"sm_{case.arch}", case.dtype].append(outcome)
     return [
         {
@@ -101,6 +104,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     every = lists.some_cases() if args.few else lists.every_case()
+    every += phase_cases.some_cases() if args.few else phase_cases.every_case()
     chosen = [case for case in every if args.only in str(case)]
     if args.seeds < 1 or not chosen:
         what = f"--seeds must be at least 1, got {args.seeds}"

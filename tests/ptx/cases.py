@@ -80,6 +80,7 @@ class Case:
     cell: Spec = PLAIN
     states: bool = False  # whether there are gradients by the states after every step
     reverse: bool = False  # lanes run from the last step to the first
+    phase: bool = False  # h is exchanged by its phase, which phase_cases.py runs
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
@@ -92,6 +93,7 @@ class Case:
         words += ["resets"] if self.resets else []
         words += ["states"] if self.states else []
         words += ["reverse"] if self.reverse else []
+        words += ["phase"] if self.phase else []
         words += [name.replace("_", " ") for name in self.cell.options]
         if self.cell.cell != "lstm":
             told = CUSTOM.get(self.cell.cell)
@@ -487,11 +489,12 @@ def _launching(case: Case) -> Iterator[None]:
         path = PATHS[case.path]
         if direction == "forward" and "split" in path:
             path = {}
-        return make_plan(
+        plan = make_plan(
             fuse, direction, case.H, case.B, case.L, dtype, path,
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
             gates=gates, inner=inner, inside=inside,
         )  # fmt: skip
+        return replace(plan, phase=case.phase)
 
     # So few steps round weights that stream as they come. Of one path they come rounded.
     steps = 1 if case.path == "streamed" else rounding.STEPS

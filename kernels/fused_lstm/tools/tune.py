@@ -1,7 +1,8 @@
 """Time a shape's plans on this machine's GPU: `python -m fused_lstm.tools.tune --help`.
 
-The card's barrier and L2 are measured. Plans are ranked by the arithmetic of docs/gpu.md, those
-that spill are dropped, and the best few are timed. The measured constants and the fastest plan are
+The card's barrier and L2 are measured. Plans are ranked by the arithmetic of docs/gpu.md, each with
+h exchanged at the barrier and, where that may be, by its phase. Those that spill are dropped, and
+the best few are timed. The measured constants and the fastest plan are
 kept in a file that FUSED_LSTM_TUNED names to the library (fused_lstm/triton/tuned.py).
 """
 
@@ -18,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..call.spec import PLAIN, Spec
 from ..triton import choice, devices, tuned
-from ..triton.plan import Plan, alone, plan, sums_in_parts
+from ..triton.plan import Plan, alone, has_phase, plan, sums_in_parts
 
-FEW = 4  # plans that are timed
+FEW = 6  # plans that are timed
 STEPS = 1024  # of a timed launch: milliseconds, beside 0.2 of the host's
 ROUNDS = 7
 
@@ -32,7 +34,21 @@ def candidates(direction: str, device: devices.Device, **shape: Any) -> list[Pla
     every = [whole, *sums_in_parts(whole, device)]
     if (one := alone(whole, device)) is not None:
         every.append(one)
-    return sorted(every, key=lambda found: choice.estimate(found, device))
+    ranked = sorted(every, key=lambda found: choice.estimate(found, device))
+    pairs = [(found, with_phase(found)) for found in ranked]
+    return [one for pair in pairs for one in pair if one is not None]
+
+
+def cell_of(found: Plan) -> Spec:
+    """Return the cell that a plan is timed with."""
+    return Spec("gru") if found.gates == 3 else PLAIN
+
+
+def with_phase(found: Plan) -> Plan | None:
+    """Return the plan with h exchanged by its phase, or None where that is impossible."""
+    why = "h is exchanged by its phase, without a barrier"
+    one = replace(found, phase=True, why=(why, *found.why))
+    return one if has_phase(one, cell_of(found)) else None
 
 
 def fastest(
@@ -66,7 +82,7 @@ def spills(found: Plan, device: devices.Device) -> int:
     from . import inspect
 
     report = inspect.inspect_amd if device.gfx else inspect.inspect
-    found_in = report(found, device)
+    found_in = report(found, device, cell_of(found))
     return found_in["spills"] if device.gfx else found_in["loop"]["spills"]
 
 
@@ -89,7 +105,7 @@ def launched(found: Plan, device: str) -> Iterator[Callable[[], object]]:
     options: dict[str, Any] = {"dtype": dtype, "device": device}
     x, h0 = torch.zeros(STEPS, B, H, **options), torch.zeros(1, B, H, **options)
     weights = [torch.zeros(G * H, H, **options) for _ in range(2)]
-    cell: dict[str, Any] = {"cell": "gru" if G == 3 else "", "rates": []}
+    cell: dict[str, Any] = {"cell": cell_of(found).schema_cell, "rates": []}
     call = x, h0, h0, weights, 0.0, None, "steps"
     forward = found.direction == "forward"
     chosen, op.plan_of = (

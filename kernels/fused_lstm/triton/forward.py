@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from . import inner, norm, options, philox, position, project, tile
+from . import inner, norm, options, phase, philox, position, project, tile
 from .helper import helper
 
 # --- kernel ---
@@ -56,11 +56,12 @@ def lstm_forward_kernel(
     c_n_ptr,  # [L, B, S*H] out, in its own dtype: the states
     h_ptr,  # [L-1, N, P] out: of lanes below the top one; [L/2-1, N, 2P] where BOTH
     y_ptr,  # [N, P] out: of the top lane; [N, 2P] where BOTH; of HEADS rows are WIDTH apart
-    exchange_ptr,  # [L, 2, B_PAD, PAD] h(t-1) in slot t % 2; in: h0 in slot 0, where VARLEN in
-    # both; and, where UP, the same again as the lane above reads it
+    exchange_ptr,  # [L, SLOTS, B_PAD, PAD] h(t-1) in slot t % 2; in: h0 in slot 0, where VARLEN in
+    # both, where PHASE in slot 2; and, where UP, the same again as the lane above reads it
     barrier_ptr,  # [launches, ROW_GROUPS, 1 + LANES * blocks, APART] int32, zero: all programs'
     # counter, others; of HEADS [launches, LANES, ROW_GROUPS, 1 + blocks, APART]
-    offset_ptr,  # [T + 2] int64, where VARLEN: the first row of each step, the end of all, and N
+    offset_ptr,  # [T + 2 + B] int64, where VARLEN: the first row of each step, the end of all, and
+    # N; then how many steps each row of batch has
     not_reset_ptr,  # [D, N] uint8, where RESETS: 0 where a row's state is zero before a step
     between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: what w_hr is multiplied by; or inner.py's
     seed_ptr,  # [1] int64, where a mask is drawn
@@ -129,11 +130,12 @@ def lstm_forward_kernel(
     lane = (first_lane + lane).to(tl.int64)
     if not (PLAN.SAVE or PLAN.HEADS):
         gates_ptr -= position.first_row(lane * 0 + first_lane, rows, PLAN) * (PLAN.COLUMNS * H)
-    h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
+    h_in_ptr = exchange_ptr + PLAN.SLOTS * lane * PLAN.W_HH.SLOT  # this lane's h
     up_ptr = h_in_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
     out = Out(
         h_in_ptr=h_in_ptr, up_ptr=up_ptr, h_ptr=h_ptr, y_ptr=y_ptr, h_n_ptr=h_n_ptr, top=top,
         h_mask_ptr=h_mask_ptr, h_old_ptr=h_old_ptr, all_ptr=share.all_ptr,
+        first_unit=share.block * PLAN.UNITS,
     )  # fmt: skip
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
@@ -185,7 +187,6 @@ def lstm_forward_kernel(
             else:
                 c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
             cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
-            h_ptr_now = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
             if PLAN.GATES == 0:
                 by_h = ()
             elif PLAN.ALONE:
@@ -193,7 +194,7 @@ def lstm_forward_kernel(
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
                 by_h = tile.zeros(PLAN.ROWS, PLAN)
-                by_h = tile.product(by_h, w_hh, (h_ptr_now,), count, PLAN.W_HH, PLAN)
+                by_h = product_of_h(by_h, w_hh, h_in_ptr, now, step, batch, count, rows, PLAN)
                 by_h = position.unless_reset(by_h, t, lane, block.b, rows, PLAN)
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
                 if PLAN.CHAIN:
@@ -201,7 +202,7 @@ def lstm_forward_kernel(
                     by_x = tl.where(lane > 0, by_x, 0.0)
                     x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN.ROWS, PLAN), X)
             else:
-                by_h = tile.product(by_x, w_hh, (h_ptr_now,), count, PLAN.W_HH, PLAN)
+                by_h = product_of_h(by_x, w_hh, h_in_ptr, now, step, batch, count, rows, PLAN)
                 by_h = tile.gates_of(by_h, PLAN.ROWS, PLAN)
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, X)
@@ -299,6 +300,7 @@ class Out(NamedTuple):
     h_mask_ptr: Any
     h_old_ptr: Any
     all_ptr: Any  # the counter of the programs that wait for it
+    first_unit: Any  # of the program's block
 
 
 @helper
@@ -315,6 +317,17 @@ def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr)
     at = (first + block.b)[None, :] * (PLAN.COLUMNS * PLAN.H) + unit[:, None]
     x_ptr = gates_ptr + (PLAN.COLUMNS - X) * PLAN.H
     return tile.load_ahead(x_ptr, at, block.mask, PLAN.H, X)
+
+
+@helper
+def product_of_h(acc, w_hh, h_in_ptr, now, step, batch, count, rows, PLAN: tl.constexpr):
+    """Return acc + w_hh . h(t-1), of a block of batch."""
+    if PLAN.PHASE:
+        acc = phase.product(acc, w_hh, h_in_ptr, now, step, batch, rows, PLAN)
+    else:
+        h_ptr = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
+        acc = tile.product(acc, w_hh, (h_ptr,), count, PLAN.W_HH, PLAN)
+    return acc
 
 
 @helper
@@ -359,7 +372,9 @@ def hand_out(
     if PLAN.HAS.RECURRENT:
         h_in = (h * options.h_mask(out.h_mask_ptr, step, block, rows, PLAN)).to(dtype)
     h_in = tile.rounded(h_in, PLAN.ROUNDS)
-    if not PLAN.ALONE:
+    if PLAN.PHASE:
+        phase.give(h_in, out.h_in_ptr, step, block, out.first_unit, rows, PLAN)
+    elif not PLAN.ALONE:
         tl.store(out.h_in_ptr + after + block.slot_at, h_in, mask=block.mask)
     if PLAN.UP:
         up = h

@@ -29,7 +29,7 @@ from .devices import stores_done
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
-from .plan import SIZES, Plan, inner_phases
+from .plan import SIZES, Plan, has_phase, inner_phases
 
 LONG = 2.0  # seconds
 COMPILING = "fused_lstm: compiling Triton kernels of a new shape; Triton's cache keeps them"
@@ -292,7 +292,10 @@ def constants(
         # them on is to wait for them.
         "UNROLL": 2 if two_ahead else 1,
         "KEEP_LOOP": keep_loop,
-        "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
+        # Programs wait for each other at the barrier.
+        "MEETS": plan.persistent and not (plan.alone or has_phase(plan, cell)),
+        "SLOTS": slots(plan, cell),
+        **_phase(plan, cell),
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "COUNTERS": counters(plan),
         "PARTS": plan.parts,
@@ -412,6 +415,23 @@ def _meetings(cell: cells.KernelCell, spec: Spec, direction: str, H: int) -> dic
         "PRODUCTS": len(cell.inner),
         "TOTALS": cell.totals,
         "NUMBERS": sum(cell.numbers),
+    }
+
+
+def _phase(plan: Plan, cell: Spec) -> dict[str, Any]:
+    """Return what a kernel knows of the words of h, where these have a phase (phase.py)."""
+    bit, nan, above_1 = {
+        "fp16": (0x4000, 0x40000000, 0x03FF03FF), "bf16": (0x4000, 0x40000000, 0x007F007F),
+    }.get(plan.dtype, (1, 0, 0))  # fmt: skip
+    per_word = max(1, 4 // SIZES[plan.dtype])
+    return {
+        "PHASE": has_phase(plan, cell),
+        "PHASE_BIT": bit,
+        "NAN_BIT": nan,  # of half precision: says that there is one
+        "HIGHEST": bit | nan,  # bits of two exponents
+        "ABOVE_1": above_1,  # to add it sets these bits of what is above 1
+        "PER_WORD": per_word,  # elements of h
+        "PHASED": -(-plan.outputs // (4 * per_word)) * 4,  # words of a row, in vectors of 4
     }
 
 
@@ -695,15 +715,25 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     return Workspace(zeros[:exchange], between, zeros[begin:].view(torch.int32))
 
 
+def slots(plan: Plan, cell: Spec) -> int:
+    """Return the slots of a lane's exchange in the forward: of h by turns, and where PHASE h0's."""
+    return 2 + has_phase(plan, cell)
+
+
 def counters(plan: Plan) -> int:
     """Return the int32 of a launch's counters: of each row group, all programs', each block's."""
     groups = plan.row_groups * (plan.layers if plan.kind == "heads" else 1)
     return (groups + plan.row_groups * plan.blocks) * APART.value
 
 
-def feed(exchange: Tensor, h0: Tensor, plan: Plan, varlen: bool) -> None:
-    """Put h0 [L, B, P] where the first step of each row reads it: with varlen in both slots."""
+def feed(exchange: Tensor, h0: Tensor, plan: Plan, varlen: bool, slots: int = 2) -> None:
+    """Put h0 [L, B, P] where the first step of each row reads it.
+
+    It is slot 2 of three, else slot 0, and with varlen both.
+    """
     pad = plan.chunks * plan.block_k
     slot = plan.padded_batch * pad
-    first = exchange.as_strided((2 if varlen else 1, *h0.shape), (slot, 2 * slot, pad, 1))
+    first, count = (2, 1) if slots == 3 else (0, 1 + varlen)
+    strides = slot, slots * slot, pad, 1
+    first = exchange.as_strided((count, *h0.shape), strides, first * slot)
     first.copy_(precision.rounded(h0) if plan.rounds else h0)

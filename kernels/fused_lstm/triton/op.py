@@ -62,6 +62,7 @@ class Planned:
     count: int  # of launches
     rounds_before: bool  # whether weights are rounded to TF32 before the launches
     copies: int  # of the exchange: 2 where the lane above does not read what w_hh is fed
+    slots: int  # of a lane's exchange in the forward
     columns: int  # of the buffer of x's parts and of what is saved
     exchanged: int  # columns of the backward's exchange
     saved: torch.dtype  # of what a step saves beside c
@@ -123,6 +124,7 @@ def plan_call(
         count=shape.L // plan.layers,
         rounds_before=rounds_before,
         copies=2 if inside > 0 or (recurrent and plan.kind == "layers") else 1,
+        slots=launch.slots(plan, cell),
         columns=launch.columns(cell, shape.projected > 0),
         exchanged=launch.exchanged(plan, cell),
         saved=saved_dtype("triton", cell, dtype),
@@ -499,11 +501,13 @@ def lstm(
         lanes = gates.view(-1, rows.N, columns).unbind()
 
         options = option_tensors(of, "forward")
-        space = launch.workspace(launches.plan, of.x, (planned.copies, L, 2), planned.count)
+        sizes = planned.copies, L, planned.slots
+        space = launch.workspace(launches.plan, of.x, sizes, planned.count)
         if planned.cell.by_h > 0:
             mask = options.get("h_mask_ptr")
             fed = of.h0 if mask is None else of.h0 * mask
-            launch.feed(space.exchange, fed, launches.plan, rows.offset is not None)
+            varlen = rows.offset is not None
+            launch.feed(space.exchange, fed, launches.plan, varlen, planned.slots)
         bias, each = biases(of), launches.plan.layers
         arguments = launches.arguments(
             gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, h_n_ptr=h_n, c_n_ptr=c_n, h_ptr=h, y_ptr=y,

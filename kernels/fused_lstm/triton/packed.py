@@ -35,7 +35,7 @@ class Table(NamedTuple):
 
     made_of: tuple  # what it depends on, besides the values of batch_sizes
     live: int
-    offset: Tensor  # [T + 2], as forward.py's offset_ptr
+    offset: Tensor  # [T + 2 + B], as forward.py's offset_ptr
     last: Tensor  # [B] each row's last step
     copy: Copy | None = None  # None on a CPU
 
@@ -70,14 +70,14 @@ def on_this_stream(table: Table) -> Table:
 
 
 def make_table(batch_sizes: Tensor, made_of: tuple) -> Table:
-    """Make a Table of T + B numbers; no step has more rows than the one before."""
+    """Make a Table of T + 2 B numbers; no step has more rows than the one before."""
     B, N, device, _ = made_of
     if (first := int(batch_sizes[0])) != B:
         raise ValueError(f"batch_sizes: got {first} at 0; expected {B}")
     b, ends, T = torch.arange(B), batch_sizes.cumsum(0), len(batch_sizes)
     lengths = torch.searchsorted(-batch_sizes, -b)
     last = (ends - batch_sizes)[lengths - 1] + b
-    table = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([N]), last])
+    table = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([N]), lengths, last])
     copy = None
     if device.type == "cuda":  # from other memory a copy waits for all that the GPU has to do
         host, stream = table.pin_memory(), torch.cuda.current_stream(device)
@@ -85,7 +85,7 @@ def make_table(batch_sizes: Tensor, made_of: tuple) -> Table:
         copy = Copy(table, host, stream.record_event(), stream)
     else:
         table = table.to(device)
-    return Table(made_of, int(ends[-1]), table[: T + 2], table[T + 2 :], copy)
+    return Table(made_of, int(ends[-1]), table[: T + 2 + B], table[T + 2 + B :], copy)
 
 
 class LaneRows:
@@ -156,13 +156,13 @@ class LaneRows:
 
     def _step_and_row(self, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Return the step and the row of batch [live] each, in [T, B], of each live row."""
-        begin, n = offset[:-1], torch.arange(self.live, device=offset.device)
+        begin, n = offset[: self.T + 1], torch.arange(self.live, device=offset.device)
         t = torch.searchsorted(begin[1:], n, right=True)
         return t, n - begin[t]
 
     def _index(self, direction: int, offset: Tensor) -> Tensor:
         """Return indices [live] into [h0, h] of the row that comes before each, for `before`."""
-        begin, (t, b) = offset[:-1], self._step_and_row(offset)
+        begin, (t, b) = offset[: self.T + 1], self._step_and_row(offset)
         there = t > 0
         other = (t - 1).clamp(min=0)
         if direction:

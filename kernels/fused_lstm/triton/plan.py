@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from ..call.spec import CELLS, Spec
 from .devices import Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
@@ -75,6 +76,7 @@ class Plan:
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
     inner: tuple[int, ...] = ()  # columns of a unit that each product inside a step makes
     inside: int = 0  # meetings inside a step, by products and sums
+    phase: bool = False  # h is exchanged without a barrier, where `has_phase`
 
     def __hash__(self) -> int:
         """Return a hash of a few fields: every call looks up what was made of its plan."""
@@ -230,6 +232,41 @@ def memory(plan: Plan) -> int:
 def inner_phases(count: int) -> list[str]:
     """Return the names of a step's phases, of `count` meetings inside it, except "finish"."""
     return [f"inner {k}" for k in range(count)]
+
+
+def has_phase(plan: Plan, cell: Spec) -> bool:
+    """Return whether a plan's programs exchange h without a barrier, by its phase (phase.py).
+
+    A plan asks for it (`phase`), and it is right only
+
+    - forward, in one launch whose programs run at once and hand on h: not `alone`, not a scan;
+    - on an NVIDIA GPU, whose loads and stores the argument is of, and without tcgen05, whose
+      products no test runs;
+    - where a lane reads no other lane's h ("layers" does), which would need more than two slots,
+      and in "steps" and "both", which tests cover: not "heads";
+    - where the only meeting is the one for h: not projected, no product, sum or norm inside a step;
+    - where all weights are resident, since streamed products copy h to shared memory by copies that
+      look at nothing; and h is not masked by recurrent dropout on its way;
+    - where a chunk has a word for each thread at least, so that none is loaded by two;
+    - where a bit of h is free: of float32 rounded to TF32 any cell's, in half precision that of a
+      cell with |h| <= 1 whatever h0 and c0 are. That is an LSTM's o tanh(c), or tanh, and no GRU's,
+      nor with zoneout of h.
+    """
+    half = SIZES[plan.dtype] == 2
+    words = plan.block_k * plan.block_b // (2 if half else 1)
+    bounded = (CELLS[cell.cell].is_lstm or cell.cell == "rnn_tanh") and cell.zones[0] == 0
+    return (
+        plan.phase
+        and (plan.direction, plan.mode) == ("forward", "persistent")
+        and not (plan.alone or plan.amd or plan.tcgen05)
+        and plan.kind in ("steps", "both")
+        and not (plan.projected or plan.inside or plan.norm)
+        and plan.gates > 0
+        and plan.resident == plan.chunks
+        and cell.recurrent_dropout == 0
+        and words >= 32 * plan.warps
+        and (plan.rounds or (half and bounded))
+    )
 
 
 def plan(

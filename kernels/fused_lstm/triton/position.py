@@ -19,7 +19,7 @@ class Rows(NamedTuple):
 
     T: Any  # steps
     B: Any  # rows of batch
-    offset_ptr: Any  # [T + 2] int64, where VARLEN: the rows' offsets by step
+    offset_ptr: Any  # [T + 2 + B] int64, where VARLEN: the rows' offsets by step; their steps
     not_reset_ptr: Any  # [D, N] uint8, where RESETS
 
 
@@ -122,6 +122,18 @@ def step_of(t, lane, rows, PLAN: tl.constexpr):
     """Return a lane's step t."""
     first, alive = place(t, lane, rows, PLAN)
     return Step(t=t, lane=lane, first=first, alive=alive)
+
+
+@helper
+def age(step, b, rows, PLAN: tl.constexpr):
+    """Return how many steps rows of batch [BLOCK_B] have had before a step, int32."""
+    begin = tl.zeros_like(b)
+    if PLAN.VARLEN and (PLAN.REVERSE or PLAN.BOTH):
+        steps = tl.load(rows.offset_ptr + rows.T + 2 + b, mask=b < rows.B, other=0)
+        begin = rows.T - steps
+        if PLAN.BOTH:
+            begin = tl.where(step.lane & 1 == 1, begin, 0)
+    return (step.t - begin).to(tl.int32)
 
 
 @helper
@@ -329,7 +341,7 @@ def arrive(all_ptr, turn, PLAN: tl.constexpr):
     In a variable-length batch the last block is not known in advance, and `wait` or `wait_for_next`
     adds to it.
     """
-    if not PLAN.VARLEN and turn == PLAN.BATCH_BLOCKS - 1:
+    if not (PLAN.VARLEN or PLAN.PHASE) and turn == PLAN.BATCH_BLOCKS - 1:
         barrier.arrive(all_ptr, PLAN.MEETS, PLAN)
 
 
@@ -344,8 +356,11 @@ def wait(share, rounds, PLAN: tl.constexpr):
 
 @helper
 def wait_for_next(share, wave, waves, PLAN: tl.constexpr):
-    """Wait at the grid barrier after a wave, except after the last."""
-    if PLAN.VARLEN:
+    """Wait at the grid barrier after a wave, except after the last.
+
+    Where PHASE there is none, but a program's own warps meet: one may read what another has stored.
+    """
+    if PLAN.VARLEN or PLAN.PHASE:
         barrier.arrive(share.all_ptr, PLAN.MEETS, PLAN)
     target = (wave + 1) * PLAN.MEETINGS * share.programs
     if PLAN.MEETS and wave + 1 < waves:

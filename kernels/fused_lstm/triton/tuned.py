@@ -30,6 +30,7 @@ VARIABLE = "FUSED_LSTM_TUNED"
 FIELDS = (
     "programs", "rows", "units", "own", "split", "row_groups", "warps", "block_b", "batch_blocks",
     "block_k", "chunks", "resident", "resident_ih", "ahead", "stages", "hold", "k_parts", "alone",
+    "phase",
 )  # fmt: skip
 SHAPE = (
     "kind", "direction", "mode", "hidden", "batch", "layers", "projected", "dtype", "precision",

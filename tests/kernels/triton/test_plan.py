@@ -7,10 +7,11 @@ from itertools import product
 
 import pytest
 
+from fused_lstm.call.spec import GRU, PLAIN, Spec
 from fused_lstm.triton import launch
 from fused_lstm.triton.choice import choose, cost
 from fused_lstm.triton.devices import AMD, DEVICES, INTERPRETER, Device, by_arch
-from fused_lstm.triton.plan import SIZES, Plan, plan
+from fused_lstm.triton.plan import SIZES, Plan, has_phase, plan
 
 H100 = DEVICES["H100"]
 kinds = pytest.mark.parametrize("kind", ["steps", "layers"])
@@ -293,6 +294,57 @@ def test_where_a_program_has_a_lane_alone(direction, hidden, batch, alone):
 def test_plans_that_never_have_a_lane_alone(change):
     shape = {"hidden": 64, "batch": 4096, "layers": 1, "dtype": "bf16", "device": H100} | change
     assert not choose("forward", **shape).alone
+
+
+MAY_HAVE_PHASE = {
+    "an LSTM in bf16": ({}, PLAIN),
+    "an LSTM in fp16": ({"dtype": "fp16"}, Spec(peephole=True, zoneout=(0.0, 0.1))),
+    "both directions": ({"kind": "both"}, PLAIN),
+    "groups of rows": ({"hidden": 200, "batch": 100}, PLAIN),
+    "tanh": ({"gates": 1}, Spec("rnn_tanh")),
+    "TF32": ({"dtype": "fp32", "hidden": 200}, PLAIN),
+    "a GRU in TF32": ({"dtype": "fp32", "hidden": 200, "gates": 3}, GRU),
+}
+NEVER_HAS_PHASE = {
+    "backward": ({"direction": "backward"}, PLAIN),
+    "a wavefront": ({"kind": "layers", "layers": 2, "hidden": 200}, PLAIN),
+    "heads": ({"kind": "heads", "layers": 2, "hidden": 200}, PLAIN),
+    "projected": ({"projected": 300}, PLAIN),
+    "normalized": ({"norm": 2}, Spec(layer_norm=True)),
+    "a meeting inside a step": ({"inner": (1,), "inside": 1}, PLAIN),
+    "a scan": ({"gates": 0}, PLAIN),
+    "weights that stream": ({"hidden": 2048}, PLAIN),
+    "one launch a step": ({"hidden": 10000}, PLAIN),
+    "full precision": ({"dtype": "fp32", "tf32": False}, PLAIN),
+    "fewer words than threads": (
+        {"device": DEVICES["A100"], "hidden": 16, "batch": 3, "in_parts": False}, PLAIN,
+    ),
+    "a GRU in bf16": ({"gates": 3}, GRU),
+    "relu in bf16": ({"gates": 1}, Spec("rnn_relu")),
+    "zoneout of h in bf16": ({}, Spec(zoneout=(0.1, 0.0))),
+    "recurrent dropout": ({"dtype": "fp32", "hidden": 200}, Spec(recurrent_dropout=0.1)),
+    "AMD": ({"device": AMD["MI300X"]}, PLAIN),
+    "tcgen05": ({"device": DEVICES["B200"]}, PLAIN),
+    "the interpreter": ({"device": INTERPRETER}, PLAIN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MAY_HAVE_PHASE | NEVER_HAS_PHASE)
+def test_where_h_may_be_exchanged_by_its_phase(case):
+    shape, cell = (MAY_HAVE_PHASE | NEVER_HAS_PHASE)[case]
+    shape = {"kind": "steps", "direction": "forward", "hidden": 650, "batch": 20, "layers": 1,
+             "dtype": "bf16", "device": H100} | shape  # fmt: skip
+    found = plan(shape.pop("kind"), shape.pop("direction"), **shape)
+    assert not has_phase(found, cell), "nobody has asked for it"
+    asked = dataclasses.replace(found, phase=True)
+    assert has_phase(asked, cell) == (case in MAY_HAVE_PHASE)
+    assert launch.slots(asked, cell) == (3 if case in MAY_HAVE_PHASE else 2)
+
+
+def test_a_lane_alone_has_no_phase():
+    found = choose("forward", hidden=64, batch=20, layers=1, dtype="bf16", device=H100)
+    assert found.alone
+    assert not has_phase(dataclasses.replace(found, phase=True), PLAIN)
 
 
 def test_fewer_multiprocessors_mean_more_units_each():

@@ -56,6 +56,18 @@ def test_candidates_are_ranked_by_the_arithmetic():
     assert any(p.alone for p in alone)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "gates", "pairs"), [("bf16", 4, 3), ("bf16", 3, 0), ("fp32", 3, 1)]
+)
+def test_candidates_exchange_h_at_the_barrier_and_by_its_phase(dtype, gates, pairs):
+    shape = SHAPE | {"dtype": dtype, "gates": gates}
+    found = tune.candidates("forward", H100, **shape)
+    asked = [plan for plan in found if plan.phase]
+    assert len(asked) == pairs
+    assert all(found[found.index(plan) - 1] == replace(plan, phase=False) for plan in asked)
+    assert not any(plan.phase for plan in tune.candidates("backward", H100, **shape))
+
+
 def test_the_fastest_that_does_not_spill():
     bench = Bench([0, 3, 0], [2.0, 1.0, 1.5])
     best, us = bench.fastest(60)
