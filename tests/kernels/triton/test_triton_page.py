@@ -52,7 +52,7 @@ def test_the_forward_is_a_page():
     text = page.plain("forward")
     assert "PLAN.CHAIN" not in text
     assert len(text.splitlines()) < 50
-    assert text.index("tile.product(") < text.index("CELL.step(") < text.index("hand_out(")
+    assert text.index("product_of_h(") < text.index("CELL.step(") < text.index("hand_out(")
 
 
 def test_the_backward_is_a_page():
