@@ -41,8 +41,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 # Rows of a call, T * B, from which on a layer's own kernels are faster in bfloat16 than prepared
-# weights, although they pack theirs at each call. On an Emerald Rapids they were so in 49 of 54
-# random calls, up to 2.9 times; with fewer rows prepared weights were in 51 of 66.
+# weights, although they pack theirs at each call; of wide layers, whose packing takes longer, two
+# fifths of H. (An Emerald Rapids, one thread: with more rows 1.0 to 2.5 times as fast, with fewer
+# mostly slower, of 256 rows of H = 800 by a tenth.)
 MANY_ROWS = 128
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 
@@ -542,7 +543,8 @@ class Prepared(nn.Module):
         """Return whether a call is of so many rows that a layer's own kernels are faster."""
         if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
             return False
-        many = x.numel() // x.shape[-1] >= MANY_ROWS
+        rows = x.numel() // x.shape[-1]
+        many = rows >= max(MANY_ROWS, 2 * self.hidden_size // 5)
         return many and torch.ops.fused_lstm_native.isa() == "amx"
 
     def _check_state(self, h0: Tensor, c0: Tensor, B: int) -> None:
