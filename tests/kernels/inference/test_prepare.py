@@ -85,6 +85,7 @@ def layers_of(case: str, I: int, H: int) -> nn.Module:
 
 # With 20 rows and more a tile of a matrix unit has two registers of them.
 SIZES = [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130), (2, 39, 33, 20)]
+WHOLE = (8, 34, 17, 16)  # steps that make their input products too
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -140,7 +141,7 @@ CLOSE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("T", "B", "I", "H"), SIZES)
+@pytest.mark.parametrize(("T", "B", "I", "H"), [*SIZES, WHOLE])
 def test_it_is_the_layer(every_isa, case, dtype, T, B, I, H, threads):
     torch.set_num_threads(threads)
     module, x = layers_of(case, I, H), torch.randn(T, B, I)
@@ -234,6 +235,16 @@ def test_layouts_lengths_and_resets(kind):
     torch.testing.assert_close(y[1, 3:], quantized(x[1:2, 3:])[0][0])
     torch.testing.assert_close(y[1, :3], quantized(x[1:2, :3])[0][0])
     torch.testing.assert_close(quantized(x[0])[0], quantized(x[:1])[0][0])  # unbatched
+
+
+@pytest.mark.parametrize("kind", [fused_lstm.LSTM, fused_lstm.GRU])
+def test_rows_end_in_whole_steps(kind, isa):
+    T, B, I, H = WHOLE
+    module, x = kind(I, H, 2, bidirectional=True).eval(), torch.randn(T, B, I)
+    lengths = torch.arange(B) % T + 1
+    with torch.no_grad():
+        expected = module(x, lengths=lengths)[0]
+    torch.testing.assert_close(fused_lstm.prepare(module)(x, lengths=lengths)[0], expected)
 
 
 def test_what_is_not_finite_stays_in_its_row():
