@@ -279,9 +279,10 @@ FL_INLINE Sum<T>* input_of_step(const Lane<T>& lane, long place) {
 // Begins to fetch where a tile's columns are saved, which nothing has read.
 template <class T>
 FL_INLINE void prefetch_saved(const Sums<T>& tile, const Lane<T>& lane, long row, long unit) {
-  const T* saved = lane.results.gates + row * saved_width(lane) + unit;
-  for (long r = 0; r < tile.rows; ++r, saved += saved_width(lane)) {
-    for (long k = 0; k < lane.cell.saved; ++k) __builtin_prefetch(saved + k * lane.hidden, 1);
+  for (long r = row; r < row + tile.rows; ++r) {
+    for (long k = 0; k < lane.cell.saved; ++k) {
+      __builtin_prefetch(lane.results.gates + r * saved_width(lane) + k * lane.hidden + unit, 1);
+    }
   }
 }
 
