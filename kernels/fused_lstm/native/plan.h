@@ -24,7 +24,7 @@ struct Sizes {
   bool narrow;               // tensors are bfloat16
   bool unit;                 // which a matrix unit multiplies
   bool prepared;             // weights were packed before the call: see isa/prepared.h
-  bool prepared_float32 = false;
+  bool prepared_float32 = false;  // as float32
   long weight_bytes;         // of an element of the weights, as a short call reads them
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
