@@ -248,13 +248,12 @@ def has_phase(plan: Plan, cell: Spec) -> bool:
     - where all weights are resident, since streamed products copy h to shared memory by copies that
       look at nothing; and h is not masked by recurrent dropout on its way;
     - where a chunk has a word for each thread at least, so that none is loaded by two;
-    - where a bit of h is free: of float32 rounded to TF32 any cell's, in half precision that of a
-      cell with |h| <= 1 whatever h0 and c0 are. That is an LSTM's o tanh(c), or tanh, and no GRU's,
-      nor with zoneout of h.
+    - where a bit of h is free: of float32 rounded to TF32 any cell's, in half precision that of an
+      LSTM without zoneout of h, whose o tanh(c) is at most 1 whatever h0 and c0 are.
     """
     half = SIZES[plan.dtype] == 2
     words = plan.block_k * plan.block_b // (2 if half else 1)
-    bounded = (CELLS[cell.cell].is_lstm or cell.cell == "rnn_tanh") and cell.zones[0] == 0
+    bounded = CELLS[cell.cell].is_lstm and cell.zones[0] == 0
     return (
         plan.phase
         and (plan.direction, plan.mode) == ("forward", "persistent")

@@ -301,7 +301,6 @@ MAY_HAVE_PHASE = {
     "an LSTM in fp16": ({"dtype": "fp16"}, Spec(peephole=True, zoneout=(0.0, 0.1))),
     "both directions": ({"kind": "both"}, PLAIN),
     "groups of rows": ({"hidden": 200, "batch": 100}, PLAIN),
-    "tanh": ({"gates": 1}, Spec("rnn_tanh")),
     "TF32": ({"dtype": "fp32", "hidden": 200}, PLAIN),
     "a GRU in TF32": ({"dtype": "fp32", "hidden": 200, "gates": 3}, GRU),
 }
@@ -320,7 +319,7 @@ NEVER_HAS_PHASE = {
         {"device": DEVICES["A100"], "hidden": 16, "batch": 3, "in_parts": False}, PLAIN,
     ),
     "a GRU in bf16": ({"gates": 3}, GRU),
-    "relu in bf16": ({"gates": 1}, Spec("rnn_relu")),
+    "tanh in bf16": ({"gates": 1}, Spec("rnn_tanh")),
     "zoneout of h in bf16": ({}, Spec(zoneout=(0.1, 0.0))),
     "recurrent dropout": ({"dtype": "fp32", "hidden": 200}, Spec(recurrent_dropout=0.1)),
     "AMD": ({"device": AMD["MI300X"]}, PLAIN),
