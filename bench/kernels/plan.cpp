@@ -66,7 +66,7 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
       << ", transposed " << shape(m.shapes.transposed) << "\n";
   out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
       << "; workers: " << forward.team << "; input product: ";
-  if (forward.first_whole) {
+  if (forward.input_in_step) {
     out << "in each step\n";
   } else {
     out << forward.chunk << " of " << s.steps << " steps at once\n";

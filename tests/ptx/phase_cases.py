@@ -148,7 +148,7 @@ def run(
 
 # --- faults ---
 
-# Of words of bfloat16: the bit of a NaN, with that of the phase, and what lifts elements above 1.
+# Bits of a word of bfloat16: a NaN's, with the phase's too, and what lifts elements above 1.
 NAN, BOTH, ABOVE_1 = 0x40000000, 0x40004000, 0x007F007F
 SLOT = 4096  # elements, of FAULTY
 FAULTY = Case("steps", "bf16", 90, 33, 20, T=9, phase=True)
@@ -159,7 +159,7 @@ def selected(bits: int, put: int) -> faults.Change:
     return every(rf"(selp\.b32 \s*%r\d+, (?:0, )?){bits},", rf"\g<1>{put},")
 
 
-# Of each fault the change, and what finds it.
+# Faults: the change of each, and what finds it.
 FAULTS: dict[str, tuple[faults.Change, str]] = {
     "a phase that does not change": (
         every(r"shl\.b32 (\s*%r\d+), %r\d+, 13;", r"mov.b32 \1, 8192;"),  # of all steps step 1's
@@ -199,7 +199,7 @@ def fault(name: str, arch: int, seeds: Iterable[int] = (1, 2, 3)) -> tuple[bool,
 
 # --- compiled ahead of time ---
 
-# What the exchange at the barrier has in a step, and none of it may be where h has a phase.
+# Parts of the exchange at the barrier, which no step may have where h has a phase.
 FENCES = "CCTL", "LDGSTS", *sass.ARRIVES
 OF_BARRIER = re.compile(
     r"\b(?:ld\.acquire|ld\.global\.cg|cp\.async|fence\.(?:acq_rel|sc)|membar|red\.|atom\.)[\w.:]*"

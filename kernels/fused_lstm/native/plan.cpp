@@ -73,20 +73,21 @@ Buffer totals_of(const Sizes& s, const Plan& plan, const Machine& m, long lanes)
   return {size > 0 ? lanes : 0, plan.team, size, true};
 }
 
-// Whether prepared weights are read in a layer's own tiles: see Ready::gates.
+// Whether prepared weights are of float32 and read in a layer's own tiles: see Ready::gates.
 bool has_tiles(const Sizes& s, const Machine& m) {
-  return s.prepared_float32 && m.shapes.lanes == prepared::lanes && s.cell.x_gates() > 1 &&
+  return s.prepared && s.weight_bytes == 4 && m.shapes.lanes == prepared::lanes && s.cell.x_gates() > 1 &&
          s.batch >= prepared::many_rows;
 }
 
-// Whether the steps of a lane with so many inputs are whole: they make W x where their sums begin. Of all
-// steps at once it is a faster product, and each weight is read once, but what it makes is written and read
-// again. Measured on an Emerald Rapids (H = 32 to 1024, 4 to 256 rows): in float32 a forward pass of whole
-// steps takes 0.75 to 1.05 of the time where rows are many, and on two threads 0.53 to 1.02; in bfloat16,
+// Decides whether steps make W x too, where their sums begin, given a lane's inputs. For all steps at once
+// it is a faster product, and each weight is read once, but what it makes is written and read again. In a
+// wavefront the layer below has only just made x. Measured on an Emerald Rapids (H = 32 to 1024, 4 to 256
+// rows): in float32 a forward pass of such steps takes 0.75 to 1.05 of the time where rows are many, and on two threads 0.53 to 1.02; in bfloat16,
 // which a matrix unit multiplies far faster than sums are moved, 0.33 to 0.97. Of 16 vector registers it
 // takes 0.91 to 0.98 with few inputs, and more than the time with twice as many as rows.
-bool is_whole(const Plan& plan, const Sizes& s, const Machine& m, long inputs) {
-  if ((plan.is_short && !has_tiles(s, m)) || plan.wavefront || !s.cell.in_tiles()) return false;
+bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs) {
+  if (plan.wavefront) return true;
+  if ((plan.is_short && !has_tiles(s, m)) || !s.cell.in_tiles()) return false;
   if (s.given || s.norm || s.projected || s.resets) return false;
   if (inputs <= 16) return true;
   if (m.shapes.registers > 8) {  // vectors
@@ -98,10 +99,10 @@ bool is_whole(const Plan& plan, const Sizes& s, const Machine& m, long inputs) {
   return inputs <= std::min((cached ? 32 : 16) * s.batch, 4 * s.rows);
 }
 
-// Returns the most inputs of a lane whose steps are whole, or 0.
-long whole_inputs(const Plan& plan, const Sizes& s) {
-  const long first = plan.first_whole ? s.inputs : 0;
-  return plan.above_whole ? std::max(first, s.width()) : first;
+// Returns the most inputs of a lane whose steps make W x too, or 0.
+long inputs_in_step(const Plan& plan, const Sizes& s) {
+  const long first = plan.input_in_step ? s.inputs : 0;
+  return plan.input_in_step_above ? std::max(first, s.width()) : first;
 }
 
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
@@ -113,14 +114,14 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long columns = std::max(cell.saved, 1L);  // of what is kept of a step; of an RNN it is y
   const bool kept = save && s.norm;  // the input's part itself, behind c
   plan.in_place = save && !s.norm && m.bytes == m.sum_bytes && columns >= cell.x_gates() && !cell.inner;
-  plan.first_whole = is_whole(plan, s, m, s.inputs);
-  plan.above_whole = s.layers > 1 && is_whole(plan, s, m, width);
-  const bool all_whole = plan.first_whole && (s.layers == 1 || plan.above_whole);
+  plan.input_in_step = makes_input_in_step(plan, s, m, s.inputs);
+  plan.input_in_step_above = s.layers > 1 && makes_input_in_step(plan, s, m, width);
+  const bool all_in_steps = plan.input_in_step && (s.layers == 1 || plan.input_in_step_above);
   const bool at_once = (plan.in_place && !s.given) || (plan.is_short && !s.prepared) || kept;
-  plan.chunk = at_once || all_whole ? s.steps : plan.wavefront ? 1 : fit;
+  plan.chunk = at_once || all_in_steps ? s.steps : fit;
   // If nothing is kept, a layer of one lane writes its output over its input, which it has used. Layers
-  // of two lanes or of whole steps take turns with two buffers.
-  const long others = plan.above_whole || (s.directions > 1 && s.layers > 1);
+  // of two lanes, or whose steps read x, take turns with two buffers.
+  const long others = plan.input_in_step_above || (s.directions > 1 && s.layers > 1);
   const bool all = save || plan.wavefront || plan.is_short;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
   if (save) {
@@ -133,9 +134,8 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   if (cell.inner) plan.totals = totals_of(s, plan, m, plan.abreast);
   if (cell.inner && !save) plan.numbers = {plan.abreast, s.batch, cell.inner->numbers, true};
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
-  const bool by_chunks = !plan.in_place && !kept && !plan.wavefront && !all_whole;
-  const bool whole = plan.first_whole || plan.above_whole || (plan.wavefront && !plan.in_place);
-  if (by_chunks || (whole && cell.apart())) {  // n of a step has x's part apart
+  const bool by_chunks = !plan.in_place && !kept && !all_in_steps;
+  if (by_chunks || (inputs_in_step(plan, s) > 0 && cell.apart())) {  // n of a step has x's part apart
     const long rows = by_chunks ? std::min(plan.chunk * s.batch, s.rows) : s.batch;
     const bool each = plan.is_short && s.given;  // whose phases are those of all heads
     plan.input_part = {plan.wavefront ? s.layers : each ? s.heads : plan.abreast, rows, gates, true};
@@ -143,11 +143,10 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   if (!cell.in_tiles()) plan.product = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
   if (plan.is_short) return;
-  const bool by_steps = plan.wavefront || s.given || all_whole;  // x is made ready, or not at all
-  const long rows = by_steps ? 0 : std::min(plan.chunk * s.batch, s.rows);
+  const long rows = s.given || all_in_steps ? 0 : std::min(plan.chunk * s.batch, s.rows);
   const long workers = plan.wavefront || plan.abreast == plan.team ? 1 : plan.team;  // of a lane
   const long depth = std::max(s.outputs, s.inner.widest);  // of a step's factors
-  const long inputs = plan.wavefront ? s.input().depth : whole_inputs(plan, s);
+  const long inputs = inputs_in_step(plan, s);
   const long ready = std::max(m.ready_size(rows, s.input().depth),
                               m.ready_size(workers * s.batch, depth) +
                                   (inputs > 0 ? m.ready_size(workers * s.batch, inputs) : 0));
@@ -234,7 +233,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   if (plan.wavefront) {
     plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
-    long size = m.recurrent_size(s.recurrent(), whole_inputs(plan, s), s.projected);
+    long size = m.recurrent_size(s.recurrent(), inputs_in_step(plan, s), s.projected);
     for (long k = 0; k < s.cell.phases_inside(); ++k) {
       if (!s.cell.inner->is_product(k)) continue;
       size += m.recurrent_size({s.cell.inner->columns[k], s.inner.units[k], s.inner.depth[k]}, 0, false);

@@ -24,7 +24,6 @@ struct Sizes {
   bool narrow;               // tensors are bfloat16
   bool unit;                 // which a matrix unit multiplies
   bool prepared;             // weights were packed before the call: see isa/prepared.h
-  bool prepared_float32 = false;  // as float32
   long weight_bytes;         // of an element of the weights, as a short call reads them
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
@@ -95,7 +94,7 @@ struct Plan {
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on one worker or half of the team
   long team;       // workers
-  bool first_whole, above_whole;  // a step of the first layer, of those above, makes its input product too
+  bool input_in_step, input_in_step_above;  // steps of the first layer, of others, make W x too
   long chunk;      // steps whose input product is made at once
   bool in_place;   // x's part of the gates lies in what is saved
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of

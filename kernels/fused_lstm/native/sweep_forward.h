@@ -16,8 +16,8 @@
 
 namespace fused_lstm::FL_ISA {
 
-// Returns the elements of a lane's packed recurrent weights; where its steps are whole, of those of its
-// `inputs` too; if h is projected, of the projection's.
+// Returns the elements of a lane's packed recurrent weights; where its steps make W x too, of those of its
+// `inputs`; if h is projected, of the projection's.
 template <class T>
 long recurrent_size(const WeightShape& recurrent, long inputs, bool projected) {
   const long hidden = recurrent.units, outputs = recurrent.depth;
@@ -267,13 +267,6 @@ FL_INLINE void leave_n(const Sums<T>& tile, const Lane<T>& lane, Sum<T>* input_p
     store(n + r * lane.scratch.input_stride, tile[r][last], width);
     tile[r][last] = m;
   }
-}
-
-// Returns where x's part of the gates of a whole step goes, of a GRU, whose n has it apart.
-template <class T>
-FL_INLINE Sum<T>* input_of_step(const Lane<T>& lane, long place) {
-  Sum<T>* const all = lane.scratch.input_part;
-  return lane.in_place && all ? all + row_of(lane, place) * lane.scratch.input_stride : all;
 }
 
 // Begins to fetch where a tile's columns are saved, which nothing has read.
@@ -583,7 +576,7 @@ struct Steps {
         packed{memory, memory + Fma<T>::gates_size(recurrent)},
         behind(packed.input) {
     if (recurrent.units > 0) Fma<T>::pack_gates_of(worker, lane.weights.w_hh, recurrent, memory);
-    if (lane.whole) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
+    if (lane.input_in_step) Fma<T>::pack_gates_of(worker, lane.weights.w_ih, input_shape(lane), packed.input);
     for (long k = 0; k < lane.cell.phases_inside(); ++k) {
       if (!lane.cell.inner->is_product(k)) continue;
       Fma<T>::pack_gates_of(worker, lane.weights.w_inner[k], inner_shape(lane, k), behind);
@@ -592,11 +585,11 @@ struct Steps {
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    if (!lane.whole) input_product(worker, lane, rows, out, panel);
+    if (!lane.input_in_step) input_product(worker, lane, rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
-    if (lane.whole) return whole_step(worker, lane, place, x, packed);
+    if (lane.input_in_step) return whole_step(worker, lane, place, x, packed);
     if (tiles) {
       step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
     } else {
@@ -641,7 +634,8 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      Sum<T>* const x = lane.whole ? input_of_step(lane, place)
+      Sum<T>* const x = lane.input_in_step
+                            ? lane.scratch.input_part
                             : input + (row_of(lane, place) - rows.begin) * lane.scratch.input_stride;
       steps.run(worker, lane, place, x);
       draw_masks(worker, lane, place + 1);

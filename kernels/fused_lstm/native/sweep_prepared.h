@@ -11,14 +11,14 @@ namespace fused_lstm::FL_ISA {
 template <class F>
 LanePhases phases_of(const Lane<float>& lane, const PreparedWeights& weights) {
   const long rows = min(lane.chunk * lane.batch, lane.arguments.first[lane.steps]);
-  return {lane, weights.w_hr.panels != nullptr, rows > F::tallest && !lane.whole};
+  return {lane, weights.w_hr.panels != nullptr, rows > F::tallest && !lane.input_in_step};
 }
 
 // Runs a whole step, in a layer's own tiles.
 inline void whole_phase(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                         long place) {
   if (place == 0) draw_masks(worker, lane, 0);
-  whole_step(worker, lane, place, input_of_step(lane, place),
+  whole_step(worker, lane, place, lane.scratch.input_part,
              Packed<float>{(float*)weights.w_hh.panels, (float*)weights.w_ih.panels});
   draw_masks(worker, lane, place + 1);
 }
@@ -32,7 +32,7 @@ template <class F>
 void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                    long phase) {
   if constexpr (Ready<F>::has_tiles) {
-    if (lane.whole) return whole_phase(worker, lane, weights, phase);
+    if (lane.input_in_step) return whole_phase(worker, lane, weights, phase);
   }
   run_phase<Ready<F>>(
       worker, lane, phases_of<F>(lane, weights), phase, &weights.w_ih, &weights.w_hh,

@@ -133,18 +133,13 @@ def product(
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
     age = position.age(step, b, rows, PLAN)
     exists = b < step.alive
-    ptr = word_ptr(h_in_ptr, tl.where(age > 0, now, 2), b, W, PLAN)
-    # Of h0 no bit is a phase, or a NaN's.
-    phase = tl.where(age > 0, of_words(age, PLAN), 0)
-    nan = tl.where(age > 0, PLAN.NAN_BIT, 0)
-    above = tl.where(age > 0, PLAN.ABOVE_1, 0)
-    mask = tl.where((age > 0) & exists, PLAN.PHASE_BIT | PLAN.NAN_BIT, 0)
-    if PLAN.K_PARTS == 1:
-        ptr, exists, phase = ptr[None, :], exists[None, :], phase[None, :]
-        nan, above, mask = nan[None, :], above[None, :], mask[None, :]
-    else:
-        ptr, exists, phase = ptr[None, None, :], exists[None, None, :], phase[None, None, :]
-        nan, above, mask = nan[None, None, :], above[None, None, :], mask[None, None, :]
+    ptr = over_words(word_ptr(h_in_ptr, tl.where(age > 0, now, 2), b, W, PLAN), PLAN)
+    # No bit of h0 is a phase, or a NaN's.
+    phase = over_words(tl.where(age > 0, of_words(age, PLAN), 0), PLAN)
+    nan = over_words(tl.where(age > 0, PLAN.NAN_BIT, 0), PLAN)
+    above = over_words(tl.where(age > 0, PLAN.ABOVE_1, 0), PLAN)
+    mask = over_words(tl.where((age > 0) & exists, PLAN.PHASE_BIT | PLAN.NAN_BIT, 0), PLAN)
+    exists = over_words(exists, PLAN)
     words = load(ptr, exists, phase, W, PLAN)
     flags = flags_of(words, mask, W, PLAN)
     polls = tl.full((), PLAN.POLLS, tl.int32)
@@ -159,6 +154,12 @@ def product(
     for i in tl.static_range(W.RESIDENT):
         acc = tile.multiply(tiles[i], values(words[i], DTYPE, PLAN), acc, PLAN.PRECISION)
     return acc
+
+
+@helper
+def over_words(x, PLAN: tl.constexpr):
+    """Return a row's number [BLOCK_B] for each of its words in a chunk [., BLOCK_B]."""
+    return x[None, :] if PLAN.K_PARTS == 1 else x[None, None, :]
 
 
 @helper

@@ -239,7 +239,7 @@ def test_a_limited_team_is_a_smaller_one(limit, hidden):
     ids=str,
 )
 def test_a_team_is_as_large_as_a_step_has_tiles(workers, change):
-    """Of 6 rows by 16 units; or as the input product has, where that is more work."""
+    """Tiles have 6 rows by 16 units; those of the input product count where that is more work."""
     if "avx512" not in native.OPS.isa_names():
         pytest.skip("this CPU has no avx512")
     sizes = {"steps": 100, "batch": 1, "inputs": 64, "hidden": 64, "layers": 1} | change

@@ -288,7 +288,7 @@ struct Lane {
   const LaneOptions<T>* options;  // or null: the cell as it is in torch.nn
   bool reverse;
   bool save;                 // what a backward needs
-  bool whole;                // a step makes its input product too, and input_part is a step's
+  bool input_in_step;        // a step makes W x too, and input_part is a step's
   long chunk;                // steps whose input product is made at once
   bool in_place;             // input_part is all rows', in `gates` or y, not a chunk's
   LaneArguments<T> arguments;
@@ -449,7 +449,7 @@ struct Kernels {
   FactorKind factors;
   Shapes shapes;
   OwnCell (*own_cell)(long number);  // the number-th of the library's cells
-  // Of Scratch::recurrent. inputs: of a lane whose steps are whole, or 0.
+  // Returns the elements of Scratch::recurrent. inputs: those of a lane whose steps make W x too, or 0.
   long (*recurrent_size)(const WeightShape& recurrent, long inputs, bool projected);
   long (*wavefront_size)(const WeightShape& input);  // of Wavefront::packed_size
   long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h

@@ -15,8 +15,8 @@
 
 namespace fused_lstm::FL_ISA {
 
-// Says, without an instruction, that a vector is in a register here: else a compiler may keep a sum in
-// memory, or read what is multiplied by several rows from there for each. Emulated ones fit none.
+// Keeps a vector in a register here, without an instruction: else a compiler may keep a sum in memory, or
+// read a weight from there for each row that it multiplies. Emulated vectors fit no register.
 template <class V>
 FL_INLINE void in_register([[maybe_unused]] V& vector) {
 #if defined(FL_EMULATED)

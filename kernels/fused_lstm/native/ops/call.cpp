@@ -359,7 +359,6 @@ void set_prepared_dtypes(Call& call, const Arguments& given) {
                   : given.weight_only     ? Prepared::int8_weights
                                           : Prepared::int8;
   call.sizes.prepared = true;
-  call.sizes.prepared_float32 = call.prepared == Prepared::float32;
   call.sizes.weight_bytes = bytes_of(of);
 }
 

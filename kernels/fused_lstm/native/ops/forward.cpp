@@ -129,8 +129,8 @@ struct ForwardPass {
     }
     lane.results.gates = part_of<T>(out.gates, save ? index : slot);
     lane.scratch.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
-    lane.whole = layer == 0 ? plan.first_whole : plan.above_whole;
-    lane.in_place = plan.in_place && !lane.whole;
+    lane.input_in_step = layer == 0 ? plan.input_in_step : plan.input_in_step_above;
+    lane.in_place = plan.in_place && !lane.input_in_step;
     if (lane.in_place) place_input_part(lane);
     if (!b_m.empty()) lane.weights.b_m = data_of<T>(b_m[index]);
     lane.scratch.product = part_of<Sum<T>>(product, slot);
