@@ -5,8 +5,9 @@
 // inside it, or where the lane normalizes the cell; and where h is projected, that product.
 #pragma once
 
+#include "cells/layer_norm.h"
 #include "product/dots.h"
-#include "sweep_forward.h"
+#include "sweep_step.h"
 
 namespace fused_lstm::FL_ISA {
 
