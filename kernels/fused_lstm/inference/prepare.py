@@ -496,21 +496,23 @@ class Prepared(nn.Module):
         if inputs or (self.cell is not None and self.cell.inputs):
             input, width = with_inputs(self, self.cell, input, inputs, every_unit=True)
         x, rows, resets, layout = lay_out(input, lengths, resets, width, self.batch_first)
-        if resets is not None:
-            check_resets(resets, x)
         B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
         if hx is None:
             H = self.hidden_size
             h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
         else:
             h0, c0 = states_of(self.spec, hx, layout.batched)
-        call = Call(self.spec, x, h0, c0, self.weights, rows=rows)
-        if rows is not None or resets is not None:
+        if rows is None and resets is None:
+            y, h_n, c_n = self._kernel(x, h0, c0)
+        else:
+            if resets is not None:
+                check_resets(resets, x)
             self._check_state(h0, c0, B)
+            call = Call(self.spec, x, h0, c0, self.weights, rows=rows)
             enter(call, resets)
-        y, h_n, c_n = self._kernel(call)
-        if rows is not None:
-            y, h_n, c_n = leave(rows, y, h_n, c_n)
+            y, h_n, c_n = self._kernel(call.x, call.h0, call.c0, call.batch_sizes, call.not_reset)
+            if rows is not None:
+                y, h_n, c_n = leave(rows, y, h_n, c_n)
         if source is not None:
             with torch.enable_grad():
                 y, h_n, c_n = WithoutGradient.apply(source, y, h_n, c_n)
@@ -518,21 +520,28 @@ class Prepared(nn.Module):
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
         return y, (h_n, c_n) if self.spec.has_c else h_n
 
-    def _kernel(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    def _kernel(
+        self,
+        x: Tensor,
+        h0: Tensor,
+        c0: Tensor,
+        batch_sizes: Tensor | None = None,
+        not_reset: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the operator, and say what it refuses."""
         ops: Any = torch.ops.fused_lstm_native
-        x, h0, c0 = call.x, call.h0, call.c0
+        spec = self.spec
         try:
-            if self._takes_layers_kernels(x):
+            if self.dtype == torch.bfloat16 and self._takes_layers_kernels(x):
                 run = ops.lstm if in_a_graph() else partial(kernel, ops.lstm.default)
                 outputs = run(
-                    x, h0, c0, self._unpack(), 0.0, None, "layers", False, **self.spec.schema,
-                    batch_sizes=call.batch_sizes, not_reset=call.not_reset,
+                    x, h0, c0, self._unpack(), 0.0, None, "layers", False, **spec.schema,
+                    batch_sizes=batch_sizes, not_reset=not_reset,
                 )  # fmt: skip
                 return outputs[:3]
             return ops.prepared_lstm(
-                x, h0, c0, self.arguments(), self.spec.schema_directions, call.batch_sizes,
-                call.not_reset, self.spec.schema_cell, self.weight_only,
+                x, h0, c0, self.weights if self.cell is None else self.arguments(),
+                spec.schema_directions, batch_sizes, not_reset, spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:
             if x.dim() == 3:  # which enters unchecked
@@ -540,8 +549,8 @@ class Prepared(nn.Module):
             raise meant(error) from None
 
     def _takes_layers_kernels(self, x: Tensor) -> bool:
-        """Return whether a call is of so many rows that a layer's own kernels are faster."""
-        if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
+        """Return whether weights of bfloat16 meet so many rows that a layer's kernels are faster."""
+        if x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         rows = x.numel() // x.shape[-1]
         many = rows >= max(MANY_ROWS, 2 * self.hidden_size // 5)

@@ -389,7 +389,9 @@ void convert(Call& call, Arguments& given) {
   call.c0 = converted(std::move(given.c0), sum_dtype(call.dtype));
   call.weights = std::move(given.weights);
   if (given.kind == Arguments::prepared) {
-    for (Tensor& weight : call.weights) weight = weight.contiguous();
+    for (Tensor& weight : call.weights) {
+      if (!weight.is_contiguous()) weight = weight.contiguous();
+    }
     return;
   }
   for (size_t i = 0; i < call.weights.size(); ++i) {

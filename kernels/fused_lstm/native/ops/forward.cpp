@@ -241,7 +241,7 @@ struct ForwardPass {
           std::max(prepared::left_bytes(kind, rows, widest),
                    prepared::left_bytes(kind, s.batch, std::max(s.outputs, s.hidden)));
       const long floats = size / static_cast<long>(sizeof(float));
-      const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
+      const Tensor left = floats > 0 ? fresh(Dimensions({s.directions, plan.team, floats}), dtype) : Tensor();
       const long gates = s.cell.x_gates();
       long bytes = 0;
       for (const Tensor& weight : call.weights) bytes += weight.numel() * bytes_of(weight.dtype());
