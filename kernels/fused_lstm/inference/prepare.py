@@ -549,7 +549,7 @@ class Prepared(nn.Module):
             raise meant(error) from None
 
     def _takes_layers_kernels(self, x: Tensor) -> bool:
-        """Return whether weights of bfloat16 meet so many rows that a layer's kernels are faster."""
+        """Return whether bfloat16 weights meet so many rows that a layer's kernels are faster."""
         if x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         rows = x.numel() // x.shape[-1]
