@@ -36,13 +36,17 @@ USERS = [
 ]  # fmt: skip
 # A scan loads two steps ahead.
 ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]
-# So it does backwards, where all rows are as long.
+# So it does backwards, and where rows end early or begin late.
+ENDS = (5, 3, 1)
 BACKWARDS = {"cell": Spec(zoo.min_gru.name, zoneout=0.3), "resets": True, "states": True}
 SCANS = [
     ("both", {"L": 2, "cell": MORE[-1], "resets": True, "states": True}),
     ("steps", {"cell": Spec(zoo.qrnn.name, zoneout=(0.3, 0.2)), "resets": True, "reverse": True}),
+    ("both", {"L": 2, "cell": MORE[-1], "lengths": ENDS, "resets": True, "states": True}),
     ("steps", {**BACKWARDS, "reverse": True}),
     ("steps", {"T": 2, "cell": Spec(zoo.min_gru.name)}),
+    ("steps", {**BACKWARDS, "reverse": True, "lengths": ENDS}),
+    ("steps", {"cell": Spec(zoo.min_gru.name), "lengths": (5, 4, 4)}),
 ]  # fmt: skip
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
