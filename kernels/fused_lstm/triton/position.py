@@ -286,7 +286,7 @@ def states_after(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
     if PLAN.VARLEN:
         found = tl.where((block.b < step.alive)[None, :], after_ptr, begin_ptr)
     else:
-        found = tl.where(step.t < 0, begin_ptr, after_ptr)
+        found = tl.where(step.t == -1, begin_ptr, after_ptr)
     found += states_at(block, PLAN)
     return tile.load_ahead(found, 0, block.mask, PLAN.H, PLAN.STATES)
 
