@@ -36,13 +36,19 @@ USERS = [
 ]  # fmt: skip
 # A scan loads two steps ahead.
 ONE_STEP = [{}, {"cell": MORE[-1]}, {"cell": PRODUCTS[-1]}, {"cell": SUMS[1]}]
-# So it does backwards, where all rows are as long.
+# So it does backwards, and where rows end early or begin late.
+ENDS = (5, 3, 1)
 BACKWARDS = {"cell": Spec(zoo.min_gru.name, zoneout=0.3), "resets": True, "states": True}
+ZONED = {"cell": Spec(zoo.qrnn.name, zoneout=(0.3, 0.2)), "resets": True}
 SCANS = [
     ("both", {"L": 2, "cell": MORE[-1], "resets": True, "states": True}),
-    ("steps", {"cell": Spec(zoo.qrnn.name, zoneout=(0.3, 0.2)), "resets": True, "reverse": True}),
+    ("steps", {**ZONED, "reverse": True}),
     ("steps", {**BACKWARDS, "reverse": True}),
+    ("steps", {"cell": Spec(zoo.min_gru.name), "lengths": (5, 4, 4)}),
+    # From here on, those that CI runs too.
     ("steps", {"T": 2, "cell": Spec(zoo.min_gru.name)}),
+    ("both", {"L": 2, "cell": MORE[-1], "lengths": ENDS, "resets": True, "states": True}),
+    ("steps", {**BACKWARDS, "reverse": True, "lengths": ENDS}),
 ]  # fmt: skip
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
@@ -77,6 +83,7 @@ def every_case() -> list[Case]:
             found += [Case("steps", dtype, arch, 17, T=1, **more) for more in ONE_STEP]
             found += [Case("layers", dtype, arch, 17, L=3, T=1, p=0.3, lengths=(1, 1, 1))]
             found += [Case(kind, dtype, arch, 17, **{"T": 5, **more}) for kind, more in SCANS]
+            found.append(Case("both", dtype, arch, 5, 1, T=5, **ZONED))
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -226,6 +233,7 @@ def some_cases() -> list[Case]:
         *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
         # Several warps hold each element of a scan that has fewer of them than threads.
         Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
+        Case("steps", "bf16", 90, 5, 1, T=5, **ZONED),
         # One step, of kernels that other cases here have too.
         Case("steps", "bf16", 90, 17, T=1),
         Case("both", "bf16", 90, 17, T=1, L=2, cell=MORE[-1], **one_step),
@@ -233,7 +241,7 @@ def some_cases() -> list[Case]:
         Case(
             "both", "fp64", 80, 17, 20, T=1, cell=SUMS[1], path="blocks of batch", lengths=(1,) * 20
         ),
-        *[Case(kind, "bf16", 90, 17, **{"T": 5, **more}) for kind, more in SCANS[2:]],
+        *[Case(kind, "bf16", 90, 17, **{"T": 5, **more}) for kind, more in SCANS[-3:]],
         # Two values that a step compares are so close that bfloat16 would order them otherwise.
         Case("both", "bf16", 80, 17, cell=LOGARITHMS, lengths=FEW),
         Case("steps", "fp32", 80, 17, cell=TOLD_NORM),

@@ -37,7 +37,7 @@ class Engine(NamedTuple):
     module: str  # relative; imported on first use: `import fused_lstm` does not import triton
     fuses: tuple[str, ...]  # its levels, lowest first; empty where it has no choice
     plain: tuple[str, ...] = ()  # levels with nn.LSTM's cell, coupled gates or not, and no other
-    usual: str | None = None  # the level of fuse=None; None here means the highest
+    usual: str | None = None  # the level of fuse=None; None here means the highest, see `Facts`
     torchs: bool = False  # it has torch.nn's cells alone, and coupled gates
 
     @property
@@ -181,6 +181,7 @@ class Facts(NamedTuple):
     slow_step: bool = False  # one step, for which torch's own code is as fast: see `step_pays`
     cell_module: bool = False  # an LSTMCell's, GRUCell's or RNNCell's
     too_wide: bool = False  # to be normalized at once on this GPU: see `is_too_wide`
+    hoisted: str | None = None  # why triton's usual level is "hoisted": see fused_lstm.call.run
 
     @property
     def beyond_torch(self) -> bool:
@@ -219,6 +220,8 @@ def _chosen(
     if engine == "auto":
         choice = _automatic(fuse, device, spec, facts)
         check_engine(choice.engine, fuse, spec)
+    elif facts.hoisted is not None:
+        choice = Choice(engine, "hoisted", facts.hoisted)
     else:
         choice = Choice(engine, fuse or ENGINES[engine].default, "asked for by name")
     name = choice.engine

@@ -70,7 +70,8 @@ def lstm(
             weight_hr [P, H]; then the cell's. Gate order i, f, g, o. `Spec.weights` has the shapes
             of every cell, an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
-        engine, fuse: see fused_lstm.call.choose; `fuse=None` is the engine's highest level.
+        engine, fuse: see fused_lstm.call.choose; `fuse=None` is the engine's highest level, or
+            "hoisted" for many rows on a GPU (docs/gpu.md).
         bidirectional: each layer has two directions, D = 2.
         reverse: each layer runs from a row's last step to its first, D = 1.
         lengths: [B] int64, in any order: row b ends after step lengths[b].
@@ -142,11 +143,11 @@ def run(
             resets is not None, call.states, rows is not None and (compiling or tracing),
             compiling and not torch.compiler.is_exporting() and is_differentiated(*call.inputs),
         )  # fmt: skip
-    elif (
-        not base.is_plain_lstm and rows is None and recompute is None and override is None
-        and is_slow_step(base, engine, fuse, call)
-    ):  # fmt: skip
-        facts = SLOW_STEP
+    elif rows is None and recompute is None and override is None:
+        if not base.is_plain_lstm:
+            facts = SLOW_STEP if is_slow_step(base, engine, fuse, call) else USUAL
+        elif engine == "triton" and fuse is None and (why := why_hoisted(base, call)) is not None:
+            facts = Facts(hoisted=why)
     if base.layer_norm:
         wide = max(call.hidden_size, call.output_size)
         if is_too_wide(engine, fuse, x.device, base, wide):
@@ -212,6 +213,20 @@ def is_slow_step(base: Spec, engine: str, fuse: str | None, call: Call) -> bool:
     trains = is_differentiated(x, call.h0, *call.weights)
     pays = step_pays(base.cell, x.shape[1], call.h0.shape[-1], trains)
     return not pays and may_be_slow(engine, fuse, x.device)
+
+
+def why_hoisted(base: Spec, call: Call) -> str | None:
+    """Return why a call of a plain LSTM on engine "triton" is faster at "hoisted", or None.
+
+    Called where no level is asked for, and rows are as long and begin once.
+    """
+    x, h0 = call.x, call.h0
+    if x.device.type != "cuda" or h0.dim() != 3 or base.projection or base.in_heads:
+        return None
+    if x.dtype not in DTYPES or is_transformed():
+        return None
+    dtype = autocast_dtype(x)
+    return engine_module("triton").why_hoisted(base.directions, x.device, dtype, *h0.shape)
 
 
 # --- which engine, and its Spec ---

@@ -259,7 +259,8 @@ class LSTM(RecurrentBase):
             where it was built, else cudnn. On a GPU it is cudnn, and triton for a call that nn.LSTM
             does not have: no GPU has run triton's kernels yet.
         fuse: how much one launch covers: "pointwise", "hoisted", "steps" or "layers" for triton and
-            native, "none" or "hoisted" for loop. None is "none" for loop, else the highest.
+            native, "none" or "hoisted" for loop. None is "none" for loop, else the highest;
+            for triton "hoisted" where a plain LSTM of many rows is faster there by arithmetic.
         layer_norm, peephole, coupled, zoneout, recurrent_dropout: options of the cell, as
             fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the added weights.
             The last two act in training only; outside it zoneout is its expectation.

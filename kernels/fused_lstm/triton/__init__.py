@@ -92,6 +92,32 @@ def is_too_wide(spec: Spec, device: torch.device, widest: int) -> bool:
     return not plan.runs_at_once(widest, gates, spec.directions, op.card_of(device))
 
 
+def why_hoisted(
+    D: int, device: torch.device, dtype: torch.dtype, L: int, B: int, H: int
+) -> str | None:
+    """Return why a plain LSTM's steps are faster at "hoisted" on a GPU, or None.
+
+    L: lanes, of D directions each layer. A shape with a timed plan stays at "steps". So does
+    float32 where torch's products have another precision than an LSTM's: those of "hoisted" are
+    torch's own.
+    """
+    from . import choice, op, precision, tuned
+
+    if B < choice.MANY_ROWS or H < choice.MANY_UNITS or missing(device) is not None:
+        return None
+    tf32 = dtype == torch.float32 and precision.tf32()
+    if dtype == torch.float32 and precision.matmul_tf32() != tf32:
+        return None
+    shape = op.Shape(L=L, D=D, B=B, H=H, projected=0, P=H)
+    plans = [
+        op.plan_of("layers", direction, dtype, device, shape, norm=0, gates=4, tf32=tf32)
+        for direction in ("forward", "backward")
+    ]
+    if any(tuned.is_timed(plan) for plan in plans):
+        return None
+    return choice.why_hoisted(plans, op.card_of(device))
+
+
 def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return "Triton kernels in Triton's interpreter on the CPU: verifies, does not race"

@@ -87,7 +87,7 @@ def lstm_backward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    rows = position.Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr)
+    rows = position.rows_of(T, B, offset_ptr, not_reset_ptr, PLAN)
     draws = options.Draws(
         seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
@@ -151,19 +151,30 @@ def lstm_backward_kernel(
         dc_kept = tile.load_columns(dc_ptr, kept_at, is_given, H, PLAN.STATES, PLAN.ACC)
         for _i in tl.static_range(G):
             sent = sent + (tl.full((PLAN.UNITS, PLAN.BLOCK_B), 0.0, dgates_ptr.dtype.element_ty),)
+    waves = end - begin if PLAN.PERSISTENT else 1
     if PLAN.TWO_AHEAD:
         memory = Memory(
             dy_ptr=dy_ptr, gates_ptr=gates_ptr, c0_ptr=c0_ptr, c_ptr=c_ptr, dstates_ptr=dstates_ptr
         )  # fmt: skip
-        early = read(memory, tl.full((), T - 1, tl.int64), lane, every, rows, PLAN)
-        later = read(memory, tl.full((), T - 2, tl.int64), lane, every, rows, PLAN)
-        first, _ = position.place(tl.full((), T - 1, tl.int64), lane, rows, PLAN)
-        after_at = first * SIZE + position.states_at(every, PLAN)
-        after = tile.load_ahead(c_ptr, after_at, every.mask, H, PLAN.STATES)
-    waves = end - begin if PLAN.PERSISTENT else 1
+        begin, waves = position.waves_of_scan(begin, waves, lane, first_batch, rows, PLAN)
+        start = (T - 1 - begin).to(tl.int64)
+        last_step = position.step_of(start, lane, rows, PLAN)
+        before_last = position.step_of(start - 1, lane, rows, PLAN)
+        coming = position.step_of(start - 2, lane, rows, PLAN)
+        early = read(memory, last_step, before_last, every, rows, PLAN)
+        later = read(memory, before_last, coming, every, rows, PLAN)
+        ends = position.block_of(first_batch, unit, last_step.alive, H, PLAN.W_HH, PLAN)
+        after_at = last_step.first * SIZE + position.states_at(ends, PLAN)
+        after = tile.load_ahead(c_ptr, after_at, ends.mask, H, PLAN.STATES)
+        dh_n = tl.load(dh_n_ptr + lane * B * P + every.at, mask=is_given, other=0.0)
+        alive_after = last_step.alive * 0  # rows of the step after
     for wave in tl.range(0, waves, loop_unroll_factor=PLAN.UNROLL, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
-        step = position.step_of(t, lane, rows, PLAN)
+        if PLAN.TWO_AHEAD:
+            step = early.step
+            beyond = position.step_of(t - 3, lane, rows, PLAN)
+        else:
+            step = position.step_of(t, lane, rows, PLAN)
         if PLAN.SPLIT > 1:
             sum_parts(sums, share, sent, step, rows, draws, PLAN)
         if PLAN.PROJECTED:
@@ -212,7 +223,8 @@ def lstm_backward_kernel(
             elif PLAN.INSIDE > 0:
                 dh = 0.0
             elif PLAN.TWO_AHEAD:
-                dh = early.dy.to(PLAN.ACC) + last_dh(given, step, block, rows, PLAN)
+                is_last = (block.b >= alive_after)[None, :] if PLAN.VARLEN else t == T - 1
+                dh = early.dy.to(PLAN.ACC) + tl.where(is_last, dh_n.to(PLAN.ACC), 0.0)
                 if PLAN.HAS.ZONE_H:
                     dh = options.zone_out_backward(dh, dh_old_ptr, draws, step, block, rows, PLAN)
             else:
@@ -269,9 +281,10 @@ def lstm_backward_kernel(
                 dc_at = lane * B * SIZE + position.states_at(block, PLAN)
                 tile.store_columns(dc_ptr, dc_at, block.mask, dc, H, PLAN.STATES)
             if PLAN.TWO_AHEAD:
-                after = early.before
+                after, alive_after = early.before, step.alive
                 early = later
-                later = read(memory, t - 2, lane, every, rows, PLAN)
+                later = read(memory, coming, beyond, every, rows, PLAN)
+                coming = beyond
         position.wait_for_next(share, wave, end - begin, PLAN)
     if PLAN.ALONE:
         tile.store_columns(dc_ptr, kept_at, every.mask, dc_kept, H, PLAN.STATES)
@@ -316,6 +329,7 @@ class Memory(NamedTuple):
 class Read(NamedTuple):
     """A block of Memory in a step, in the memory's dtypes: nothing has waited for it."""
 
+    step: Any
     dy: Any
     saved: Any
     before: Any  # the states after the step before
@@ -324,20 +338,26 @@ class Read(NamedTuple):
 
 
 @helper
-def read(memory, t, lane, every, rows, PLAN: tl.constexpr):
-    """Load what a scan reads in step t of a block of `every` row, or nothing before step 0."""
-    step = position.step_of(t, lane, rows, PLAN)
-    alive = tl.where(t >= 0, step.alive, 0)
-    block = position.block_of(every.batch, every.unit, alive, PLAN.H, PLAN.W_HH, PLAN)
+def read(memory, step, before, every, rows, PLAN: tl.constexpr):
+    """Load what a scan reads in a step of a block of `every` row, or nothing before step 0.
+
+    before: the step before. The states after it are read of its rows too, some of which end there.
+    """
+    block = position.block_of(every.batch, every.unit, step.alive, PLAN.H, PLAN.W_HH, PLAN)
+    wide = block
+    if PLAN.VARLEN:
+        alive = tl.maximum(step.alive, before.alive)
+        wide = position.block_of(every.batch, every.unit, alive, PLAN.H, PLAN.W_HH, PLAN)
     dy_at = position.output_of(step, block, rows, PLAN)
     saved_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
     not_reset = ()
     if PLAN.RESETS:
-        not_reset = position.load_not_reset(t, lane, block.b, rows, PLAN)
+        not_reset = position.load_not_reset(step, block.b, rows, PLAN)
     return Read(
+        step=step,
         dy=tl.load(memory.dy_ptr + dy_at, mask=block.mask, other=0.0),
         saved=tile.load_ahead(memory.gates_ptr, saved_at, block.mask, PLAN.H, PLAN.SAVED),
-        before=position.states_before(memory.c0_ptr, memory.c_ptr, step, block, rows, PLAN),
+        before=position.states_after(memory.c0_ptr, memory.c_ptr, before, wide, rows, PLAN),
         by_states=given_by_states(memory.dstates_ptr, step, block, PLAN),
         not_reset=not_reset,
     )  # fmt: skip

@@ -1,10 +1,13 @@
 """Choice of launches for a stack of layers, by a step's floor: one wavefront of all, or one each.
 
+Or, of many rows, a launch for each step's product and cell: the level "hoisted".
+
 H, P, L, B, G: hidden size, size of h, layers, batch, gates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -150,10 +153,77 @@ def cost(plan: Plan, device: Device) -> Cost:
     # A phase hands on values, and the next one reads columns again.
     state += 2 * plan.layers * B * H * (plan.planes * size + plan.inside * max(4, size))
     bytes_l2 = int(moving + streamed + state)
-    rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
-    peak = device.tflops[rate.get(plan.dtype, "half")] * min(1, plan.programs / device.sms)
+    peak = _peak(plan, device) * min(1, plan.programs / device.sms)
     compute_us, memory_us = flops / peak / 1e6, bytes_l2 / device.l2_rate / 1e3
     barriers = plan.meetings + (plan.split > 1) if plan.persistent else 0
     bound = "L2" if memory_us > compute_us else "products"
     floor = max(compute_us, memory_us) + barriers * device.barrier_us
     return Cost(flops, bytes_l2, barriers, floor, f"{bound} + {barriers} barriers")
+
+
+def _peak(plan: Plan, device: Device) -> float:
+    """Return a card's peak in TFLOP/s, in the precision of a plan's products."""
+    rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
+    return device.tflops[rate.get(plan.dtype, "half")]
+
+
+# --- many rows: a step's product by the library, and its cell, are launches of their own ---
+
+MANY_ROWS, MANY_UNITS = 1024, 256  # of fewer this is not asked
+LAUNCHES = 3  # a step's: the gates' or dh's other part, the product and the cell
+LAUNCH_US = 2.0  # of a launch that waits for the one before it, about
+HOST_US = 10.0  # that Python and PyTorch take to begin a launch, about
+TILES = (128, 256), (128, 128), (64, 64)  # rows by columns of what a program of the library makes
+
+
+def why_hoisted(plans: Sequence[Plan], device: Device) -> str | None:
+    """Return why a plain LSTM of many rows is faster at "hoisted" than in these plans, or None.
+
+    plans: a layer's forward and backward. The level is that of both, in inference too. All is
+    arithmetic: nobody has timed it.
+    """
+    rows, units = plans[0].batch, plans[0].hidden
+    if device.is_interpreter or rows < MANY_ROWS or units < MANY_UNITS:
+        return None
+    steps, hoisted = 0.0, 0.0
+    for one in plans:
+        launches = 0 if one.persistent else len(one.phases())
+        steps += _launched(estimate(one, device), launches) / one.layers
+        hoisted += _launched(hoisted_us(one, device), LAUNCHES)
+    if hoisted >= steps:
+        return None
+    return (
+        f"a step of a layer, {rows} rows forwards and backwards, takes about {hoisted:.0f} us at"
+        f" 'hoisted' and {steps:.0f} us in one launch, by arithmetic"
+    )
+
+
+def _launched(us: float, launches: int) -> float:
+    """Return the microseconds of work in some launches, each of which waits for the one before."""
+    return max(us + launches * LAUNCH_US, launches * HOST_US)
+
+
+def hoisted_us(plan: Plan, device: Device) -> float:
+    """Return the microseconds of a layer's step at "hoisted", without those of launches.
+
+    The library's product takes the tile that suits it, and each of its programs reads its rows of
+    both factors. What other launches read and write is counted at L2's rate, as `cost` does. Of a
+    wave's layers all but one multiply their input in the step, which at "hoisted" is a part of a
+    large product, at the peak.
+    """
+    B, H, size = plan.batch, plan.hidden, SIZES[plan.dtype]
+    columns, summed = (4 * H, H) if plan.direction == "forward" else (H, 4 * H)
+    peak, products = _peak(plan, device), []
+    for tile_rows, tile_columns in TILES:
+        down, across = -(-B // tile_rows), -(-columns // tile_columns)
+        reached = peak * min(1, down * across / device.sms)
+        read = (across * B + down * columns) * summed * size
+        moving_us = (read + B * columns * size) / device.l2_rate / 1e3
+        products.append(max(2 * B * columns * summed / reached / 1e6, moving_us))
+    inputs = 1 - 1 / plan.layers if plan.kind == "layers" else 0
+    large_us = inputs * 2 * B * 4 * H * H / peak / 1e6
+    # Numbers of a unit. Forwards x's part is copied and added to; the cell reads it, and h is
+    # joined with that of other steps. Backwards dh is a sum, and so are dgates and h joined.
+    numbers, states = (4 * 4 + 3, 2) if plan.direction == "forward" else (3 + 4 * 4 + 3, 4)
+    other_us = B * H * (numbers * size + states * max(4, size)) / device.l2_rate / 1e3
+    return min(products) + large_us + other_us

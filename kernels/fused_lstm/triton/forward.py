@@ -91,7 +91,7 @@ def lstm_forward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    rows = position.Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr)
+    rows = position.rows_of(T, B, offset_ptr, not_reset_ptr, PLAN)
     draws = options.Draws(
         seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
@@ -153,17 +153,23 @@ def lstm_forward_kernel(
             h_kept = tl.load(h_in_ptr + every.slot_at)
         c0_at = lane * B * SIZE + position.states_at(every, PLAN)
         c_kept = tile.load_columns(c0_ptr, c0_at, every.mask, H, PLAN.STATES, PLAN.ACC)
-    if PLAN.EARLY:
+    waves = end - begin if PLAN.PERSISTENT else 1
+    if PLAN.TWO_AHEAD:
+        begin, waves = position.waves_of_scan(begin, waves, lane, first_batch, rows, PLAN)
+        first_step = position.step_of(begin.to(tl.int64), lane, rows, PLAN)
+        early = read(gates_ptr, first_step, first_batch, unit, rows, PLAN)
+        second_step = position.step_of(begin.to(tl.int64) + 1, lane, rows, PLAN)
+        later = read(gates_ptr, second_step, first_batch, unit, rows, PLAN)
+    elif PLAN.EARLY:
         first = position.first_of_all(lane, rows, PLAN)
         x_early = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
-        if PLAN.TWO_AHEAD:
-            first += position.ahead(lane, B, PLAN)
-            more = tl.where(T > 1, B, 0)
-            x_later = load_x_gates(gates_ptr, lane, first, more, first_batch, unit, PLAN)
-    waves = end - begin if PLAN.PERSISTENT else 1
     for wave in tl.range(0, waves, loop_unroll_factor=PLAN.UNROLL, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
-        step = position.step_of(t, lane, rows, PLAN)
+        if PLAN.TWO_AHEAD:
+            step = position.followed(early.step, later.step)
+            coming = position.step_of(t + 2, lane, rows, PLAN)
+        else:
+            step = position.step_of(t, lane, rows, PLAN)
         now, after = t & 1, (t & 1) ^ 1
         for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
@@ -176,13 +182,18 @@ def lstm_forward_kernel(
                 x_ptr = position.slot_of(up_ptr, slot, batch, PLAN.W_IH)
                 by_x = tile.product(by_x, w_ih, (x_ptr,), count, PLAN.W_IH, PLAN)
             # What no other program writes: it arrives while a product runs, or the program waits.
-            if not PLAN.EARLY:
+            if PLAN.TWO_AHEAD:
+                x_early = early.x_gates
+            elif not PLAN.EARLY:
                 x_early = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
             x_gates = tile.widened(x_early, X, PLAN.ACC)
             if PLAN.ALONE:
                 if PLAN.GATES > 0:
                     h_kept = position.unless_reset(h_kept, t, lane, block.b, rows, PLAN)
-                c_kept = position.each_unless_reset(c_kept, t, lane, block.b, rows, PLAN)
+                if PLAN.TWO_AHEAD:
+                    c_kept = position.where_kept(c_kept, early.not_reset, PLAN)
+                else:
+                    c_kept = position.each_unless_reset(c_kept, t, lane, block.b, rows, PLAN)
                 c = c_kept
             else:
                 c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
@@ -245,10 +256,8 @@ def lstm_forward_kernel(
                     m_ptr = gates_ptr + PLAN.SAVED * H
                     tile.store_columns(m_ptr, gates_at, block.mask, (h,), H, 1)
             if PLAN.TWO_AHEAD:
-                x_early = x_later
-                later_rows = tl.where(t + 2 < T, B, 0)
-                later = step.first + 2 * position.ahead(lane, B, PLAN)
-                x_later = load_x_gates(gates_ptr, lane, later, later_rows, batch, unit, PLAN)
+                early = later
+                later = read(gates_ptr, coming, batch, unit, rows, PLAN)
             elif PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
                 next_first = step.first + position.ahead(lane, B, PLAN)
@@ -286,6 +295,25 @@ def lstm_forward_kernel(
                 gates_at += known * H
                 tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, CELL.counts[k + 1])
         position.wait_for_next(share, wave, end - begin, PLAN)
+
+
+class Read(NamedTuple):
+    """A block of what a scan reads in a step, in the memory's dtype: nothing has waited for it."""
+
+    step: Any
+    x_gates: Any
+    not_reset: Any  # where RESETS
+
+
+@helper
+def read(gates_ptr, step, batch, unit, rows, PLAN: tl.constexpr):
+    """Load what a scan reads in a step, beside its states."""
+    not_reset = ()
+    if PLAN.RESETS:
+        b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
+        not_reset = position.load_not_reset(step, b, rows, PLAN)
+    x_gates = load_x_gates(gates_ptr, step.lane, step.first, step.alive, batch, unit, PLAN)
+    return Read(step=step, x_gates=x_gates, not_reset=not_reset)
 
 
 class Out(NamedTuple):

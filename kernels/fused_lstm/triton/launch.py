@@ -247,8 +247,9 @@ def constants(
         raise ValueError(f"plan.inner: got {got}; expected {wanted}, {kernels}'s")
     chain = plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
-    early = plan.persistent and plan.batch_blocks == 1 and not (varlen or plan.inside)
-    two_ahead = early and plan.gates == 0  # a step of a scan is shorter than a load
+    one_block = plan.persistent and plan.batch_blocks == 1 and not plan.inside
+    two_ahead = one_block and plan.gates == 0  # a step of a scan is shorter than a load
+    early = two_ahead or (one_block and not varlen)  # rows alive are not known before the step
     derived = {
         # Lanes.
         "CHAIN": chain,  # a lane reads what the lane below it writes

@@ -109,8 +109,22 @@ def zone_out(
     n = number(ZONEOUT_H, draws, step, block, PLAN.P, rows, PLAN)
     kept = kept_part(n, draws, draws.zone_h, draws.zone_h_rest, PLAN.HAS.ZONE_H, PLAN)
     h = kept * old + (1.0 - kept) * h
-    tl.store(ptr, h, mask=block.mask)
+    replace(ptr, h, block, PLAN)
     return h
+
+
+@helper
+def replace(ptr, value, block, PLAN: tl.constexpr):
+    """Store a value where all threads have read the one before it, and read this one next.
+
+    Of a scan with fewer elements than threads several warps hold the same element, and one stores
+    it. Programs with products meet in every step.
+    """
+    if PLAN.GATES == 0:
+        tl.debug_barrier()
+    tl.store(ptr, value, mask=block.mask)
+    if PLAN.GATES == 0:
+        tl.debug_barrier()
 
 
 @helper
@@ -129,7 +143,7 @@ def zone_out_backward(
     n = number(ZONEOUT_H, draws, step, block, PLAN.P, rows, PLAN)
     old = dh * kept_part(n, draws, draws.zone_h, draws.zone_h_rest, PLAN.HAS.ZONE_H, PLAN)
     before = position.unless_reset(old, step.t, step.lane, block.b, rows, PLAN)
-    tl.store(ptr, before, mask=block.mask)
+    replace(ptr, before, block, PLAN)
     return dh - old
 
 

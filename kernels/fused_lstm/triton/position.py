@@ -21,6 +21,7 @@ class Rows(NamedTuple):
     B: Any  # rows of batch
     offset_ptr: Any  # [T + 2 + B] int64, where VARLEN: the rows' offsets by step; their steps
     not_reset_ptr: Any  # [D, N] uint8, where RESETS
+    N: Any = 0  # rows of a lane, where a scan has loaded them
 
 
 class Share(NamedTuple):
@@ -42,6 +43,7 @@ class Step(NamedTuple):
     lane: Any  # int64, among the stack's: tensors [L, ...] are those of all
     first: Any  # its first row in [L * N, .]
     alive: Any  # how many rows it has
+    more: Any = 0  # how many the next has, where TWO_AHEAD in the forward
 
 
 class Block(NamedTuple):
@@ -112,7 +114,7 @@ def place(t, lane, rows, PLAN: tl.constexpr):
         begin = tl.load(rows.offset_ptr + time, mask=inside, other=0)
         alive = tl.load(rows.offset_ptr + time + 1, mask=inside, other=0) - begin
         first = first_row(lane, rows, PLAN) + begin
-    elif PLAN.CHAIN or PLAN.RESETS:
+    elif PLAN.CHAIN or PLAN.RESETS or PLAN.TWO_AHEAD:
         alive = tl.where((t >= 0) & (t < rows.T), rows.B, 0)
     return first, alive
 
@@ -125,15 +127,54 @@ def step_of(t, lane, rows, PLAN: tl.constexpr):
 
 
 @helper
+def rows_of(T, B, offset_ptr, not_reset_ptr, PLAN: tl.constexpr):
+    """Return the rows of a launch's lanes."""
+    N = 0
+    if PLAN.TWO_AHEAD and PLAN.VARLEN:
+        N = tl.load(offset_ptr + T + 1)
+    return Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr, N=N)
+
+
+@helper
+def followed(step, after):
+    """Return a step with the number of rows of the step after it."""
+    return Step(t=step.t, lane=step.lane, first=step.first, alive=step.alive, more=after.alive)
+
+
+@helper
+def first_step(lane, b, rows, PLAN: tl.constexpr):
+    """Return the number of the first step that rows of batch `b` have in a lane."""
+    begin = b * 0
+    if PLAN.VARLEN and (PLAN.REVERSE or PLAN.BOTH):
+        begin = rows.T - steps_of(b, rows)
+        if PLAN.BOTH:
+            begin = tl.where(lane & 1 == 1, begin, 0)
+    return begin
+
+
+@helper
+def waves_of_scan(begin, waves, lane, batch, rows, PLAN: tl.constexpr):
+    """Return the first wave of a scan's block of batch, and how many: those of its longest row."""
+    if PLAN.VARLEN:
+        b = (batch * PLAN.BLOCK_B).to(tl.int64)
+        steps = steps_of(b, rows)
+        first = first_step(lane, b, rows, PLAN)
+        if not PLAN.FORWARD:  # which begins with the last step
+            first = rows.T - steps - first
+        begin, waves = first.to(tl.int32), steps.to(tl.int32)
+    return begin, waves
+
+
+@helper
+def steps_of(b, rows):
+    """Load how many steps rows of batch `b` have, where VARLEN."""
+    return tl.load(rows.offset_ptr + rows.T + 2 + b, mask=b < rows.B, other=0)
+
+
+@helper
 def age(step, b, rows, PLAN: tl.constexpr):
     """Return how many steps rows of batch [BLOCK_B] have had before a step, int32."""
-    begin = tl.zeros_like(b)
-    if PLAN.VARLEN and (PLAN.REVERSE or PLAN.BOTH):
-        steps = tl.load(rows.offset_ptr + rows.T + 2 + b, mask=b < rows.B, other=0)
-        begin = rows.T - steps
-        if PLAN.BOTH:
-            begin = tl.where(step.lane & 1 == 1, begin, 0)
-    return (step.t - begin).to(tl.int32)
+    return (step.t - first_step(step.lane, b, rows, PLAN)).to(tl.int32)
 
 
 @helper
@@ -150,7 +191,11 @@ def time_of(t, lane, T, PLAN: tl.constexpr):
 def first_row(lane, rows, PLAN: tl.constexpr):
     """Return a lane's first row in [L * N, .]."""
     T, B = rows.T, rows.B
-    return lane * tl.load(rows.offset_ptr + T + 1) if PLAN.VARLEN else lane * T * B
+    if PLAN.VARLEN:
+        first = lane * (rows.N if PLAN.TWO_AHEAD else tl.load(rows.offset_ptr + T + 1))
+    else:
+        first = lane * T * B
+    return first
 
 
 @helper
@@ -176,20 +221,20 @@ def ahead(lane, B, PLAN: tl.constexpr):
 
 
 @helper
-def load_not_reset(t, lane, b, rows, PLAN: tl.constexpr):
-    """Load [BLOCK_B] uint8, 0 where a row's state is zero before step t.
+def load_not_reset(step, b, rows, PLAN: tl.constexpr):
+    """Load [BLOCK_B] uint8, 0 where a row's state is zero before a step.
 
     All lanes of a direction have the same.
     """
-    first, alive = place(t, lane, rows, PLAN)
-    first -= first_row(lane - (lane & 1 if PLAN.BOTH else 0), rows, PLAN)
-    return tl.load(rows.not_reset_ptr + first + b, mask=b < alive, other=1)
+    lane = step.lane
+    first = step.first - first_row(lane - (lane & 1 if PLAN.BOTH else 0), rows, PLAN)
+    return tl.load(rows.not_reset_ptr + first + b, mask=b < step.alive, other=1)
 
 
 @helper
 def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
     """Load a mask [1, BLOCK_B]: true where a row keeps its state before step t."""
-    return (load_not_reset(t, lane, b, rows, PLAN) != 0)[None, :]
+    return (load_not_reset(step_of(t, lane, rows, PLAN), b, rows, PLAN) != 0)[None, :]
 
 
 @helper
@@ -215,23 +260,33 @@ def columns_at(step, block, COLUMNS: tl.constexpr, PLAN: tl.constexpr):
 @helper
 def load_states(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
     """Load a block's states before a step, zero in rows that are reset."""
-    states = states_before(c0_ptr, c_ptr, step, block, rows, PLAN)
+    before = step_before(step, rows, PLAN)
+    states = states_after(c0_ptr, c_ptr, before, block, rows, PLAN)
     return each_unless_reset(states, step.t, step.lane, block.b, rows, PLAN)
 
 
 @helper
-def states_before(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
-    """Load a block's states after the step before, or c0 where the row begins."""
-    t, lane, B = step.t, step.lane, rows.B
+def step_before(step, rows, PLAN: tl.constexpr):
+    """Return the step before a step."""
+    if PLAN.VARLEN:
+        before = step_of(step.t - 1, step.lane, rows, PLAN)
+    else:
+        first = step.first - ahead(step.lane, rows.B, PLAN)
+        before = Step(t=step.t - 1, lane=step.lane, first=first, alive=step.alive)
+    return before
+
+
+@helper
+def states_after(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
+    """Load a block's states after a step, or c0 of rows that are not alive in it."""
+    lane, B = step.lane, rows.B
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     begin_ptr = c0_ptr + lane * B * SIZE
+    after_ptr = c_ptr + (step.first if PLAN.SAVE else lane * B) * SIZE
     if PLAN.VARLEN:
-        before, alive = place(t - 1, lane, rows, PLAN)
-        before = before if PLAN.SAVE else lane * B
-        found = tl.where((block.b < alive)[None, :], c_ptr + before * SIZE, begin_ptr)
+        found = tl.where((block.b < step.alive)[None, :], after_ptr, begin_ptr)
     else:
-        before = step.first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
-        found = tl.where(t == 0, begin_ptr, c_ptr + before * SIZE)
+        found = tl.where(step.t == -1, begin_ptr, after_ptr)
     found += states_at(block, PLAN)
     return tile.load_ahead(found, 0, block.mask, PLAN.H, PLAN.STATES)
 
@@ -240,7 +295,8 @@ def states_before(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
 def each_unless_reset(states, t, lane, b, rows, PLAN: tl.constexpr):
     """Return states before step t, or their gradients, with 0 in rows that are reset."""
     if PLAN.RESETS:
-        states = where_kept(states, load_not_reset(t, lane, b, rows, PLAN), PLAN)
+        step = step_of(t, lane, rows, PLAN)
+        states = where_kept(states, load_not_reset(step, b, rows, PLAN), PLAN)
     return states
 
 
@@ -264,7 +320,9 @@ def ending(step, rows, PLAN: tl.constexpr):
     """Return how many of a step's rows go on: those from there on end with it."""
     more = tl.where(step.t == rows.T - 1, 0, step.alive)
     if PLAN.VARLEN:
-        _, more = place(step.t + 1, step.lane, rows, PLAN)
+        more = step.more
+        if not PLAN.TWO_AHEAD:
+            _, more = place(step.t + 1, step.lane, rows, PLAN)
         more = tl.minimum(more, step.alive)  # backwards in time more rows begin
     return more
 
@@ -288,7 +346,8 @@ def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
     """
     if not PHASE:
         found = 0
-    elif PLAN.VARLEN and not PLAN.HAS.NORM:  # a layer norm meets in each turn: all have as many
+    # A layer norm meets in each turn, so all have as many; a scan ends with its longest row.
+    elif PLAN.VARLEN and not (PLAN.HAS.NORM or PLAN.TWO_AHEAD):
         found = tl.minimum(tl.cdiv(alive, PLAN.BLOCK_B) - first_batch, PLAN.BATCH_BLOCKS)
     else:
         found = PLAN.BATCH_BLOCKS

@@ -23,6 +23,11 @@ def tf32() -> bool:
     return switch.fp32_precision == "tf32"
 
 
+def matmul_tf32() -> bool:
+    """Return whether torch's own products may round float32 to TF32."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 def matmul_as_rnn(dtype: torch.dtype) -> AbstractContextManager[None]:
     """Let products of this dtype follow the LSTM's switch inside the context, not matmul's.
 

@@ -26,6 +26,7 @@ from .devices import Device
 from .plan import Plan
 
 VARIABLE = "FUSED_LSTM_TUNED"
+TIMED = "timed"  # with which the reason of a timed plan begins
 # What a timed plan may have another value of.
 FIELDS = (
     "programs", "rows", "units", "own", "split", "row_groups", "warps", "block_b", "batch_blocks",
@@ -82,7 +83,12 @@ def of(chosen: Plan, device: Device) -> Plan:
     fields = _of_card(device).get(key(chosen))
     if fields is None:
         return chosen
-    return replace(chosen, **fields["plan"], why=(f"timed: {fields['us']:.2f} us a step",))
+    return replace(chosen, **fields["plan"], why=(f"{TIMED}: {fields['us']:.2f} us a step",))
+
+
+def is_timed(plan: Plan) -> bool:
+    """Return whether a plan is one that `of` has taken from a file."""
+    return plan.why[0].startswith(TIMED)
 
 
 def keep(path: Path, plan: Plan, device: Device, us: float) -> None:

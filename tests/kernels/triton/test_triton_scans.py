@@ -46,20 +46,33 @@ def test_where_a_loaded_value_is_read():
     assert waits([(16 * n, text) for n, text in enumerate(LOOP)]) == [0.5, 0.5]
 
 
+ROWS = ("varlen", "resets")
+SLOW = pytest.mark.slow  # `make inspect` runs these too
+
+
 @pytest.mark.parametrize(
-    ("cell", "dtype", "loads"),
+    ("cell", "arch", "dtype", "rows", "loads"),
     [
-        # x's parts; dy, what is saved, the state before, which min_gru's gradient lacks.
-        ("sru", "bf16", {"forward": 4, "backward": 1 + 4 + 1}),
-        pytest.param("min_gru", "fp32", {"forward": 2, "backward": 1 + 2}, marks=pytest.mark.slow),
+        # x's parts; dy, what is saved, the state before, which min_gru's gradient lacks. Of rows
+        # that begin anew also the byte that says so.
+        ("sru", "sm_90", "bf16", (), {"forward": 4, "backward": 1 + 4 + 1}),
+        ("sru", "sm_90", "bf16", ROWS, {"forward": 5, "backward": 1 + 4 + 1 + 1}),
+        pytest.param(
+            "sru", "sm_80", "bf16", ROWS, {"forward": 5, "backward": 1 + 4 + 1 + 1}, marks=SLOW
+        ),
+        pytest.param("min_gru", "sm_90", "fp32", (), {"forward": 2, "backward": 1 + 2}, marks=SLOW),
+        pytest.param(
+            "min_gru", "sm_90", "fp32", ROWS[:1], {"forward": 2, "backward": 1 + 2}, marks=SLOW
+        ),
     ],
 )
-def test_loads_of_a_scan_begin_two_steps_ahead(cell, dtype, loads, tmp_path):
+def test_loads_of_a_scan_begin_two_steps_ahead(cell, arch, dtype, rows, loads, tmp_path):
     """A round is two steps. They were waited for in their own step: to hand a value on waits."""
-    of = ("--arch", "sm_90", "--dtype", dtype, "--layers", "1", "--hidden", "650", "--sass")
+    of = ("--arch", arch, "--dtype", dtype, "--layers", "1", "--hidden", "650", "--sass")
+    of += ("--rows", *rows) if rows else ()
     for report in reports(tmp_path, *of, "--written", f"bench.zoo:{cell}"):
         assert report["whole"]["spills"] == 0
         direction = report["plan"]["direction"]
         code = [(n, line.split(maxsplit=1)[1]) for n, line in enumerate(report["sass"])]
-        early = [part for part in waits(code) if part > 1 / 3]
+        early = [part for part in waits(code) if part > 0.3]
         assert len(early) >= 2 * loads[direction], (direction, sorted(waits(code)))
