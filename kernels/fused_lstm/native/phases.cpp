@@ -26,24 +26,8 @@ namespace {
 
 constexpr long most_parts = 16;
 
-// How long a thread waits awake: three times what it takes to be woken (50 us on a Xeon with AMX under
-// KVM), so that it still is where calls follow one another. A step of H = 256 then takes two threads
-// 0.19 ms; it took 0.27 where they waited for 50 us. Beside busy processes a longer wait is no better.
-constexpr std::chrono::microseconds patience{150};
 // Calls below this end about when a sleeping thread has come.
 constexpr long worth_a_wake = 60'000;  // nanoseconds
-
-template <class Done>
-bool wait_awake(const Done& done) {
-  const auto end = std::chrono::steady_clock::now() + patience;
-  do {
-    for (int i = 0; i < 8; ++i) {
-      if (done()) return true;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() < end);
-  return false;
-}
 
 // Sends this thread off a core, where it may use another, and lets it back at the end. A binding of the
 // process, or of this thread, to other cores that is made meanwhile has the last word.
@@ -249,7 +233,7 @@ void run_phases(const Phases& phases) {
   if (phases.parts <= 1 || phases.count == 0) return run_alone(phases, word);
 #if defined(__linux__) && defined(_OPENMP)
   const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
-  if (fits && !phases.team_awake) {
+  if (fits && !team_is_awake()) {
     ThreadPool* const pool = take_pool();
     pool->grow(phases.parts - 1);
     pool->run(phases, word);

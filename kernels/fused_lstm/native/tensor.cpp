@@ -1,5 +1,6 @@
 #include "tensor.h"
 
+#include "isa/isa.h"
 #include "refuse.h"
 
 #include <torch/csrc/stable/library.h>
@@ -41,21 +42,35 @@ Tensor call(const char* name, const char* overload, const Tensor& first, Argumen
   return Tensor(stable::to<AtenTensorHandle>(stack[0]));
 }
 
-// Small tensors are converted here: to have it done takes longer than a step of a small layer.
-constexpr int64_t few_elements = 1 << 13;
+// Tensors of fewer elements are converted here, by one thread. To have it done takes longer than a step of
+// a small layer. PyTorch divides more than 32,768 among OpenMP's threads, for which the call then waits:
+// milliseconds where one has lost its core, or sleeps.
+constexpr int64_t few_elements = 1 << 13, few_of_bfloat16 = 1 << 20;
+
+void convert(const c10::BFloat16* from, float* to, int64_t count) {
+  current_isa().for_float->widen(reinterpret_cast<const Bf16*>(from), to, count);
+}
+void convert(const float* from, c10::BFloat16* to, int64_t count) {
+  current_isa().for_float->narrow(from, reinterpret_cast<Bf16*>(to), count);
+}
+template <class From, class To>
+void convert(const From* from, To* to, int64_t count) {
+  std::copy_n(from, count, to);
+}
 
 template <class From, class To>
 Tensor converted(const Tensor& tensor, Dtype dtype) {
   const Tensor result = empty(tensor.sizes(), dtype);
-  std::copy_n(static_cast<const From*>(tensor.data()), tensor.numel(),
-              static_cast<To*>(result.data()));
+  convert(static_cast<const From*>(tensor.data()), static_cast<To*>(result.data()), tensor.numel());
   return result;
 }
 
 // Undefined where it is not one of these.
 Tensor converted_here(const Tensor& tensor, Dtype to) {
   const Dtype from = tensor.dtype();
-  if (!tensor.is_contiguous() || tensor.numel() > few_elements) return Tensor();
+  const bool of_bfloat16 = from == Dtype::BFloat16 || to == Dtype::BFloat16;
+  const int64_t few = of_bfloat16 ? few_of_bfloat16 : few_elements;
+  if (!tensor.is_contiguous() || tensor.numel() > few) return Tensor();
   using c10::BFloat16, c10::Half;
   if (from == Dtype::BFloat16 && to == Dtype::Float) return converted<BFloat16, float>(tensor, to);
   if (from == Dtype::Float && to == Dtype::BFloat16) return converted<float, BFloat16>(tensor, to);

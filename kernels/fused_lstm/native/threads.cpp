@@ -9,10 +9,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <functional>
 #include <limits>
 #include <thread>
+#include <utility>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -161,6 +164,40 @@ std::vector<cpu_set_t> pool_masks() {
 }
 #endif
 
+bool team_is_awake() {
+#if defined(__linux__) && defined(_OPENMP)
+  if (forked || omp_in_parallel()) return false;
+  using Clock = std::chrono::steady_clock;
+  thread_local int threads = 1;        // of the caller's pool, when it was last looked at
+  thread_local clockid_t clock;        // of the second one
+  thread_local timespec last;          // what it said
+  thread_local Clock::time_point own;  // when it was woken to be looked at
+  thread_local bool was_awake = false;
+  if (threads != omp_get_max_threads()) {
+    threads = omp_get_max_threads();
+    clockid_t* const of_caller = &clock;
+    on_each_thread([&](int id) {
+      if (id == 1) pthread_getcpuclockid(pthread_self(), of_caller);
+    });
+    own = Clock::now();
+  }
+  if (threads == 1) return false;
+  const auto moves = [&] {  // it stands still while its thread does
+    timespec now;
+    if (clock_gettime(clock, &now) != 0) return false;
+    const timespec before = std::exchange(last, now);
+    return now.tv_nsec != before.tv_nsec || now.tv_sec != before.tv_sec;
+  };
+  const bool is_awake = moves() && moves();
+  // Until it sleeps again, which this woke.
+  constexpr std::chrono::milliseconds longest_wait{50};
+  was_awake = is_awake && (was_awake || Clock::now() > own + longest_wait);
+  return was_awake;
+#else
+  return false;
+#endif
+}
+
 std::vector<int64_t> control_words() {
   std::vector<int64_t> words(pool_size(), control_word());
   on_each_thread([&](size_t id) { words[id] = control_word(); });
@@ -182,14 +219,9 @@ void Barrier::wait() {
     if (sleeping.load() > 0) wake(phase);
     return;
   }
-  // Waits as long as to sleep and be woken takes (20 us on a Zen 4), which is longer than most
-  // neighbours' tiles. Whoever takes longer has lost its core to another process, or waits for
-  // this one: to yield would not do, for it gives whole time slices to processes that never wait.
-  constexpr int spins = 1000;
-  for (int i = 0; i < spins && !crowded; ++i) {
-    if (phase.load(std::memory_order_acquire) != now) return;
-    pause();
-  }
+  // Whoever takes longer has lost its core to another process, or waits for this one: to yield would
+  // not do, for it gives whole time slices to processes that never wait.
+  if (!crowded && wait_awake([&] { return phase.load(std::memory_order_acquire) != now; })) return;
   if (crowded) std::this_thread::yield();  // the team itself is who is ready to run, most times
   sleep(now);
 }

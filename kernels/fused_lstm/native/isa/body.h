@@ -39,6 +39,7 @@ FL_PRAGMA(GCC visibility push(hidden))
 #include FL_INSTEAD
 #else
 
+#include "isa/convert.h"
 #include "loss.h"
 #include "sweep_backward.h"
 #include "sweep_phases.h"
@@ -72,7 +73,11 @@ constexpr Kernels<T> table() {
       table.cell_backward = cell_backward<T>;
       table.short_forward = short_sweep<T, T>;
     }
-    if constexpr (sizeof(T) == sizeof(float)) table.short_forward_bf16 = short_sweep<T, Bf16>;
+    if constexpr (std::is_same_v<T, float>) {
+      table.short_forward_bf16 = short_sweep<T, Bf16>;
+      table.widen = widen;
+      table.narrow = narrow;
+    }
   }
   return table;
 }

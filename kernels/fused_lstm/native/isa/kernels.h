@@ -473,6 +473,9 @@ struct Kernels {
                            Sum<T>* out);
   void (*draw_mask)(const Worker&, long count, uint64_t first, const Dropout&, Sum<T>* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
+  // bfloat16 to float32, and to the nearest one back; T: float.
+  void (*widen)(const Bf16* from, float* to, long count);
+  void (*narrow)(const float* from, Bf16* to, long count);
 };
 
 }  // namespace fused_lstm

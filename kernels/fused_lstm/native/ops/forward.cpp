@@ -213,7 +213,6 @@ struct ForwardPass {
     };
     phases.parts = plan.alone ? 1 : plan.team;
     phases.nanoseconds = plan.nanoseconds;
-    phases.team_awake = s.given;  // by the product of x, which was made before this call
     phases.argument = const_cast<void*>(static_cast<const void*>(&run));
     phases.run = [](void* argument, long phase, const Worker& worker) {
       (*static_cast<decltype(run)*>(argument))(phase, worker);
