@@ -231,15 +231,6 @@ void run_alone(const Phases& phases, uint64_t word) {
 void run_phases(const Phases& phases) {
   const uint64_t word = operator_word();
   if (phases.parts <= 1 || phases.count == 0) return run_alone(phases, word);
-#if defined(__linux__) && defined(_OPENMP)
-  const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
-  if (fits && !team_is_awake()) {
-    ThreadPool* const pool = take_pool();
-    pool->grow(phases.parts - 1);
-    pool->run(phases, word);
-    return give_back(pool);
-  }
-#endif
   const auto body = [](void* argument, const Worker& worker) {
     const Phases& phases = *static_cast<const Phases*>(argument);
     for (long phase = 0; phase < phases.count; ++phase) {
@@ -249,7 +240,18 @@ void run_phases(const Phases& phases) {
       worker.sync();
     }
   };
-  run_team(phases.parts, body, const_cast<Phases*>(&phases));
+  void* const argument = const_cast<Phases*>(&phases);
+#if defined(__linux__) && defined(_OPENMP)
+  const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
+  if (fits) {
+    if (run_where_awake(phases.parts, body, argument)) return;
+    ThreadPool* const pool = take_pool();
+    pool->grow(phases.parts - 1);
+    pool->run(phases, word);
+    return give_back(pool);
+  }
+#endif
+  run_team(phases.parts, body, argument);
 }
 
 }  // namespace fused_lstm

@@ -164,38 +164,76 @@ std::vector<cpu_set_t> pool_masks() {
 }
 #endif
 
-bool team_is_awake() {
 #if defined(__linux__) && defined(_OPENMP)
-  if (forked || omp_in_parallel()) return false;
-  using Clock = std::chrono::steady_clock;
-  thread_local int threads = 1;        // of the caller's pool, when it was last looked at
-  thread_local clockid_t clock;        // of the second one
-  thread_local timespec last;          // what it said
-  thread_local Clock::time_point own;  // when it was woken to be looked at
-  thread_local bool was_awake = false;
-  if (threads != omp_get_max_threads()) {
-    threads = omp_get_max_threads();
-    clockid_t* const of_caller = &clock;
-    on_each_thread([&](int id) {
-      if (id == 1) pthread_getcpuclockid(pthread_self(), of_caller);
-    });
-    own = Clock::now();
+namespace {
+
+// What a caller knows of the second thread of its pool, which waits awake after a region.
+class SecondThread {
+ public:
+  // Whether it has a core now, because of others than the calls that asked.
+  bool is_awake_for_others() {
+    const auto now = Clock::now();
+    if (threads_ != omp_get_max_threads()) {
+      find();
+      doubt(now);
+    }
+    // A program that calls these operators and nothing else keeps it awake by itself.
+    in_a_row_ = now < ended_ + short_gap ? in_a_row_ + 1 : 0;
+    if (for_others_ && in_a_row_ >= 8) doubt(now);
+    const bool has_core = threads_ > 1 && runs() && runs();
+    for_others_ = has_core && (for_others_ || now > doubted_ + longest_wait);
+    return for_others_;
   }
-  if (threads == 1) return false;
-  const auto moves = [&] {  // it stands still while its thread does
+
+  // Tells it that a call which asked has ended, which the pool ran.
+  void end_call() { ended_ = Clock::now(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds longest_wait{50};
+  static constexpr std::chrono::microseconds short_gap{15};
+
+  void find() {
+    threads_ = omp_get_max_threads();
+    on_each_thread([&](int id) {
+      if (id == 1) pthread_getcpuclockid(pthread_self(), &clock_);
+    });
+  }
+
+  void doubt(Clock::time_point now) {
+    doubted_ = now;
+    for_others_ = false;
+  }
+
+  bool runs() {  // since it was last asked: the clock stands still while the thread does
     timespec now;
-    if (clock_gettime(clock, &now) != 0) return false;
-    const timespec before = std::exchange(last, now);
+    if (clock_gettime(clock_, &now) != 0) return false;
+    const timespec before = std::exchange(last_, now);
     return now.tv_nsec != before.tv_nsec || now.tv_sec != before.tv_sec;
-  };
-  const bool is_awake = moves() && moves();
-  // Until it sleeps again, which this woke.
-  constexpr std::chrono::milliseconds longest_wait{50};
-  was_awake = is_awake && (was_awake || Clock::now() > own + longest_wait);
-  return was_awake;
-#else
-  return false;
+  }
+
+  int threads_ = 1;  // of the pool, when it was looked for
+  clockid_t clock_{};
+  timespec last_{};
+  Clock::time_point doubted_, ended_;
+  int in_a_row_ = 0;
+  bool for_others_ = false;
+};
+
+thread_local SecondThread second_thread;
+
+}  // namespace
 #endif
+
+bool run_where_awake(long most, void (*body)(void*, const Worker&), void* argument) {
+#if defined(__linux__) && defined(_OPENMP)
+  if (!forked && !omp_in_parallel() && second_thread.is_awake_for_others()) {
+    run_team(most, body, argument);
+    second_thread.end_call();
+    return true;
+  }
+#endif
+  return false;
 }
 
 std::vector<int64_t> control_words() {

@@ -23,10 +23,10 @@ void limit_team(int64_t workers);
 // not throw.
 void run_team(long most, void (*body)(void* argument, const Worker& worker), void* argument);
 
-// Whether another thread of torch's pool has a core now: it works, or waits awake, as OpenMP's do for some
-// time after each operator of PyTorch that they shared (libgomp's for 16 ms on a Xeon). A thread that is
-// none of theirs then gets half of that core. It takes a microsecond.
-bool team_is_awake();
+// Runs a team likewise if another thread of torch's pool is awake: it works, or spins, as OpenMP's do for some
+// time after each operator of PyTorch's that they shared (libgomp's for 16 ms on a Xeon). A thread that is
+// none of theirs would get half of that core. Returns whether it ran; to ask takes a microsecond.
+bool run_where_awake(long most, void (*body)(void* argument, const Worker& worker), void* argument);
 
 #if defined(__linux__)
 // The cores that each thread of torch's pool may use, the caller's first, where they are bound; else

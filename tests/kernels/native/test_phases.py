@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -188,7 +189,7 @@ print(sorted(times)[30])
 @two_cores
 def test_where_openmps_threads_are_awake_they_run_the_call():
     """They wait awake behind an operator of PyTorch's; another thread has half of their core."""
-    python(f"""{ALONE}
+    script = f"""{ALONE}
 def run_time():  # of a thread, s
     return int(open(f"/proc/self/task/{{own}}/schedstat").read().split()[0]) / 1e9
 
@@ -201,13 +202,20 @@ end = time.perf_counter() + 0.3
 while time.perf_counter() < end:
     many + 1
     call()
-had = run_time()
-begin = time.perf_counter()
-for _ in range(100):
-    many + 1
-    call()
-assert run_time() - had < (time.perf_counter() - begin) / 20
-""")
+shares = []  # of the time, in parts of which one has both cores
+for _ in range(40):
+    had, begin = run_time(), time.perf_counter()
+    for _ in range(10):
+        many + 1
+        call()
+    shares.append((run_time() - had) / (time.perf_counter() - begin))
+print(min(shares))
+"""
+    where = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    where["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", SETUP + script]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=where)
+    assert float(ran.stdout) < 0.02  # it was a half
 
 
 def test_on_one_core_the_caller_runs_alone():
