@@ -41,9 +41,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 # Rows of a call, T * B, from which on a layer's own kernels are faster in bfloat16 than prepared
-# weights, although they pack theirs at each call; of wide layers, whose packing takes longer, two
-# fifths of H. (An Emerald Rapids, one thread: with more rows 1.0 to 2.5 times as fast, with fewer
-# mostly slower, of 256 rows of H = 800 by a tenth.)
+# weights, although they pack theirs at each call; of wide layers, whose packing takes longer, a
+# third of H. (An Emerald Rapids: with more rows 1.0 to 2.5 times as fast, with fewer mostly slower,
+# of 256 rows of H = 800 by a tenth on one thread.)
 MANY_ROWS = 128
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 
@@ -553,7 +553,7 @@ class Prepared(nn.Module):
         if x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         rows = x.numel() // x.shape[-1]
-        many = rows >= max(MANY_ROWS, 2 * self.hidden_size // 5)
+        many = rows >= max(MANY_ROWS, self.hidden_size // 3)
         return many and torch.ops.fused_lstm_native.isa() == "amx"
 
     def _check_state(self, h0: Tensor, c0: Tensor, B: int) -> None:

@@ -33,12 +33,21 @@ bool is_small(const Sizes& s) {
   return s.batch * columns * (s.inputs + s.hidden) < 1 << 16;
 }
 
+// Whether a call's prepared weights are multiplied by a matrix unit, once they have come into a near cache.
+bool by_matrix_unit(const Sizes& s) { return s.prepared && s.unit && s.batch >= 2; }
+
 // Estimates one worker's time for a short call: to read weights at each step, 14 bytes per ns (an
-// Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds.
+// Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds. A matrix unit
+// made 120 to 220 there, and weights were read at 40 to 120 bytes per ns in all steps but the first.
 long nanoseconds_of(const Sizes& s) {
   const long weights = s.cell.x_gates() * s.hidden * (s.inputs + s.outputs) * s.lanes();
+  if (by_matrix_unit(s)) return std::max(weights * s.weight_bytes / 14, s.rows * weights / 180);
   return std::max(s.steps * weights * s.weight_bytes / 14, s.rows * weights / 40);
 }
+
+// Whether a matrix unit makes a call too soon for two workers: they took 1.04 to 1.51 times as long where
+// one took 21 to 94 us, and 0.59 to 0.9 where one took 116 to 850 (an Emerald Rapids, bfloat16).
+bool is_soon_made(const Sizes& s) { return by_matrix_unit(s) && nanoseconds_of(s) < 100'000; }
 
 // Returns a step's number of tiles: one more worker would have none, and yet meet the others each step.
 // If the input product of all steps is more work than these, it decides instead. A step that takes
@@ -217,7 +226,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   Machine m = machine;
   Plan plan{};
   plan.is_short = pass != Pass::backward && (s.prepared || is_short(s));
-  plan.alone = plan.is_short && is_small(s);
+  plan.alone = plan.is_short && (is_small(s) || is_soon_made(s));
   plan.nanoseconds = nanoseconds_of(s);
   plan.wavefront = !plan.is_short && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;

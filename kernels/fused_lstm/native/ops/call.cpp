@@ -359,6 +359,7 @@ void set_prepared_dtypes(Call& call, const Arguments& given) {
                   : given.weight_only     ? Prepared::int8_weights
                                           : Prepared::int8;
   call.sizes.prepared = true;
+  call.sizes.unit = of == Dtype::BFloat16 && call.isa->for_bf16_rows.run;
   call.sizes.weight_bytes = bytes_of(of);
 }
 
