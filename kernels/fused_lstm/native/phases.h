@@ -1,7 +1,7 @@
-// Short calls, on threads of their own, but where torch's are awake (`run_where_awake`). OpenMP's region ends when all of
-// its threads have been there, also one that has lost its core to another process for milliseconds.
-// Here a thread takes a part of the work when it has a core, and the caller takes what is left: nobody
-// waits for a thread that has no part.
+// Short calls, on threads of their own, but where torch's are awake (`run_where_awake`). OpenMP's region
+// ends when all of its threads have been there, also one that has lost its core to another process for
+// milliseconds. Here a thread takes a part of the work when it has a core, and the caller takes what is
+// left: nobody waits for a thread that has no part.
 #pragma once
 
 #include "threads.h"
