@@ -23,6 +23,10 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #ifdef _OPENMP
 extern "C" void __kmpc_fork_call();  // of another OpenMP than GCC's; never called
@@ -196,9 +200,13 @@ class SecondThread {
   void find() {
     threads_ = omp_get_max_threads();
     on_each_thread([&](int id) {
-      if (id == 1) pthread_getcpuclockid(pthread_self(), &clock_);
+      if (id == 1) clock_ = own_clock();
     });
   }
+
+  // The calling thread's CPU clock, as Linux numbers them: pthread_getcpuclockid is another symbol in newer
+  // C libraries, which older ones lack.
+  static clockid_t own_clock() { return ~static_cast<clockid_t>(syscall(SYS_gettid)) << 3 | 6; }
 
   void doubt(Clock::time_point now) {
     doubted_ = now;
