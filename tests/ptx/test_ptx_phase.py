@@ -11,7 +11,7 @@ slow = pytest.mark.slow
 SHORT = "a phase that does not change", "no wait", "exchange not zeroed"  # faults found at once
 
 
-# Of the four, half precision with all that rows may be, and TF32.
+# Cases of `make test`: half precision with all that rows may be, and TF32.
 QUICK = phase_cases.some_cases()[1::2]
 
 

@@ -532,7 +532,7 @@ class Prepared(nn.Module):
         ops: Any = torch.ops.fused_lstm_native
         spec = self.spec
         try:
-            if self.dtype == torch.bfloat16 and self._takes_layers_kernels(x):
+            if self._takes_layers_kernels(x):
                 run = ops.lstm if in_a_graph() else partial(kernel, ops.lstm.default)
                 outputs = run(
                     x, h0, c0, self._unpack(), 0.0, None, "layers", False, **spec.schema,
@@ -540,8 +540,8 @@ class Prepared(nn.Module):
                 )  # fmt: skip
                 return outputs[:3]
             return ops.prepared_lstm(
-                x, h0, c0, self.weights if self.cell is None else self.arguments(),
-                spec.schema_directions, batch_sizes, not_reset, spec.schema_cell, self.weight_only,
+                x, h0, c0, self.arguments(), spec.schema_directions, batch_sizes, not_reset,
+                spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:
             if x.dim() == 3:  # which enters unchecked
@@ -550,7 +550,7 @@ class Prepared(nn.Module):
 
     def _takes_layers_kernels(self, x: Tensor) -> bool:
         """Return whether bfloat16 weights meet so many rows that a layer's kernels are faster."""
-        if x.dtype != torch.bfloat16 or self.cell is not None:
+        if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         rows = x.numel() // x.shape[-1]
         many = rows >= max(MANY_ROWS, self.hidden_size // 3)

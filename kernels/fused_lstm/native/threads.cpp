@@ -171,7 +171,7 @@ std::vector<cpu_set_t> pool_masks() {
 #if defined(__linux__) && defined(_OPENMP)
 namespace {
 
-// What a caller knows of the second thread of its pool, which waits awake after a region.
+// The second thread of a caller's pool, as far as the caller knows: it waits awake after a region.
 class SecondThread {
  public:
   // Whether it has a core now, because of others than the calls that asked.

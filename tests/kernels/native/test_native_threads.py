@@ -209,6 +209,43 @@ def run(threads: int, hidden: int, B: int = 7) -> tuple[torch.Tensor, ...]:
     return y, h_n, c_n, *(p.grad for p in lstm.parameters())
 
 
+@two_cores
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a call has one thread")
+def test_where_openmps_threads_are_awake_they_run_the_call():
+    """They wait awake behind an operator of PyTorch's; another thread has half of their core."""
+    script = """
+import fused_lstm
+
+def threads():
+    return set(map(int, os.listdir("/proc/self/task")))
+
+def run_time():  # of a thread, s
+    return int(open(f"/proc/self/task/{own}/schedstat").read().split()[0]) / 1e9
+
+layer, x = fused_lstm.prepare(torch.nn.LSTM(512, 512)), torch.randn(20, 8, 512)
+call = lambda: layer(x)
+many = torch.ones(1 << 20)
+many + 1
+time.sleep(0.2)  # until OpenMP's thread sleeps
+before = threads()
+call()
+(own,) = threads() - before
+end = time.perf_counter() + 0.3
+while time.perf_counter() < end:
+    many + 1
+    call()
+shares = []  # of the time, in parts of which one has both cores
+for _ in range(40):
+    had, begin = run_time(), time.perf_counter()
+    for _ in range(10):
+        many + 1
+        call()
+    shares.append((run_time() - had) / (time.perf_counter() - begin))
+print(min(shares))
+"""
+    assert float(python(script)) < 0.02  # it was a half
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3])
 @pytest.mark.parametrize("hidden", [19, 210])
 def test_a_limited_team_is_a_smaller_one(limit, hidden):

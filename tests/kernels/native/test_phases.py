@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -107,11 +106,12 @@ for _ in range(2):
         assert expected is None or torch.equal(call(), expected)
         os._exit(0)
     signal.alarm(60)  # it would wait for ever
+    torch.ones(1 << 20) + 1  # which makes OpenMP's thread
     before = threads()
     found = call()
     assert expected is None or torch.equal(found, expected)
     expected = found
-    assert 1 <= len(threads() - before) <= 2  # one may be OpenMP's
+    assert len(threads() - before) == 1
 """)
 
 
@@ -184,38 +184,6 @@ finally:
 print(sorted(times)[30])
 """
     assert float(python(script)) < 4e-3
-
-
-@two_cores
-def test_where_openmps_threads_are_awake_they_run_the_call():
-    """They wait awake behind an operator of PyTorch's; another thread has half of their core."""
-    script = f"""{ALONE}
-def run_time():  # of a thread, s
-    return int(open(f"/proc/self/task/{{own}}/schedstat").read().split()[0]) / 1e9
-
-before = threads()
-call()
-(own,) = threads() - before
-layer, x = fused_lstm.prepare(torch.nn.LSTM(512, 512)), torch.randn(20, 8, 512)
-many = torch.ones(1 << 20)
-end = time.perf_counter() + 0.3
-while time.perf_counter() < end:
-    many + 1
-    call()
-shares = []  # of the time, in parts of which one has both cores
-for _ in range(40):
-    had, begin = run_time(), time.perf_counter()
-    for _ in range(10):
-        many + 1
-        call()
-    shares.append((run_time() - had) / (time.perf_counter() - begin))
-print(min(shares))
-"""
-    where = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    where["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, "-c", SETUP + script]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=where)
-    assert float(ran.stdout) < 0.02  # it was a half
 
 
 def test_on_one_core_the_caller_runs_alone():

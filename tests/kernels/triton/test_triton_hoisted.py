@@ -82,7 +82,7 @@ def test_what_python_takes_to_begin_launches_counts():
 
 @pytest.fixture
 def h100(monkeypatch):
-    """As if triton ran on an H100; nothing is run."""
+    """Make triton believe that it runs on an H100; nothing is run."""
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: None)
     monkeypatch.setattr(op, "card_of", lambda device: DEVICES["H100"])
 
@@ -143,7 +143,7 @@ def test_float32_keeps_the_precision_of_an_lstm(h100, monkeypatch, matmul, rnn):
 
 
 def test_a_measured_card_and_timed_plans_count(h100, monkeypatch):
-    """Where L2 is fast enough, products take as long either way; a timed shape stays as timed."""
+    """Products take as long either way where L2 is fast enough; a timed shape stays as timed."""
     assert run.why_hoisted(PLAIN, call_of(B=1280)) is not None
     fast = replace(DEVICES["H100"], l2_rate=1e5)
     monkeypatch.setattr(op, "card_of", lambda device: fast)
