@@ -219,31 +219,42 @@ import fused_lstm
 def threads():
     return set(map(int, os.listdir("/proc/self/task")))
 
-def run_time():  # of a thread, s
-    return int(open(f"/proc/self/task/{own}/schedstat").read().split()[0]) / 1e9
+def cpu_time(thread):  # s, as Linux numbers a thread's clock
+    return time.clock_gettime(~thread << 3 | 6)
 
+def has_core(thread):
+    return cpu_time(thread) != cpu_time(thread)
+
+first = threads()
+many = torch.ones(1 << 20)
+(openmps,) = threads() - first
 layer, x = fused_lstm.prepare(torch.nn.LSTM(512, 512)), torch.randn(20, 8, 512)
 call = lambda: layer(x)
-many = torch.ones(1 << 20)
 many + 1
 time.sleep(0.2)  # until OpenMP's thread sleeps
-before = threads()
+first = threads()
 call()
-(own,) = threads() - before
+(own,) = threads() - first
 end = time.perf_counter() + 0.3
 while time.perf_counter() < end:
     many + 1
     call()
-shares = []  # of the time, in parts of which one has both cores
-for _ in range(40):
-    had, begin = run_time(), time.perf_counter()
-    for _ in range(10):
-        many + 1
+awake = without_own = 0
+end = time.perf_counter() + 20
+while awake < 100 and time.perf_counter() < end:  # a busy machine leaves few
+    many + 1
+    if has_core(openmps) and has_core(openmps):
+        awake += 1
+        had = cpu_time(own)
         call()
-    shares.append((run_time() - had) / (time.perf_counter() - begin))
-print(min(shares))
+        without_own += cpu_time(own) == had
+print(awake, without_own)
 """
-    assert float(python(script)) < 0.02  # it was a half
+    awake, without_own = map(int, python(script).split())
+    if awake < 10:
+        pytest.skip("OpenMP's thread had no core: the machine is too busy")
+    # It was none on a quiet machine and up to a quarter beside a busy process.
+    assert without_own > 0.4 * awake, f"{without_own} of {awake} calls"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
