@@ -90,22 +90,29 @@ bool has_tiles(const Sizes& s, const Machine& m) {
 
 // Decides whether steps make W x too, where their sums begin, given a lane's inputs. For all steps at once
 // it is a faster product, and each weight is read once, but what it makes is written and read again. In a
-// wavefront the layer below has only just made x. Measured on an Emerald Rapids (H = 32 to 1024, 4 to 256
-// rows): in float32 a forward pass of such steps takes 0.75 to 1.05 of the time where rows are many, and on two threads 0.53 to 1.02; in bfloat16,
-// which a matrix unit multiplies far faster than sums are moved, 0.33 to 0.97. Of 16 vector registers it
-// takes 0.91 to 0.98 with few inputs, and more than the time with twice as many as rows.
-bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs) {
+// wavefront the layer below has only just made x. Measured on an Emerald Rapids, forward passes, as shares
+// of the time of the other way. In bfloat16, which a matrix unit multiplies far faster than sums are moved:
+// 0.33 to 0.97. In float32 on two threads with up to 64 inputs, trained or not: 0.65 to 0.98. In inference
+// with near weights and 12 rows or more: 0.62 to 0.98 on two threads, prepared on one 0.84 to 1.00; with far
+// ones and few rows it takes up to 1.6. Where rows are half of the inputs: 0.75 to 1.05. Of 16 vector
+// registers with few inputs: 0.91 to 0.98.
+bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs, bool save) {
   if (plan.wavefront) return true;
   if ((plan.is_short && !has_tiles(s, m)) || !s.cell.in_tiles()) return false;
   if (s.given || s.norm || s.projected || s.resets) return false;
   if (inputs <= 16) return true;
-  if (m.shapes.registers > 8) {  // vectors
-    const long most = m.shapes.registers == 32 ? 8 : 2;  // bytes of a row of x, for each row of a step
-    return s.steps >= 8 && inputs * m.bytes <= most * s.batch;
-  }
   const long weights = s.cell.x_gates() * s.hidden * (inputs + s.outputs) * m.bytes;
-  const bool cached = weights <= m.threads * (1536 << 10);
-  return inputs <= std::min((cached ? 32 : 16) * s.batch, 4 * s.rows);
+  if (m.shapes.registers > 8) {  // vectors
+    if (s.steps < 8) return false;
+    const bool many = m.shapes.registers == 32;
+    if (m.bytes == m.sum_bytes && weights <= m.threads * (1280 << 10)) {
+      if (m.threads > 1 && s.batch >= 4 && inputs <= std::min(s.hidden, 64L)) return true;
+      if (many && s.batch >= 12 && !save && (m.threads > 1 || s.prepared)) return true;
+    }
+    return inputs * m.bytes <= (many ? 8 : 2) * s.batch;
+  }
+  const bool near = weights <= m.threads * (1536 << 10);
+  return inputs <= std::min((near ? 32 : 16) * s.batch, 4 * s.rows);
 }
 
 // Returns the most inputs of a lane whose steps make W x too, or 0.
@@ -123,8 +130,8 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long columns = std::max(cell.saved, 1L);  // of what is kept of a step; of an RNN it is y
   const bool kept = save && s.norm;  // the input's part itself, behind c
   plan.in_place = save && !s.norm && m.bytes == m.sum_bytes && columns >= cell.x_gates() && !cell.inner;
-  plan.input_in_step = makes_input_in_step(plan, s, m, s.inputs);
-  plan.input_in_step_above = s.layers > 1 && makes_input_in_step(plan, s, m, width);
+  plan.input_in_step = makes_input_in_step(plan, s, m, s.inputs, save);
+  plan.input_in_step_above = s.layers > 1 && makes_input_in_step(plan, s, m, width, save);
   const bool all_in_steps = plan.input_in_step && (s.layers == 1 || plan.input_in_step_above);
   const bool at_once = (plan.in_place && !s.given) || (plan.is_short && !s.prepared) || kept;
   plan.chunk = at_once || all_in_steps ? s.steps : fit;

@@ -144,8 +144,27 @@ def test_steps_of_many_rows_make_their_input_products_too():
         assert "input product: in each step" not in plan(**sizes), change
 
 
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_steps_make_input_products_with_near_weights(isa):
+    """In inference of so many rows, and with few inputs trained too, on two threads."""
+    if isa not in native.OPS.isa_names():
+        pytest.skip(f"this CPU has no {isa}")
+
+    def is_in_step(**sizes) -> bool:
+        return "input product: in each step" in plan(isa=isa, layers=1, **sizes)
+
+    few = {"steps": 8, "batch": 4, "hidden": 64, "inputs": 64}
+    assert is_in_step(**few)
+    for change in ({"steps": 7}, {"batch": 3}, {"inputs": 65}, {"hidden": 63}, {"threads": 1}):
+        assert not is_in_step(**few | change), change
+    near = {"steps": 8, "batch": 12, "hidden": 256, "inputs": 200, "save": False}
+    assert is_in_step(**near) == (isa == "avx512")
+    for change in ({"batch": 11}, {"hidden": 512}, {"threads": 1}, {"save": True}):
+        assert not is_in_step(**near | change), change
+
+
 def test_input_products_are_made_in_parts_where_nothing_is_saved():
-    shape = {"steps": 1000, "batch": 64, "hidden": 256, "inputs": 200}
+    shape = {"steps": 1000, "batch": 64, "hidden": 256, "inputs": 2000}
     assert "input product: 1000 of 1000 steps" in plan(**shape)
     parts = 16 * 2**20 // (64 * 4 * 256 * 4)
     text = plan(**shape, save=False)
