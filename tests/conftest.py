@@ -64,6 +64,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:  # by marks: a folder's name, such as gpu, is a keyword too
         for mark in left_out.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(left_out[mark])
+    # Of what comes first the other workers take nothing: one pool of the PTX machine is enough,
+    # whose processes take many seconds to start.
+    items.sort(key=lambda item: item.path.parent.name != "ptx")
 
 
 def pytest_collection_finish() -> None:
@@ -114,6 +117,16 @@ def _use_isa(request):
 isa = pytest.fixture(_use_isa, params=isa_names(torch.float32), name="isa")
 bf16_isa = pytest.fixture(_use_isa, params=isa_names(torch.bfloat16), name="bf16_isa")
 every_isa = pytest.fixture(_use_isa, params=isa_names(), name="every_isa")
+
+
+@pytest.fixture
+def without_bfloat16():
+    """Compile cells without kernels of bfloat16, half of the time: avx512's others are amx's."""
+    if "amx" in isa_names():
+        native.OPS.use_isa("avx512")
+    yield
+    if isa_names():
+        native.OPS.use_isa("")
 
 
 @pytest.fixture

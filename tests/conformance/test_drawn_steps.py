@@ -12,7 +12,9 @@ import torch
 import fused_lstm
 from own_loop import assert_same
 
-FIRST, COUNT = int(os.environ.get("SEED", "0")), int(os.environ.get("EXAMPLES", "12"))
+pytestmark = pytest.mark.usefixtures("without_bfloat16")
+
+FIRST, COUNT = int(os.environ.get("SEED", "0")), int(os.environ.get("EXAMPLES", "8"))
 TIERS: Counter = Counter()
 
 

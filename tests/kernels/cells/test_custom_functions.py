@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import fused_lstm
 from fused_lstm import native
 
+pytestmark = pytest.mark.usefixtures("without_bfloat16")
+
 WHY = native.missing(torch.device("cpu"))
 # A function, and the least and the largest argument.
 FUNCTIONS = [

@@ -13,6 +13,8 @@ from torch import nn
 import fused_lstm
 from own_loop import assert_same, unrolled
 
+pytestmark = pytest.mark.usefixtures("without_bfloat16")
+
 T, B, I, H = 6, 3, 5, 8
 
 
