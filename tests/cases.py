@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fused_lstm
 from fused_lstm import native
 from fused_lstm.call import choose
+from fused_lstm.cells.compile import files_of
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
@@ -121,18 +122,21 @@ def in_turn(cases: Mapping[str, object], rungs: list, turns: int) -> pytest.Mark
 
 
 def cells_in_turn(name: str, cells: Mapping[str, object]) -> pytest.MarkDecorator:
-    """Parametrize `name` and "every_isa": each cell on the best instruction set and on another.
+    """Parametrize `name` and "every_isa": each cell on the best set, every third on another too.
 
-    Each is compiled for each of its sets, half a second's work; --slow has all.
+    Each is compiled for each of its sets, half a second's work; --slow has all. A set whose float
+    and double kernels are the best one's, as avx512's are amx's, has no turn.
     """
     isas = [] if native.missing(CPU) else native.OPS.isa_names(None)
     best, *others = [isa for isa in isas if isa != "emulated"] or [""]  # no cell is emulated
+    own = [isa for isa in others if files_of(isa)["cell"] != files_of(best)["cell"]]
+    turns = [turn for isa in own for turn in (isa, None, None)] or [None]
     return pytest.mark.parametrize(
         (name, "every_isa"),
         [
             pytest.param(
                 cell, isa, id=f"{label}-{isa}",
-                marks=[] if isa == best or isa == others[n % len(others)] else pytest.mark.slow,
+                marks=[] if isa in (best, turns[n % len(turns)]) else pytest.mark.slow,
             )
             for n, (label, cell) in enumerate(cells.items())
             for isa in (best, *others)

@@ -57,7 +57,9 @@ def test_equal_formulas_are_equal_under_any_name(engine, options):
 
 
 @needs_native
-@pytest.mark.parametrize("word", ["layer_norm_lstm", "rnn_step"])
+@pytest.mark.parametrize(
+    "word", ["layer_norm_lstm", pytest.param("rnn_step", marks=pytest.mark.slow)]
+)
 def test_a_name_in_a_compiled_training_step(word):
     """Inductor once expected another shape of a cell whose name has layer_norm in it."""
     torch.testing.assert_close(everything(named(word), compiled=True),
