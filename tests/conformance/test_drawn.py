@@ -16,7 +16,7 @@ from drawn import drawn, drawn_case
 from fused_lstm import native
 
 WHY = native.missing(torch.device("cpu"))
-EXAMPLES, CALLS = int(os.environ.get("EXAMPLES", "8")), int(os.environ.get("CALLS", "1"))
+EXAMPLES, CALLS = int(os.environ.get("EXAMPLES", "6")), int(os.environ.get("CALLS", "1"))
 SEED = int(os.environ.get("SEED", "0"))
 
 

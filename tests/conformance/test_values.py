@@ -15,16 +15,25 @@ from bench import zoo
 from fused_lstm import native
 
 WHY = native.missing(torch.device("cpu"))
-# Each cell of bench/zoo.py that no list has.
-ZOO = [Case(f"zoo.{n}", B=5, H=20, rows="lengths") for n in zoo.ALL if f"zoo.{n}" not in HAS]
+# Each cell of bench/zoo.py that no list has, every second with --slow alone: it is what others
+# are made of, in another order.
+KNOWN = {*HAS, *(case.cell for case in LARGE)}
+ZOO = [
+    pytest.param(
+        Case(f"zoo.{name}", B=5, H=20, rows="lengths"),
+        marks=[] if n % 2 else pytest.mark.slow, id=name,
+    )
+    for n, name in enumerate(name for name in zoo.ALL if f"zoo.{name}" not in KNOWN)
+]  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     lists, first, one = (metafunc.config.getoption(name) for name in ("lists", "first", "case"))
-    every = [*LARGE, *EMPTY, *ZOO, *cases(lists, first), *interpreted(lists, first)]
+    every = [*LARGE, *EMPTY, *cases(lists, first), *interpreted(lists, first)]
     if one is not None:
         every = [eval(one, {"Case": Case})]
-    metafunc.parametrize("case", every, ids=[f"{c.engine}-{n}" for n, c in enumerate(every)])
+    named = [pytest.param(case, id=f"{case.engine}-{n}") for n, case in enumerate(every)]
+    metafunc.parametrize("case", named + (ZOO if one is None else []))
 
 
 def test_values(case):
