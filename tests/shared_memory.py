@@ -12,8 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import sum_cells
-from bench import zoo
+import alone
 from fused_lstm.call.spec import Spec
 from fused_lstm.tools import inspect
 from fused_lstm.triton import launch
@@ -50,12 +49,20 @@ def plans(card: Device, cell: Spec, direction: str, dtype: str) -> Iterator[Plan
             yield found
 
 
+def of_many(name: str) -> Any:
+    """Return a cell of files whose cells take seconds to trace."""
+    import sum_cells
+    from bench import zoo
+
+    return sum_cells.CELLS.get(name) or getattr(zoo, name)
+
+
 def main(card: str, kernels: Sequence[tuple[str, str, str]], cache: str) -> None:
     """Print JSON: of each cell, direction and dtype the two tightest plans, one of each k_parts."""
     without_machine_code(Path(cache))
     device, rows = (DEVICES | AMD)[card], []
     for name, direction, dtype in kernels:
-        told = sum_cells.CELLS.get(name) or getattr(zoo, name)
+        told = getattr(alone, name, None) or of_many(name)
         told.on_triton()
         cell = Spec(told.name)
         tightest: dict[int, Plan] = {}

@@ -129,9 +129,14 @@ def test_a_comparison_is_combined_with_a_predicate():
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16"])
-def test_half_precision_both_ways(kind):
+def test_half_precision_both_ways(kind, whole):
+    """Every seventh value and all powers of two, infinities among them; --slow has every value."""
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16}[kind]
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32)
+    if not whole:
+        every = every[(every % 7 == 0) | (every % (1024 if kind == "f16" else 128) == 0)]
+        every = torch.cat([every, every[: -len(every) % 128]])  # whole blocks
+    every = every.to(torch.int16)
     wide = each(f"cvt.f32.{kind} {{0}}, {{1}}", ("f32", torch.float32), (kind.replace("f16", "b16")
                 if kind == "f16" else "b16", every))  # fmt: skip
     assert torch.equal(wide.nan_to_num(7), every.view(dtype).float().nan_to_num(7))
@@ -153,6 +158,10 @@ def test_half_precision_ties_go_to_the_even_one():
     found = each("cvt.rn.f16.f32 {0}, {1}", ("b16", torch.int16), ("f32", ties.repeat(64)))
     wanted = torch.tensor([1, 1 + 2**-9, -1, 0, 2**-23, torch.inf], dtype=torch.float16)
     assert torch.equal(found.view(torch.float16)[:6], wanted)
+    ties = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, -1 - 3 * 2**-8])
+    found = each("cvt.rn.bf16.f32 {0}, {1}", ("b16", torch.int16), ("f32", ties.repeat(64)))
+    wanted = torch.tensor([1, 1 + 2**-6, -1, -1 - 2**-6], dtype=torch.bfloat16)
+    assert torch.equal(found.view(torch.bfloat16)[:4], wanted)
 
 
 @np.errstate(all="ignore")

@@ -25,7 +25,7 @@ def python(script: str):
     ("card", "kernels"),
     [
         pytest.param(
-            "RTX 4090", [(PRODUCTS[0], "backward", "bf16"), (SUMS[0], "forward", "bf16")],
+            "RTX 4090", [("norm_and_product", way, "bf16") for way in BOTH],
             id="RTX 4090, the tightest",
         ),
         *(

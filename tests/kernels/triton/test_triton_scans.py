@@ -46,6 +46,7 @@ def test_where_a_loaded_value_is_read():
     assert waits([(16 * n, text) for n, text in enumerate(LOOP)]) == [0.5, 0.5]
 
 
+SRU, MIN_GRU = "bench.zoo:sru", "bench.zoo:min_gru"
 ROWS = ("varlen", "resets")
 SLOW = pytest.mark.slow  # `make inspect` runs these too
 
@@ -55,14 +56,14 @@ SLOW = pytest.mark.slow  # `make inspect` runs these too
     [
         # x's parts; dy, what is saved, the state before, which min_gru's gradient lacks. Of rows
         # that begin anew also the byte that says so.
-        ("sru", "sm_90", "bf16", (), {"forward": 4, "backward": 1 + 4 + 1}),
-        ("sru", "sm_90", "bf16", ROWS, {"forward": 5, "backward": 1 + 4 + 1 + 1}),
+        ("alone:sru", "sm_90", "bf16", ROWS, {"forward": 5, "backward": 1 + 4 + 1 + 1}),
+        pytest.param(SRU, "sm_90", "bf16", (), {"forward": 4, "backward": 1 + 4 + 1}, marks=SLOW),
         pytest.param(
-            "sru", "sm_80", "bf16", ROWS, {"forward": 5, "backward": 1 + 4 + 1 + 1}, marks=SLOW
+            SRU, "sm_80", "bf16", ROWS, {"forward": 5, "backward": 1 + 4 + 1 + 1}, marks=SLOW
         ),
-        pytest.param("min_gru", "sm_90", "fp32", (), {"forward": 2, "backward": 1 + 2}, marks=SLOW),
+        pytest.param(MIN_GRU, "sm_90", "fp32", (), {"forward": 2, "backward": 1 + 2}, marks=SLOW),
         pytest.param(
-            "min_gru", "sm_90", "fp32", ROWS[:1], {"forward": 2, "backward": 1 + 2}, marks=SLOW
+            MIN_GRU, "sm_90", "fp32", ROWS[:1], {"forward": 2, "backward": 1 + 2}, marks=SLOW
         ),
     ],
 )
@@ -70,7 +71,7 @@ def test_loads_of_a_scan_begin_two_steps_ahead(cell, arch, dtype, rows, loads, t
     """A round is two steps. They were waited for in their own step: to hand a value on waits."""
     of = ("--arch", arch, "--dtype", dtype, "--layers", "1", "--hidden", "650", "--sass")
     of += ("--rows", *rows) if rows else ()
-    for report in reports(tmp_path, *of, "--written", f"bench.zoo:{cell}"):
+    for report in reports(tmp_path, *of, "--written", cell):
         assert report["whole"]["spills"] == 0
         direction = report["plan"]["direction"]
         code = [(n, line.split(maxsplit=1)[1]) for n, line in enumerate(report["sass"])]
