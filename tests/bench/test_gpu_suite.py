@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+import fresh
 from bench import machine
 from bench.__main__ import main, measured
 from bench.cases import Shape
@@ -601,7 +602,7 @@ def test_a_step_is_timed_with_the_barrier_and_without_in_turns(monkeypatch):
 MEASURED = {"barrier_us": 1.25, "fence_us": 0.5, "load_us": 0.25, "l2_rate": 5000.0,
             "medium_barrier_step_us": 2.5, "medium_phase_step_us": 2.0}  # fmt: skip
 FIRST = """
-import sys, time
+import os, signal, time
 from pathlib import Path
 import torch
 from bench import machine
@@ -609,7 +610,7 @@ from bench.core import Record
 from bench.gpu import card, compiling, first, racing, testing
 from fused_lstm.triton import devices
 
-stage, file = sys.argv[1], Path(sys.argv[2])
+stage, file = STAGE, Path(FILE)
 devices.current = lambda device: devices.DEVICES["H100"]
 machine.card = lambda device: {"driver_version": "580.65"}
 machine.name = lambda device: "NVIDIA H100"
@@ -619,8 +620,7 @@ names = [*first.FAMILIES.values()]
 
 def wait(at, result=None):
     if stage == at:
-        print("waits", flush=True)
-        time.sleep(100)
+        os.kill(os.getpid(), signal.SIGKILL)
     return result
 
 def tested(deadline, keep, tests):
@@ -648,16 +648,10 @@ def first_report(tmp_path: Path, stage: str) -> tuple[dict, str]:
     """Return the file that a run leaves which is cut off at a stage, and what was printed."""
     file = tmp_path / "gpu-first.json"
     script = FIRST.replace("MEASURED", repr(MEASURED))
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, stage, file], stdout=subprocess.PIPE, text=True
-    )
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line == "waits\n":
-            process.kill()
-    process.wait(timeout=60)
-    return json.loads(file.read_text()), "".join(lines)
+    script = script.replace("STAGE", repr(stage)).replace("FILE", repr(str(file)))
+    (done,) = fresh.run(script)
+    assert done.returncode == (-signal.SIGKILL if stage else 0), done.stderr
+    return json.loads(file.read_text()), done.stdout
 
 
 def test_the_first_two_minutes_are_one_file_that_prints_itself(tmp_path):
@@ -699,7 +693,7 @@ def test_each_family_of_the_first_run_is_a_test(request):
 
 
 CUT_OFF = """
-import sys, time
+import os, signal, time
 from types import SimpleNamespace
 from pathlib import Path
 import torch
@@ -711,18 +705,18 @@ compiled = {"jobs": 1, "kernels": 7, "failed": {}, "cut off": False, "seconds": 
 compiling.compile_tests = lambda *_: compiled
 tests = {"passed": 3, "failed": {}, "skipped": {}, "not run": [], "families": {}}
 first.run = lambda *_: None
-stage = sys.argv[1]
+stage = STAGE
 
 def wait(at, result):
     if stage == at:
-        print("waits", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(100)
     return result
 
 testing.run = lambda *_: wait("test", tests)
 gsan.check = lambda deadline: wait("gsan", "fine")
 compiling.compile_in_time = lambda *_: wait("compile", compiled)
-path, name = Path(sys.argv[2]), "gpu" if stage in ("test", "gsan") else "gpu-race"
+path, name = Path(FILE), "gpu" if stage in ("test", "gsan") else "gpu-race"
 cpu = torch.device("cpu")
 list(suite.run(name, SimpleNamespace(device=cpu, minutes=8.5, json=path, seconds=None)))
 """
@@ -730,14 +724,10 @@ list(suite.run(name, SimpleNamespace(device=cpu, minutes=8.5, json=path, seconds
 
 @pytest.mark.parametrize("stage", ["gsan", pytest.param("test", marks=pytest.mark.slow)])
 def test_what_is_done_when_it_is_cut_off_is_on_the_disk(stage, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", CUT_OFF, stage, tmp_path / "r.jsonl"], stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line == "waits\n":
-            process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    file = str(tmp_path / "r.jsonl")
+    script = CUT_OFF.replace("STAGE", repr(stage)).replace("FILE", repr(file))
+    (done,) = fresh.run(script)
+    assert done.returncode == 143, done.stderr
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["compiled"]["kernels"] == 7
     assert (report["tests"] is None) == (stage == "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import tomllib
@@ -183,7 +184,8 @@ def test_every_table_and_every_fact_is_somewhere():
     names = {name for text in texts for _, name, _ in docs.MARKED.findall(text)}
     assert names == tables.definitions()["table"].keys() | docs.PROGRAMS.keys()
     quoted = {name for text in texts for name in docs.NAMED.findall(text)}
-    assert quoted == docs.facts().keys()
+    # The file is what the results give, as the test above has seen.
+    assert quoted == json.loads(docs.FACTS.read_text(encoding="utf-8")).keys()
 
 
 def test_check_changes_nothing_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):

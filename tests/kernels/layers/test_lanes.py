@@ -136,7 +136,7 @@ def test_cudnn_in_a_graph_takes_all_but_packed_rows():
             check_compiled(Case(kind, T=3, bidirectional=True), "cudnn")
 
 
-@pytest.mark.parametrize("kind", ["unsorted", "lengths"])
+@pytest.mark.parametrize("kind", [pytest.param("unsorted", marks=SLOW), "lengths"])
 def test_auto_in_a_graph_takes_packed_rows_without_native(kind, monkeypatch):
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
     choose._chosen.cache_clear()
@@ -214,8 +214,10 @@ class Reader(nn.Module):
         ),
     ),
 )  # fmt: skip
-def test_torch_export(with_lengths, engine, fuse):
+def test_torch_export(with_lengths, engine, fuse, whole):
     """Any T and B where the engine has an operator; a loop has the T that it was exported with."""
+    if engine == "loop" and not with_lengths and not whole:
+        pytest.skip("long, and with lengths it has all of it: --slow")
     model = Reader(engine, fuse)
     B, T = torch.export.Dim("B", min=2, max=64), torch.export.Dim("T", min=2, max=512)
     dynamic = {0: T, 1: B} if fuse in ("steps", "layers") else {1: B}
@@ -227,7 +229,7 @@ def test_torch_export(with_lengths, engine, fuse):
     assert_close(program(*inputs).detach(), model(*inputs).detach(), "y")
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", [pytest.param("LSTM", marks=SLOW), "GRU"])
 def test_cudnn_in_a_graph_trains_with_dropout(kind):
     """The loop runs there: a GRU's masks come from a seed, which that call once did not have."""
     module = getattr(fused_lstm, kind)(3, 4, 2, dropout=0.5, engine="cudnn")

@@ -19,19 +19,14 @@ every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=Tru
 # --- PyTorch's own inputs ---
 
 
-# Triton's interpreter takes up to half a minute for 32 inputs.
-@pytest.mark.parametrize(
-    ("engine", "fuse"),
-    rungs("compile", slow=("triton-pointwise", "triton-steps", "triton-layers")),
-)
+# Triton's interpreter takes up to half a minute for 32 inputs, whose kinds are test_lanes.py's.
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", slow=("triton",)))
 @pytest.mark.parametrize(
     ("dtype", "training"),
     [(torch.float64, True), (torch.float32, False)],
     ids=["float64-train", "float32-eval"],
 )
-def test_pytorchs_own_inputs(dtype, training, engine, fuse, whole):
-    if engine == "triton" and not training and not whole:
-        pytest.skip("half a minute in the interpreter: --slow")
+def test_pytorchs_own_inputs(dtype, training, engine, fuse):
     of = nn.LSTM, fused_lstm.LSTM, dtype, training
     assert assert_agree_on_pytorchs_inputs(*of, engine, fuse) == 32
 

@@ -241,7 +241,7 @@ while time.perf_counter() < end:
     call()
 awake = without_own = 0
 end = time.perf_counter() + 20
-while awake < 100 and time.perf_counter() < end:  # a busy machine leaves few
+while awake < 40 and time.perf_counter() < end:  # a busy machine leaves few
     many + 1
     if has_core(openmps) and has_core(openmps):
         awake += 1

@@ -84,7 +84,7 @@ def test_one_node_a_layer_with_the_modules_values(name):
         assert_close(a, b.detach(), f"{name}: output {n}")
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bias", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_gru_whose_reset_gate_comes_first(bias):
     model = Called(
         fused_lstm.Recurrent(zoo.gru_reset_before, I, H, 2, bias=bias, bidirectional=True)
