@@ -243,7 +243,7 @@ def _fake_lstm(
     columns, raw = CELLS[spec.cell].columns(engine, spec), 0
     if spec.layer_norm:  # W x and R h too, in planes of c's size
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
-    if CELLS[spec.cell].custom and H:  # numbers of rows
+    elif CELLS[spec.cell].custom and H:  # numbers of rows
         raw = -(-CELLS[spec.cell].cell.numbers(spec) // H)
     h, c, gates = [(0,)] * 3
     dtype = x.dtype

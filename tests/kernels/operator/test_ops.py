@@ -7,7 +7,7 @@ import torch
 
 import fused_lstm
 from cases import assert_autocasts, rungs
-from fused_lstm import reference
+from fused_lstm import reference, zoo
 from tolerance import assert_close
 
 
@@ -186,6 +186,20 @@ def test_torch_compile_traces_without_a_break(engine, fuse):
         grads.append({name: p.grad.clone() for name, p in module.named_parameters()})
     for name, grad in grads[0].items():
         assert_close(grads[1][name], grad, name)
+
+
+def test_torch_compile_knows_what_a_normalized_cell_keeps(ops):
+    """Behind the states lie W x and R h; of cells with sums, which have no norm, numbers."""
+    module = fused_lstm.Recurrent(zoo.rhn, 2, 6, engine=ops.name.split("_")[-1], layer_norm=True)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x, found = torch.randn(3, 1, 2), []
+    for run in (module, compiled):
+        module.zero_grad()
+        _, _, states = run(x, return_states=True)
+        sum(state.sin().sum() for state in states).backward()
+        found.append([*states, *(p.grad for p in module.parameters())])
+    for n, (actual, expected) in enumerate(zip(*reversed(found), strict=True)):
+        assert_close(actual, expected, f"result {n}")
 
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
