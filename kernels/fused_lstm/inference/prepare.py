@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ..call.choose import in_a_graph, why_no_cell
-from ..call.layout import TIME_FIRST, State, batch_of, check_resets, lay_out, states_of, zeros
+from ..call.layout import TIME_FIRST, batch_of, check_resets, lay_out, states_of, zeros
 from ..call.record import Call
 from ..call.rows import enter, leave
 from ..call.run import check_torchs
@@ -45,7 +45,6 @@ UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 # third of H. (An Emerald Rapids: with more rows 1.0 to 2.5 times as fast, with fewer mostly slower,
 # of 256 rows of H = 800 by a tenth on one thread.)
 MANY_ROWS = 128
-SMALL = 1 << 16  # elements of a state that a layer keeps
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 
 HOOKS = {  # a module's attribute -> which hooks it has
@@ -283,8 +282,6 @@ class Prepared(nn.Module):
     """
 
     cell: Cell | None = None  # of a layer of one's own
-    # Of the last call without a state; replaced, never changed.
-    _zeros: Mapping[tuple[int, torch.dtype], State] = {}
 
     def __init__(
         self, module: nn.RNNBase, dtype: torch.dtype | None = None, weight_only: bool = False
@@ -337,7 +334,7 @@ class Prepared(nn.Module):
         return self._unpacked[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_unpacked": None, "_arguments": None, "_zeros": {}}
+        return vars(self) | {"_unpacked": None, "_arguments": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -501,7 +498,8 @@ class Prepared(nn.Module):
         x, rows, resets, layout = lay_out(input, lengths, resets, width, self.batch_first)
         B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
         if hx is None:
-            h0, c0 = self._first_states(x, B)
+            H = self.hidden_size
+            h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
         else:
             h0, c0 = states_of(self.spec, hx, layout.batched)
         if rows is None and resets is None:
@@ -521,21 +519,6 @@ class Prepared(nn.Module):
         if layout is not TIME_FIRST:
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
         return y, (h_n, c_n) if self.spec.has_c else h_n
-
-    def _first_states(self, x: Tensor, B: int) -> State:
-        """Return zeros: those of the last call, if they fit, since no call writes to them.
-
-        To make them is a tenth of a small call, and a third of one that follows a pause.
-        """
-        H, key = self.hidden_size, (B, x.dtype)
-        plain = type(x) is Tensor and not in_a_graph()
-        if plain and (states := self._zeros.get(key)) is not None:
-            return states
-        states = zeros(self.spec, x, B, H, self.proj_size or H)
-        small = plain and states[1].numel() <= SMALL and type(states[1]) is Tensor
-        if small and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
-            self._zeros = {key: states}
-        return states
 
     def _kernel(
         self,

@@ -12,7 +12,6 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -399,43 +398,6 @@ def test_its_dtype(of, asked, is_in):
     assert prepared.state_dict()["weight_hh_l0"].dtype == is_in
     assert prepared(torch.randn(2, 1, 5, dtype=of))[0].dtype == of
     assert fused_lstm.prepare(module, asked).state_dict().keys() == module.state_dict().keys()
-
-
-@pytest.mark.parametrize("proj_size", [0, 3])
-def test_states_of_zero_are_made_once_and_stay_zero(proj_size):
-    lstm = nn.LSTM(5, 7, proj_size=proj_size).eval()
-    prepared, x = fused_lstm.prepare(copy.deepcopy(lstm)), torch.randn(4, 2, 5)
-    with torch.no_grad():
-        first, states = prepared(x)
-        kept = prepared._zeros
-        for state in states:
-            state.fill_(9)  # a caller may write to what it got
-        for given in (x, x[:, :1], x):
-            y, (h_n, _) = prepared(given)
-            expected, (last, _) = lstm(given)
-            torch.testing.assert_close(y, expected)
-            torch.testing.assert_close(h_n, last)
-        assert torch.equal(prepared(x)[0], first)
-        made = prepared._zeros
-        prepared(x)
-        assert prepared._zeros is made is not kept
-    assert not copy.deepcopy(prepared)._zeros
-    assert not pickle.loads(pickle.dumps(prepared))._zeros
-
-
-def test_states_of_a_transform_or_a_fake_call_are_not_kept():
-    """They would be wrappers of a call that is over."""
-    prepared, x = fused_lstm.prepare(nn.LSTM(5, 7).eval()), torch.randn(4, 2, 5)
-    with torch.no_grad():
-        torch.compile(prepared, backend="eager")(x)
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            prepared(fake.from_tensor(x))
-    with pytest.raises(RuntimeError):
-        torch.vmap(prepared)(torch.stack([x, x]))
-    assert not prepared._zeros
-    with torch.no_grad():
-        prepared(x)
-    assert prepared._zeros
 
 
 def test_a_graph_has_it():
