@@ -138,8 +138,8 @@ def of_step(tensor: Tensor, batched: bool = True) -> Tensor:
 def zeros(spec: Spec, x: Tensor, B: int, H: int, P: int) -> State:
     """Return (h_0, c_0) of a call without a state, [L * D, B, .] like x; no one may write to them.
 
-    Small ones of inference on a CPU are made once: that is a tenth of a small call, and a third of
-    one after a pause.
+    Small ones of inference on a CPU are made once: to make them takes 1 us of 12 of a small
+    prepared call, and 20 to 40 us of one after a pause (an Emerald Rapids).
     """
     key = spec.layers * spec.directions, B, H * spec.c_parts, P, x.dtype
     if in_a_graph() or torch.is_grad_enabled() or type(x) is not Tensor or not x.is_cpu:

@@ -104,12 +104,12 @@ bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, lon
   const long weights = s.cell.x_gates() * s.hidden * (inputs + s.outputs) * m.bytes;
   if (m.shapes.registers > 8) {  // vectors
     if (s.steps < 8) return false;
-    const bool many = m.shapes.registers == 32;
+    const bool are_many = m.shapes.registers == 32;
     if (m.bytes == m.sum_bytes && weights <= m.threads * (1280 << 10)) {
       if (m.threads > 1 && s.batch >= 4 && inputs <= std::min(s.hidden, 64L)) return true;
-      if (many && s.batch >= 12 && !save && (m.threads > 1 || s.prepared)) return true;
+      if (are_many && s.batch >= 12 && !save && (m.threads > 1 || s.prepared)) return true;
     }
-    return inputs * m.bytes <= (many ? 8 : 2) * s.batch;
+    return inputs * m.bytes <= (are_many ? 8 : 2) * s.batch;
   }
   const bool near = weights <= m.threads * (1536 << 10);
   return inputs <= std::min((near ? 32 : 16) * s.batch, 4 * s.rows);
