@@ -125,7 +125,7 @@ print(json.dumps([found, driver.active.utils.get_device_properties(0)["warpSize"
 """
 
 
-@pytest.mark.parametrize("name", ["MI300X", pytest.param("7900 XTX", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["MI300X", "7900 XTX"])
 def test_a_dry_run_compiles_all_kernels_of_an_amd_gpu(name):
     """Each call's first kernel was loaded as if it were NVIDIA's, and no other was compiled.
 
