@@ -64,8 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:  # by marks: a folder's name, such as gpu, is a keyword too
         for mark in left_out.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(left_out[mark])
-    # Of what comes first the other workers take nothing: one pool of the PTX machine is enough,
-    # whose processes take many seconds to start.
+    # One worker takes all of what comes first, so that there is one pool of the PTX machine, whose
+    # processes take many seconds to start.
     items.sort(key=lambda item: item.path.parent.name != "ptx")
 
 

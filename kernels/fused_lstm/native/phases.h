@@ -1,7 +1,7 @@
-// Short calls, on threads of their own, but where torch's are awake (`run_where_awake`). OpenMP's region
-// ends when all of its threads have been there, also one that has lost its core to another process for
-// milliseconds. Here a thread takes a part of the work when it has a core, and the caller takes what is
-// left: nobody waits for a thread that has no part.
+// Runs short calls on threads of our own or, where torch's are awake, on those (`run_where_awake`). A region
+// of OpenMP's ends when each thread has reached its end, one too that another process keeps from its core
+// for milliseconds. A thread of ours takes a part of the work once it has a core, and the caller takes the
+// rest: a thread without a part is not waited for.
 #pragma once
 
 #include "threads.h"

@@ -37,8 +37,8 @@ bool is_small(const Sizes& s) {
 bool by_matrix_unit(const Sizes& s) { return s.prepared && s.unit && s.batch >= 2; }
 
 // Estimates one worker's time for a short call: to read weights at each step, 14 bytes per ns (an
-// Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds. A matrix unit
-// made 120 to 220 there, and weights were read at 40 to 120 bytes per ns in all steps but the first.
+// Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds. Its matrix
+// unit made 120 to 220 per ns; weights came at 40 to 120 bytes per ns in all steps but the first.
 long nanoseconds_of(const Sizes& s) {
   const long weights = s.cell.x_gates() * s.hidden * (s.inputs + s.outputs) * s.lanes();
   if (by_matrix_unit(s)) return std::max(weights * s.weight_bytes / 14, s.rows * weights / 180);

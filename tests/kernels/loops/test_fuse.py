@@ -321,7 +321,7 @@ def test_layers_in_a_list():
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("begins", ["zero", "elsewhere"])
 def test_lengths_and_resets(batch_first, reverse, begins):
-    """Of two cells in turn: each stands beside each pair of the other values."""
+    """Each of two cells, in turn, stands beside each pair of the other values."""
     turn = batch_first ^ reverse ^ (begins == "elsewhere")
     name = "lstm_one_linear" if turn else "feature_attention"
     module, x, state = call_of(CELLS[name], 6, 4, *SIZES)

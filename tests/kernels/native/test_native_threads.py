@@ -40,6 +40,9 @@ torch.set_num_threads(2)
 weights = [p.detach() for p in torch.nn.LSTM(256, 256).parameters()]
 x, states = torch.randn(100, 1, 256), torch.zeros(2, 1, 1, 256)
 call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, "layers", False)[0]
+
+def threads():  # of Linux
+    return set(map(int, os.listdir("/proc/self/task")))
 """
 
 
@@ -88,9 +91,6 @@ def test_workers_on_one_core_part():
     """Both on one core stay there where the other is busy: the system moves neither."""
     script = """
 import subprocess, sys
-
-def threads():
-    return set(map(int, os.listdir("/proc/self/task")))
 
 def core(thread):
     with open(f"/proc/self/task/{thread}/stat") as file:
@@ -215,9 +215,6 @@ def test_where_openmps_threads_are_awake_they_run_the_call():
     """They wait awake behind an operator of PyTorch's; another thread has half of their core."""
     script = """
 import fused_lstm
-
-def threads():
-    return set(map(int, os.listdir("/proc/self/task")))
 
 def cpu_time(thread):  # s, as Linux numbers a thread's clock
     return time.clock_gettime(~thread << 3 | 6)
