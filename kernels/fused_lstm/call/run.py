@@ -24,6 +24,7 @@ from torch import Tensor
 from ..operator.autograd import draw_seed
 from ..operator.pullback import is_differentiated, is_transformed
 from ..training.recompute import in_chunks
+from . import door
 from .choose import (
     DTYPES,
     EMPTY,
@@ -197,6 +198,24 @@ def run(
     else:
         outputs = outputs[:3]
     return outputs if rows is None else leave(rows, *outputs)
+
+
+def door_of(
+    base: Spec, engine: str, fuse: str | None, training: bool, x: Tensor
+) -> door.Door | None:
+    """Return the door of a layer's calls in inference, or None where `run` is to run this one.
+
+    The door is there once `run` has run such a call, and found that it is one operator.
+    """
+    if base.layer_norm or x.numel() == 0 or torch._C._is_any_autocast_enabled():
+        return None
+    if len(x) == 1 and base.is_torchs and not base.is_plain_lstm:  # see `is_slow_step`
+        return None
+    word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
+    route = ROUTES.get((base.number, training, None, engine, fuse, x.device, x.dtype, USUAL, word))
+    if route is None or not route.one_operator or route.spec.draws:
+        return None
+    return door.of(route.spec, door.FORWARD, False)
 
 
 # An engine's name, its function and the call -> the call's results.

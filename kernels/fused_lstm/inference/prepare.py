@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from ..call import door
 from ..call.choose import in_a_graph, why_no_cell
-from ..call.layout import TIME_FIRST, batch_of, check_resets, lay_out, states_of, zeros
+from ..call.layout import TIME_FIRST, State, batch_of, check_resets, lay_out, states_of, zeros
 from ..call.record import Call
 from ..call.rows import enter, leave
 from ..call.run import check_torchs
@@ -309,7 +311,7 @@ class Prepared(nn.Module):
         self.weights = [self._packed(name, getattr(module, name)) for name in self.names]
         # Weights, and the same ones unpacked; and as the operator takes them.
         self._unpacked: tuple[list[Tensor], list[Tensor]] | None = None
-        self._arguments: tuple[list[Tensor], list[Tensor]] | None = None
+        self._arguments: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
 
     def _packed(self, name: str, weight: Tensor, scale: Tensor | None = None) -> Tensor:
         """Return a weight [rows, columns], or a bias [rows], as the operator takes it."""
@@ -364,12 +366,13 @@ class Prepared(nn.Module):
         inputs = self.input_size if layer == 0 else self.spec.directions * width
         return self.hidden_size, inputs if of == "weight_ih" else width
 
-    def arguments(self) -> list[Tensor]:
+    def arguments(self) -> tuple[Tensor, ...]:
         """Return the weights as the operator takes them: vectors of a cell of one's own joined."""
-        if self.cell is None or not (self.cell.vectors or self.cell.products):
-            return self.weights
         if self._arguments is None or self._arguments[0] is not self.weights:
-            self._arguments = self.weights, self._joined_weights(self.cell)
+            cell, weights = self.cell, self.weights
+            if cell is not None and (cell.vectors or cell.products):
+                weights = self._joined_weights(cell)
+            self._arguments = self.weights, tuple(weights)
         return self._arguments[1]
 
     def _joined_weights(self, cell: Cell) -> list[Tensor]:
@@ -474,13 +477,24 @@ class Prepared(nn.Module):
             ValueError: an argument does not fit; names it.
             RuntimeError: the module is in training mode and gradients are recorded.
         """
-        if not torch.is_grad_enabled():
-            return self._forward(input, hx, lengths, resets, inputs, None)
-        if self.training:
-            raise RuntimeError(NOT_TRAINED)
-        source = _differentiable(input, hx, *inputs.values())
-        with torch.no_grad():
+        source, records = None, torch.is_grad_enabled()
+        if records:
+            if self.training:
+                raise RuntimeError(NOT_TRAINED)
+            source = _differentiable(input, hx, *inputs.values())
+        if source is None and lengths is None and resets is None and not inputs:
+            results = door.call_layer(self, self.input_size, input, hx)
+            if results is not None:
+                return results
+        with torch.no_grad() if records else nullcontext():
             return self._forward(input, hx, lengths, resets, inputs, source)
+
+    def _through_door(self, x: Tensor, h0: Tensor, c0: Tensor) -> door.Results | None:
+        if self._takes_layers_kernels(x):
+            return None
+        self._check_state(h0, c0, x.shape[1])
+        enter = door.of(self.spec, door.PREPARED, self.weight_only)
+        return enter(x, h0, c0, self.arguments())
 
     def _forward(
         self,
@@ -498,16 +512,16 @@ class Prepared(nn.Module):
         x, rows, resets, layout = lay_out(input, lengths, resets, width, self.batch_first)
         B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
         if hx is None:
-            H = self.hidden_size
-            h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
+            h0, c0 = self._initial(x, B)
         else:
-            h0, c0 = states_of(self.spec, hx, layout.batched)
+            h0, c0 = self._state(hx, layout.batched)
+            if not torch._C._is_tracing():  # which makes sizes tensors
+                self._check_state(h0, c0, B)
         if rows is None and resets is None:
             y, h_n, c_n = self._kernel(x, h0, c0)
         else:
             if resets is not None:
                 check_resets(resets, x)
-            self._check_state(h0, c0, B)
             call = Call(self.spec, x, h0, c0, self.weights, rows=rows)
             enter(call, resets)
             y, h_n, c_n = self._kernel(call.x, call.h0, call.c0, call.batch_sizes, call.not_reset)
@@ -518,7 +532,7 @@ class Prepared(nn.Module):
                 y, h_n, c_n = WithoutGradient.apply(source, y, h_n, c_n)
         if layout is not TIME_FIRST:
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
-        return y, (h_n, c_n) if self.spec.has_c else h_n
+        return y, self._joined(h_n, c_n)
 
     def _kernel(
         self,
@@ -544,8 +558,6 @@ class Prepared(nn.Module):
                 spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:
-            if x.dim() == 3:  # which enters unchecked
-                self._check_state(h0, c0, x.shape[1])
             raise meant(error) from None
 
     def _takes_layers_kernels(self, x: Tensor) -> bool:
@@ -556,8 +568,20 @@ class Prepared(nn.Module):
         many = rows >= max(MANY_ROWS, self.hidden_size // 3)
         return many and torch.ops.fused_lstm_native.isa() == "amx"
 
+    def _initial(self, x: Tensor, B: int) -> State:
+        return zeros(self.spec, x, B, self.hidden_size, self.proj_size or self.hidden_size)
+
+    def _state(self, hx: Any, batched: bool) -> State:
+        return states_of(self.spec, hx, batched)
+
+    def _joined(self, h: Tensor, c: Tensor) -> Any:
+        return (h, c) if self.spec.has_c else h
+
     def _check_state(self, h0: Tensor, c0: Tensor, B: int) -> None:
-        """Check that h_0 is [L * D, B, P] and c_0 [L * D, B, H]."""
+        """Check that h_0 is [L * D, B, P] and c_0 [L * D, B, H].
+
+        The kernels do not see it of packed weights, whose units are filled up to 16.
+        """
         lanes, H, P = self.num_layers * self.spec.directions, self.hidden_size, self.proj_size
         for name, state, size in (("h_0", h0, P or H), ("c_0", c0, H)):
             if state.shape != (lanes, B, size):

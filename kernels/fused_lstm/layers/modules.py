@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ..call import door
 from ..call.choose import Facts, cell_pays, check_engine, choose, in_a_graph, may_be_slow
 from ..call.layout import TIME_FIRST, State, as_step, batch_of, lay_out, of_step, states_of, zeros
 from ..call.record import Call
-from ..call.run import check_torchs, run
+from ..call.run import check_torchs, door_of, run
 from ..call.spec import Spec, check_size, directions_of
 from ..operator import onnx
 from ..operator.pullback import is_differentiated
@@ -169,6 +170,12 @@ class RecurrentBase(nn.RNNBase):
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
             return self._onnx(input, hx, lengths, resets, return_states)
         size = self.input_size if input_size is None else input_size
+        if not (
+            torch.is_grad_enabled() or return_states or lengths is not None or resets is not None
+        ):
+            results = door.call_layer(self, size, input, hx)
+            if results is not None:
+                return results
         x, rows, resets, layout = lay_out(input, lengths, resets, size, self.batch_first)
         if hx is None:
             B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
@@ -195,6 +202,12 @@ class RecurrentBase(nn.RNNBase):
             options["forget_bias"] = forget_bias
         named = "".join(f", {name}={v!r}" for name, v in options.items() if v is not None)
         return super().extra_repr() + named
+
+    def _through_door(self, x: Tensor, h0: Tensor, c0: Tensor) -> door.Results | None:
+        if self._override is not None or self.recompute is not None:
+            return None
+        enter = door_of(self.spec, self.engine, self.fuse, self.training, x)
+        return None if enter is None else enter(x, h0, c0, tuple(self.weights()))
 
     # --- states ---
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call import door
 from ..call.choose import choose, engine_module
 from ..call.layout import State, as_step, check_is_tensor, check_kind, of_step, zeros
 from ..call.record import Call
@@ -103,11 +104,16 @@ class Streaming:
         self._first = zeros(spec, self._like, B, H, P or H)
         self._joined = lambda h, c: (h, c) if spec.has_c else h
         run = torch.ops.fused_lstm_native.prepared_lstm
+        enter = door.of(spec, door.PREPARED, module.weight_only)
 
-        @torch.no_grad()
-        def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
             weights = module.arguments()
-            return run(x, h, c, weights, 1, None, None, spec.schema_cell, module.weight_only)
+            if door.is_open():
+                results = enter(x, h, c, weights)
+                if results is not None:
+                    return results
+            with torch.no_grad():
+                return run(x, h, c, weights, 1, None, None, spec.schema_cell, module.weight_only)
 
         self._step = step
         self.reset()
@@ -171,7 +177,7 @@ class Streaming:
             self._states = [torch.where(begins, first, s) for first, s in both]
 
 
-Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]  # (x, h, c) -> y, h, c
 
 
 def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
@@ -179,8 +185,13 @@ def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
     if spec.level in ("steps", "layers") and not spec.in_heads:
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
         arguments, named = (weights, 0.0, None, spec.level, False), spec.schema
+        enter = door.of(spec, door.FORWARD, False)
 
-        def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+            if engine == "native" and door.is_open():
+                results = enter(x, h, c, tuple(weights))
+                if results is not None:
+                    return results
             with torch._C._AutoDispatchBelowAutograd():  # half of torch.no_grad's time
                 return run(x, h, c, *arguments, **named)[:3]
 
@@ -190,7 +201,7 @@ def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
     module = engine_module(engine)
 
     @torch.no_grad()
-    def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         return module.run(Call(spec, x, h, c, weights))[:3]
 
     return step
@@ -201,7 +212,7 @@ def _step_in_heads(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
     run = (ops.NATIVE if engine == "native" else ops.TRITON).recurrence.default
     cell, layers = recurrence.cell_of(spec), by_layer(weights, spec.layers, spec)
 
-    def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         h_n, c_n = [], []
         with torch._C._AutoDispatchBelowAutograd():
             for n, layer in enumerate(layers):

@@ -135,6 +135,12 @@ bool Tensor::is_cpu() const {
   return type == cpu();
 }
 
+int64_t Tensor::stride(size_t index) const {
+  int64_t* strides = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
+  return strides[index];
+}
+
 bool Tensor::is_contiguous() const {
   bool is = false;
   TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(handle, &is));

@@ -1,5 +1,5 @@
 // A tensor as LibTorch's stable ABI has it. That is C functions, which are called here, in
-// tensor.cpp, boxed.h and threads.cpp, and nowhere else.
+// tensor.cpp, boxed.h, door.cpp and threads.cpp, and nowhere else.
 #pragma once
 
 #include <torch/csrc/stable/c/shim.h>
@@ -56,6 +56,7 @@ class Tensor {
     if (handle) aoti_torch_delete_tensor_object(handle);
   }
 
+  AtenTensorHandle get() const { return handle; }
   AtenTensorHandle release() { return std::exchange(handle, nullptr); }
   bool defined() const { return handle; }
   Dimensions sizes() const { return {known.sizes, static_cast<size_t>(known.dimensions)}; }
@@ -69,6 +70,7 @@ class Tensor {
   Dtype dtype() const { return known.dtype; }
   void* data() const { return known.memory; }
 
+  int64_t stride(size_t index) const;
   bool is_cpu() const;
   bool is_contiguous() const;
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..call import door
 from ..call.choose import STEP_BY_STEP, in_a_graph
 from ..call.record import Call
 from ..call.spec import CELLS, Spec
@@ -73,13 +74,17 @@ def lstm_forward(
     c0: Tensor,
     *weights: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Return the operator's six outputs: y, h_n, c_n, h, c, gates.
+    """Return the operator's outputs: y, h_n, c_n, and h, c, gates, which a backward needs.
 
-    The last three are what a backward needs; without `save` they have no elements.
+    Without `save` the last three have no elements, or are left out.
     """
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
         options = named(spec, batch_sizes, not_reset)
+    elif _has_door(ops, seed):
+        outputs = door.of(spec, door.FORWARD, save)(x, h0, c0, weights)
+        if outputs is not None:
+            return outputs
     with torch._C._AutoDispatchBelowAutograd():
         try:
             return ops.lstm.default(
@@ -87,6 +92,11 @@ def lstm_forward(
             )
         except RuntimeError as error:
             raise meant(error) from None
+
+
+def _has_door(ops: SimpleNamespace, seed: Tensor | None) -> bool:
+    """Return whether a call of an engine's operators may take the door."""
+    return seed is None and ops.name == "fused_lstm_native" and door.is_open()
 
 
 def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> dict[str, Any]:
@@ -102,6 +112,12 @@ def lstm_backward(
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
         options = named(spec, batch_sizes, not_reset)
+    elif not samples and not by_states and _has_door(ops, seed):
+        grads = door.of(spec, door.BACKWARD, needs_dx)(
+            dy, dh_n, dc_n, x, h0, c0, y, h, c, gates, weights
+        )
+        if grads is not None:
+            return grads if needs_dx else (None, *grads[1:])
     if samples:
         options = {**options, "samples": samples}
     if by_states:

@@ -400,6 +400,16 @@ def test_its_dtype(of, asked, is_in):
     assert fused_lstm.prepare(module, asked).state_dict().keys() == module.state_dict().keys()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("module", [nn.LSTM(16, 13, bias=False), nn.LSTM(16, 14, proj_size=13)])
+def test_a_state_of_another_size_is_refused(module, dtype):
+    """Packed rows are a multiple of 16: of 13 units or of 14, they have as many bytes."""
+    prepared = fused_lstm.prepare(copy.deepcopy(module), dtype)
+    h = torch.zeros(1, 2, 14)
+    with pytest.raises(ValueError, match=r"h_0: got shape \[1, 2, 14\]; expected \[1, 2, 13\]"):
+        prepared(torch.randn(3, 2, 16), (h, h))
+
+
 def test_a_graph_has_it():
     """A graph of torch.export has the operator, and gives the same for other sizes."""
     prepared = fused_lstm.prepare(nn.LSTM(5, 6, 2))
