@@ -51,10 +51,10 @@ def call_layer(layer: Any, size: int, input: Any, hx: Any) -> Any:
     """
     if type(input) is not Tensor or input.dim() != 3 or not is_open():
         return None
-    if input.layout is not torch.strided or input.shape[2] != size:
+    if input.layout is not torch.strided or input.size(2) != size:
         return None
     x = input.transpose(0, 1) if layer.batch_first else input
-    h0, c0 = layer._initial(x, x.shape[1]) if hx is None else layer._state(hx, True)
+    h0, c0 = layer._initial(x, x.size(1)) if hx is None else layer._state(hx, True)
     results = layer._through_door(x, h0, c0)
     if results is None:
         return None
