@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from torch.compiler import is_compiling
 from ..operator import library
 from .spec import Spec
 
-Results = tuple[Tensor, ...]  # an operator's, in a row
-# (*tensors, weights: tuple) -> results, or None where it leaves the call to the operator
-Door = Callable[..., Results | None]
+# (*tensors, weights: tuple) -> an operator's results in a row, or None: it is to be called
+Door = Callable[..., tuple[Any, ...] | None]
 
 _C = torch._C
 _is_traced, _is_profiled = _C._is_tracing, _C._autograd._profiler_enabled
@@ -39,47 +38,39 @@ def is_open() -> bool:
     )  # fmt: skip
 
 
-def call_layer(layer: Any, size: int, input: Any, hx: Any) -> Any:
-    """Return a layer's results for a dense batch of rows, or None: its `forward` is to run it.
-
-    It is `forward` without what such a call does not need: lengths, resets, gradients and checks,
-    which the kernels make.
-
-    Args:
-        layer: has `_through_door(x, h0, c0)`, which returns `lstm`'s results or None.
-        size: I, the columns of its input.
-    """
-    if type(input) is not Tensor or input.dim() != 3 or not is_open():
-        return None
-    if input.layout is not torch.strided or input.size(2) != size:
-        return None
-    x = input.transpose(0, 1) if layer.batch_first else input
-    h0, c0 = layer._initial(x, x.size(1)) if hx is None else layer._state(hx, True)
-    results = layer._through_door(x, h0, c0)
-    if results is None:
-        return None
-    y, h_n, c_n = results
-    return y.transpose(0, 1) if layer.batch_first else y, layer._joined(h_n, c_n)
-
-
-Key = tuple[int, int, bool]
-_DOORS: dict[Key, Door] = {}
 PREPARED, FORWARD, BACKWARD = range(3)  # operators, as native/door.cpp numbers them
 
 
-def of(spec: Spec, operator: int, flag: bool) -> Door:
+class Layer(NamedTuple):
+    """What a layer's door is told: the layer's arguments are `input, hx, weights`."""
+
+    batch_first: bool
+    has_c: bool
+    input_size: int
+    lanes: int  # L * D
+    output_size: int  # P
+    columns: int  # of c
+
+
+Key = tuple[int, int, bool, Layer | None]
+_DOORS: dict[Key, Door] = {}
+
+
+def of(spec: Spec, operator: int, flag: bool, layer: Layer | None = None) -> Door:
     """Return the door to an operator for calls without packed rows, resets and masks.
 
     Args:
         spec: the calls', with the level.
         operator: PREPARED, FORWARD or BACKWARD: `prepared_lstm`, `lstm`, `lstm_backward`.
         flag: `weight_only` of the first, `save` of the second, `needs_dx` of the third.
+        layer: of a door that takes a layer's arguments, and returns `y, hx`, as torch.nn's. Where
+            `hx` is None, the state is zero.
     """
-    key = spec.number, operator, flag
+    key = spec.number, operator, flag, layer
     try:
         return _DOORS[key]
     except KeyError:
-        _DOORS[key] = door = _make(spec, operator, flag)
+        _DOORS[key] = door = _make(*key[1:], spec)
         return door
 
 
@@ -87,7 +78,7 @@ def _closed(*tensors: Tensor | tuple[Tensor, ...] | None) -> None:
     """Leave every call to the operator, where the library or PyTorch has no door."""
 
 
-def _make(spec: Spec, operator: int, flag: bool) -> Door:
+def _make(operator: int, flag: bool, layer: Layer | None, spec: Spec) -> Door:
     if (make := _maker()) is None:
         return _closed
     rates = spec.schema.get("rates", [])
@@ -95,6 +86,7 @@ def _make(spec: Spec, operator: int, flag: bool) -> Door:
         Tensor, nn.Parameter, operator, flag, spec.schema_directions, spec.schema_cell.encode(),
         (spec.level or "layers").encode(), (ctypes.c_double * len(rates))(*rates), len(rates),
         None if spec.precision is None else spec.precision.encode(),
+        None if layer is None else (ctypes.c_int64 * len(layer))(*layer),
     )  # fmt: skip
     return _closed if door is None else door
 
@@ -110,6 +102,6 @@ def _maker() -> Callable[..., Door | None] | None:
     make.argtypes = [
         ctypes.py_object, ctypes.py_object, ctypes.c_int, ctypes.c_bool, ctypes.c_int64,
         ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double), ctypes.c_int64,
-        ctypes.c_char_p,
+        ctypes.c_char_p, ctypes.POINTER(ctypes.c_int64),
     ]  # fmt: skip
     return make

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import rows
-from .choose import in_a_graph
 from .rows import Rows
 from .spec import Spec
 
@@ -135,32 +134,9 @@ def of_step(tensor: Tensor, batched: bool = True) -> Tensor:
 # --- states ---
 
 
-# Zeros by lanes, B, columns of c and of h, and dtype: at most 4 MiB of float32.
-_KEPT: dict[tuple[int, int, int, int, torch.dtype], State] = {}
-MOST_KEPT, SMALL = 32, 1 << 15
-
-
 def zeros(spec: Spec, x: Tensor, B: int, H: int, P: int) -> State:
-    """Return (h_0, c_0) of a call without a state, [L * D, B, .] like x; no one may write to them.
-
-    Small ones of inference on a CPU are made once: to make them takes 1 us of 12 of a small
-    prepared call, and 20 to 40 us of one after a pause (an Emerald Rapids).
-    """
+    """Return (h_0, c_0) of a call without a state, [L * D, B, .] like x."""
     lanes, C = spec.layers * spec.directions, H * spec.c_parts
-    if in_a_graph() or torch.is_grad_enabled() or type(x) is not Tensor or not x.is_cpu:
-        return _make_zeros(x, lanes, B, C, P)
-    key = lanes, B, C, P, x.dtype
-    if (states := _KEPT.get(key)) is None:
-        states = _make_zeros(x, lanes, B, C, P)
-        small = sum(map(Tensor.numel, states)) <= SMALL and type(states[0]) is Tensor
-        if small and not torch._C._are_functorch_transforms_active():
-            if len(_KEPT) == MOST_KEPT:
-                _KEPT.clear()
-            _KEPT[key] = states
-    return states
-
-
-def _make_zeros(x: Tensor, lanes: int, B: int, C: int, P: int) -> State:
     c0 = x.new_zeros(lanes, B, C)
     return (c0 if C == P else x.new_zeros(lanes, B, P)), c0
 

@@ -201,21 +201,22 @@ def run(
 
 
 def door_of(
-    base: Spec, engine: str, fuse: str | None, training: bool, x: Tensor
+    base: Spec, engine: str, fuse: str | None, training: bool, x: Tensor, layer: door.Layer
 ) -> door.Door | None:
     """Return the door of a layer's calls in inference, or None where `run` is to run this one.
 
     The door is there once `run` has run such a call, and found that it is one operator.
     """
-    if base.layer_norm or x.numel() == 0 or torch._C._is_any_autocast_enabled():
+    if base.layer_norm or torch._C._is_any_autocast_enabled():
         return None
-    if len(x) == 1 and base.is_torchs and not base.is_plain_lstm:  # see `is_slow_step`
+    one_step = x.dim() == 3 and x.size(int(layer.batch_first)) == 1
+    if one_step and not step_pays(base.cell, 1, layer.columns, trains=False):
         return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
     route = ROUTES.get((base.number, training, None, engine, fuse, x.device, x.dtype, USUAL, word))
     if route is None or not route.one_operator or route.spec.draws:
         return None
-    return door.of(route.spec, door.FORWARD, False)
+    return door.of(route.spec, door.FORWARD, False, layer)
 
 
 # An engine's name, its function and the call -> the call's results.

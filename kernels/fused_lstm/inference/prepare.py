@@ -483,20 +483,21 @@ class Prepared(nn.Module):
                 raise RuntimeError(NOT_TRAINED)
             source = _differentiable(input, hx, *inputs.values())
         if source is None and lengths is None and resets is None and not inputs:
-            results = door.call_layer(self, self.input_size, input, hx)
+            results = self._at_the_door(input, hx)
             if results is not None:
                 return results
         with torch.no_grad() if records else nullcontext():
             return self._forward(input, hx, lengths, resets, inputs, source)
 
-    def _through_door(self, x: Tensor, h0: Tensor, c0: Tensor) -> door.Results | None:
-        H = self.hidden_size
-        if h0.size(-1) != (self.proj_size or H) or c0.size(-1) != H:  # see `_check_state`
+    def _at_the_door(self, input: Any, hx: Any) -> Any:
+        """Return `forward`'s results for a dense batch of rows, or None: it is to run the call."""
+        if type(input) is not Tensor or not door.is_open() or self._takes_layers_kernels(input):
             return None
-        if self.dtype is torch.bfloat16 and self._takes_layers_kernels(x):
-            return None
-        enter = door.of(self.spec, door.PREPARED, self.weight_only)
-        return enter(x, h0, c0, self.arguments())
+        spec, H = self.spec, self.hidden_size
+        lanes, P = spec.layers * spec.directions, self.proj_size or H
+        layer = door.Layer(self.batch_first, spec.has_c, self.input_size, lanes, P, H)
+        enter = door.of(spec, door.PREPARED, self.weight_only, layer)
+        return enter(input, hx, self.arguments())
 
     def _forward(
         self,
@@ -566,7 +567,7 @@ class Prepared(nn.Module):
         """Return whether bfloat16 weights meet so many rows that a layer's kernels are faster."""
         if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
             return False
-        rows = x.numel() // x.shape[-1]
+        rows = x.numel() // self.input_size
         many = rows >= max(MANY_ROWS, self.hidden_size // 3)
         return many and torch.ops.fused_lstm_native.isa() == "amx"
 

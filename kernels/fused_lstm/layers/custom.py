@@ -298,6 +298,12 @@ class Recurrent(RecurrentBase):
 
     # --- states ---
 
+    @property
+    def _has_usual_states(self) -> bool:
+        cell = self.cell
+        usual = not cell.has_c or (len(cell.states) == 1 and "h" not in cell.states)
+        return usual and self.spec.units is None and not any(cell.initial_states.values())
+
     def _initial(self, x: Tensor, B: int) -> State:
         """Return the state that a sequence begins with, h_0 and the engines' c_0."""
         lanes, H = self.spec.layers * self.spec.directions, self.hidden_size

@@ -37,6 +37,7 @@ class RecurrentBase(nn.RNNBase):
     spec: Spec  # the cell, its options, layers, directions and which weights a lane has
     recompute: int | None = None  # for a module that `convert` made
     _override: Any = None  # runs a call in the engine's place: see fused_lstm.opacus
+    _has_usual_states = True  # h alone, or (h, c), which begin at 0
 
     def __init__(
         self,
@@ -170,10 +171,9 @@ class RecurrentBase(nn.RNNBase):
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
             return self._onnx(input, hx, lengths, resets, return_states)
         size = self.input_size if input_size is None else input_size
-        if not (
-            torch.is_grad_enabled() or return_states or lengths is not None or resets is not None
-        ):
-            results = door.call_layer(self, size, input, hx)
+        usual = lengths is None and resets is None and not return_states
+        if usual and not torch.is_grad_enabled():
+            results = self._at_the_door(input, hx, size)
             if results is not None:
                 return results
         x, rows, resets, layout = lay_out(input, lengths, resets, size, self.batch_first)
@@ -203,11 +203,17 @@ class RecurrentBase(nn.RNNBase):
         named = "".join(f", {name}={v!r}" for name, v in options.items() if v is not None)
         return super().extra_repr() + named
 
-    def _through_door(self, x: Tensor, h0: Tensor, c0: Tensor) -> door.Results | None:
-        if self._override is not None or self.recompute is not None:
+    def _at_the_door(self, input: Any, hx: Any, size: int) -> Any:
+        """Return the results of inference of a dense batch of rows, or None: `run` is to run it."""
+        if type(input) is not Tensor or not door.is_open():
             return None
-        enter = door_of(self.spec, self.engine, self.fuse, self.training, x)
-        return None if enter is None else enter(x, h0, c0, tuple(self.weights()))
+        if self._override is not None or self.recompute is not None or not self._has_usual_states:
+            return None
+        spec, H = self.spec, self.hidden_size
+        lanes, P = spec.layers * spec.directions, self.proj_size or H
+        layer = door.Layer(self.batch_first, spec.has_c, size, lanes, P, H)
+        enter = door_of(spec, self.engine, self.fuse, self.training, input, layer)
+        return None if enter is None else enter(input, hx, tuple(self.weights()))
 
     # --- states ---
 

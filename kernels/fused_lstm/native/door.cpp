@@ -2,6 +2,7 @@
 // which takes more time than a small step. fused_lstm/call/door.py says when it may be taken. A call that it
 // does not take, or that is refused, goes to the operator, which says why.
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 #include "ops/ops.h"
@@ -36,6 +37,12 @@ namespace {
 
 constexpr const char* capsule_name = "fused_lstm.door";
 
+// How the input, the state and the results of a layer lie, which are not the operator's.
+struct Layer {
+  int64_t batch_first, has_c;
+  int64_t inputs, lanes, outputs, columns;  // I, L * D, P, and the columns of c
+};
+
 // What a door is told when it is made: the operator, those of its arguments that are not tensors, and the
 // types of Python's that its tensors may have.
 struct Told {
@@ -47,6 +54,7 @@ struct Told {
   std::string cell, fuse;
   std::vector<double> rates;
   PrecisionOverride precision;
+  Layer layer;
   Object *tensor, *parameter, *none;
 
   intptr_t tensors() const { return of == backward ? 10 : 3; }  // before the weights
@@ -113,18 +121,34 @@ Tensors run(const Told& told, Tensors given, Tensors weights) {
   return gradients;
 }
 
-// door(tensors..., weights) -> the results, or None; weights: a tuple.
-Object* called(const Told& told, Object* const* arguments) {
-  Object* const last = arguments[told.tensors()];
-  Tensors given(told.tensors()), weights(PyTuple_Size(last));
+// Returns the tensors of a tuple of weights; fewer, where one of them is left to the dispatcher.
+Tensors weights_of(Object* tuple, const Told& told) {
+  Tensors weights;
+  const intptr_t count = PyTuple_Size(tuple);
+  weights.reserve(count);
+  for (intptr_t k = 0; k < count; ++k) {
+    weights.push_back(tensor_of(PyTuple_GetItem(tuple, k), told));
+    if (!weights.back().defined()) return {};
+  }
+  return weights;
+}
+
+template <class... Objects>
+Object* tuple_of(Objects*... objects) {
+  Object* const tuple = PyTuple_New(sizeof...(objects));
+  intptr_t at = 0;
+  (PyTuple_SetItem(tuple, at++, objects), ...);
+  return tuple;
+}
+
+// (*tensors, weights) -> the operator's results, or None.
+Object* call_operator(const Told& told, Object* const* arguments) {
+  Tensors given(told.tensors()), weights = weights_of(arguments[told.tensors()], told);
+  if (weights.empty()) return none();
   for (intptr_t k = 0; k < told.tensors(); ++k) {
     if (k < told.optional() && arguments[k] == told.none) continue;
     given[k] = tensor_of(arguments[k], told);
     if (!given[k].defined()) return none();
-  }
-  for (size_t k = 0; k < weights.size(); ++k) {
-    weights[k] = tensor_of(PyTuple_GetItem(last, k), told);
-    if (!weights[k].defined()) return none();
   }
   const Tensors results = run(told, std::move(given), std::move(weights));
   Object* const tuple = PyTuple_New(results.size());
@@ -132,14 +156,51 @@ Object* called(const Told& told, Object* const* arguments) {
   return tuple;
 }
 
-Object* call(Object* self, Object* const* arguments, intptr_t count) {
+Tensor zeros(int64_t lanes, int64_t rows, int64_t columns, Dtype dtype) {
+  const SmallShape shape{{lanes, rows, columns}, 3};
+  const Tensor made = empty(shape, dtype);
+  std::memset(made.data(), 0, bytes_of(shape, dtype));
+  return made;
+}
+
+// (input, hx, weights) -> (y, hx), or None: what a layer is called with, and returns.
+Object* call_layer(const Told& told, Object* const* arguments) {
+  const Layer& layer = told.layer;
+  Object* const hx = arguments[1];
+  Tensor x = tensor_of(arguments[0], told), h0, c0;
+  if (!x.defined() || x.dim() != 3 || x.size(2) != layer.inputs || x.numel() == 0) return none();
+  if (layer.batch_first) x = x.transposed();
+  if (hx == told.none) {
+    c0 = zeros(layer.lanes, x.size(1), layer.columns, x.dtype());
+    h0 = layer.outputs == layer.columns ? c0 : zeros(layer.lanes, x.size(1), layer.outputs, x.dtype());
+  } else if (!layer.has_c) {
+    h0 = c0 = tensor_of(hx, told);
+  } else if (PyTuple_Size(hx) == 2) {
+    h0 = tensor_of(PyTuple_GetItem(hx, 0), told);
+    c0 = tensor_of(PyTuple_GetItem(hx, 1), told);
+  }
+  PyErr_Clear();  // of what is no tuple
+  const auto fits = [&](const Tensor& state, int64_t columns) {
+    return state.defined() && state.dim() == 3 && state.size(0) == layer.lanes && state.size(2) == columns;
+  };
+  Tensors weights = weights_of(arguments[2], told);
+  if (weights.empty() || !fits(h0, layer.outputs) || !fits(c0, layer.columns)) return none();
+  Tensors given(3);
+  given[0] = std::move(x), given[1] = std::move(h0), given[2] = std::move(c0);
+  const Tensors results = run(told, std::move(given), std::move(weights));
+  Object* const y = object_of(layer.batch_first ? results[0].transposed() : results[0]);
+  Object* const h_n = object_of(results[1]);
+  return tuple_of(y, layer.has_c ? tuple_of(h_n, object_of(results[2])) : h_n);
+}
+
+template <Object* (*body)(const Told&, Object* const*)>
+Object* call(Object* self, Object* const* arguments, intptr_t) {
   try {
-    const auto* const told = static_cast<const Told*>(PyCapsule_GetPointer(self, capsule_name));
-    if (count == told->tensors() + 1) return called(*told, arguments);
+    return body(*static_cast<const Told*>(PyCapsule_GetPointer(self, capsule_name)), arguments);
   } catch (const std::exception&) {  // the operator says it
     PyErr_Clear();
+    return none();
   }
-  return none();
 }
 
 // Python's PyMethodDef, of a function that is given its arguments as an array (METH_FASTCALL).
@@ -148,25 +209,29 @@ struct Method {
   Object* (*function)(Object* self, Object* const* arguments, intptr_t count);
   int flags;
   const char* documentation;
-} method = {"door", call, 0x80, "door(*tensors, weights: tuple) -> the operator's results, or None"};
+};
+Method of_operator = {"door", call<call_operator>, 0x80, "door(*tensors, weights) -> results or None"};
+Method of_layer = {"door", call<call_layer>, 0x80, "door(input, hx, weights) -> (y, hx) or None"};
 
 }  // namespace
 }  // namespace fused_lstm
 
-// Returns a function of Python, or None where there is no door. of: 0 to 2, Told's operators. precision: null,
-// or a word.
+// Returns a function of Python, or None where there is no door. of: a number of Told's operators. precision:
+// null, or a word. layer: null, or that the door takes a layer's arguments.
 extern "C" Object* fused_lstm_door(Object* tensor, Object* parameter, int of, bool flag,
                                    int64_t directions, const char* cell, const char* fuse,
-                                   const double* rates, int64_t count, const char* precision) {
+                                   const double* rates, int64_t count, const char* precision,
+                                   const fused_lstm::Layer* layer) {
   using namespace fused_lstm;
   if (!torch_tensor_from_pyobject) return none();
   const PrecisionOverride word = precision ? PrecisionOverride(precision) : std::nullopt;
   auto* const told = new Told{static_cast<Told::Operator>(of), flag, directions, cell, fuse,
-                              {rates, rates + count}, word, tensor, parameter, none()};
+                              {rates, rates + count}, word, layer ? *layer : Layer{}, tensor,
+                              parameter, none()};
   Object* const capsule = PyCapsule_New(told, capsule_name, [](Object* self) {
     delete static_cast<const Told*>(PyCapsule_GetPointer(self, capsule_name));
   });
-  Object* const function = PyCFunction_NewEx(&method, capsule, nullptr);
+  Object* const function = PyCFunction_NewEx(layer ? &of_layer : &of_operator, capsule, nullptr);
   Py_DecRef(capsule);
   return function;
 }

@@ -1,5 +1,5 @@
-// Registers the operators. torch.ops.load_library loads it: there is no Python in here, and of
-// LibTorch the stable ABI alone, so that one library serves every PyTorch and every Python.
+// Registers the operators. torch.ops.load_library loads it. It needs no Python, and of LibTorch the stable
+// ABI alone, so that one library serves every PyTorch and every Python.
 #include <algorithm>
 #include <string>
 #include <string_view>

@@ -165,6 +165,15 @@ Tensor Tensor::to(Dtype dtype) const {
   return call("aten::to", "dtype", *this, dtype, false, false, std::nullopt);
 }
 
+Tensor Tensor::transposed() const {
+  int64_t* strides = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
+  const int64_t sizes[] = {size(1), size(0), size(2)}, swapped[] = {strides[1], strides[0], strides[2]};
+  AtenTensorHandle other = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(handle, 3, sizes, swapped, 0, &other));
+  return Tensor(other);
+}
+
 Tensor Tensor::rows_from(int64_t first) const {
   std::vector<int64_t> shape(sizes().begin(), sizes().end());
   const int64_t offset = first * (numel() / shape[0]);

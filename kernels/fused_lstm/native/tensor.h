@@ -81,6 +81,9 @@ class Tensor {
   Tensor contiguous() const;
   Tensor to(Dtype dtype) const;
 
+  // Itself with its first two dimensions in the other order, in its memory.
+  Tensor transposed() const;
+
   // Its rows from one on, in its memory; of a contiguous tensor.
   Tensor rows_from(int64_t first) const;
 
