@@ -35,7 +35,7 @@ TAKEN = {
     "products": ("ih", "hh", "hr", "ch", "inner"),  # weight_ih and so on
 }  # fmt: skip
 MOST_GATES = 8
-TRACING = threading.RLock()  # torch.fx traces in one thread at a time
+TRACING = threading.RLock()  # one thread at a time: torch.fx, which `fuse` traces by, demands it
 
 
 class WrongCell(ValueError):
@@ -417,12 +417,6 @@ def _why_not_traced(error: Exception) -> tuple[str, str]:
         return (
             f"an operator without a derivative ({first_line(error)})",
             "one with a derivative; of a comparison torch.where(x > 0, 1.0, 0.0)",
-        )
-    if "autograd.Function" in text:
-        return (
-            "a torch.autograd.Function",
-            "torch's own operators; soft + (hard - soft).detach() has the value of hard, and the"
-            " gradient of soft",
         )
     if isinstance(error, ValueError):
         return first_line(error), "one that can be traced"

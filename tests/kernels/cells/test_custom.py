@@ -463,6 +463,19 @@ def test_errors_name_the_function_and_the_argument():
     def taken_gain(a, *, gain_hh):
         return a + gain_hh
 
+    @told("got a tensor of shape [] from outside; expected weights=", states="h")
+    def counts_its_calls(a, *, h):
+        fixed.add_(1)
+        return a + h
+
+    @told("of Python's or NumPy's numbers (.numpy() is not supported", states="h")
+    def computes_by_numpy(a, *, h):
+        return a * float(a.detach().numpy().mean()) + h
+
+    @told(".tolist() is not supported", states="h")
+    def computes_by_lists(a, *, h):
+        return a * max(a.detach().flatten().tolist()) + h
+
     @told("the power 0.3", states="h")
     def power(a, *, h):
         return a.abs() ** 0.3 + h
@@ -551,7 +564,7 @@ def test_errors_name_the_function_and_the_argument():
     def taken_product(a, *, hh):
         return hh(a)
 
-    @told("All outputs of f must be floating-point", states="h")
+    @told("got a result of torch.bool; expected the gates' dtype", states="h")
     def boolean(a, *, h):
         return a > h
 
