@@ -374,8 +374,7 @@ class Cell(EngineCell):
         try:
             inner = tuple(self.products.values())
             inputs = len(self.inputs)
-            # Derivatives are traced, whatever a caller has switched off.
-            with TRACING, torch.inference_mode(False), torch.enable_grad():
+            with TRACING:
                 return program(step, self.gates, self.states, self.vectors, zoneout, inner, inputs)
         except CannotExpress as error:
             raise self._error("function", str(error), error.expected) from None

@@ -354,7 +354,9 @@ def program(
     while True:
         told = step, gates, states, weights, zoneout, inner, instead
         follows: dict[str, bool] = {}
-        found = [expressed(*told, *like, follows, functions) for like in likes]
+        # Derivatives are traced, whatever a caller has switched off.
+        with torch.inference_mode(False), torch.enable_grad():
+            found = [expressed(*told, *like, follows, functions) for like in likes]
         if len({repr((t.expressions.nodes, t.results)) for t in found}) > 1:  # NaN is not NaN
             raise CannotExpress(
                 "results that depend on a tensor's shape or dtype",

@@ -206,29 +206,26 @@ def by_autograd(
     Raises:
         CannotExpress: a result is no floating-point number, or there is such a Function.
     """
-    with torch.enable_grad():
-        leaves = [x.as_leaf() for x in inputs]
-        outputs = forward(*leaves)
-        for output in outputs:
-            if not output.is_floating_point():
-                expected = "the gates' dtype: of a comparison torch.where(x > 0, 1.0, 0.0)"
-                raise CannotExpress(f"a result of {output.dtype}", expected)
-        # An output that depends on nothing that has a gradient is left out.
-        pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
-        if not functions and has_function(o.grad_fn for o, _ in pairs):
-            raise CannotExpress(
-                "a torch.autograd.Function",
-                "torch's own operators; soft + (hard - soft).detach() has the value of hard, and"
-                " the gradient of soft",
-            )
-        by_leaves: Sequence[Tensor | None] = [None] * len(leaves)
-        if pairs:
-            outs, by_outs = zip(*pairs, strict=True)
-            # With a graph of the gradients: autograd then adds them up out of place, and takes
-            # a backward apart that `trace.aten` has no operator for, such as silu's.
-            by_leaves = torch.autograd.grad(
-                outs, leaves, by_outs, allow_unused=True, create_graph=True
-            )
+    leaves = [x.as_leaf() for x in inputs]
+    outputs = forward(*leaves)
+    for output in outputs:
+        if not output.is_floating_point():
+            expected = "the gates' dtype: of a comparison torch.where(x > 0, 1.0, 0.0)"
+            raise CannotExpress(f"a result of {output.dtype}", expected)
+    # An output that depends on nothing that has a gradient is left out.
+    pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+    if not functions and has_function(o.grad_fn for o, _ in pairs):
+        raise CannotExpress(
+            "a torch.autograd.Function",
+            "torch's own operators; soft + (hard - soft).detach() has the value of hard, and"
+            " the gradient of soft",
+        )
+    by_leaves: Sequence[Tensor | None] = [None] * len(leaves)
+    if pairs:
+        outs, by_outs = zip(*pairs, strict=True)
+        # With a graph of the gradients: autograd then adds them up out of place, and takes
+        # a backward apart that `trace.aten` has no operator for, such as silu's.
+        by_leaves = torch.autograd.grad(outs, leaves, by_outs, allow_unused=True, create_graph=True)
     zeroed = zip(leaves, by_leaves, strict=True)
     return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zeroed)
 

@@ -407,6 +407,14 @@ def test_a_state_without_a_batch():
     assert h.shape == (2, 4)
 
 
+def test_a_first_call_in_inference_mode_has_the_backward_of_later_ones():
+    layer = fused_lstm.fuse(lambda x, h: torch.tanh(x + 0.375 * h), fuse="steps")
+    x, h = torch.randn(5, 3, 4).double(), torch.randn(3, 4).double()
+    with torch.inference_mode():
+        layer(x * 1, h)
+    assert_same(layer, x, h)
+
+
 def test_inference_mode_and_meta_tensors():
     cell = nn.LSTMCell(4, 8)
     x, state = torch.randn(9, 3, 4), (torch.zeros(3, 8), torch.zeros(3, 8))
