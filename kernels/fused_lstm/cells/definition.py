@@ -12,7 +12,6 @@ from functools import partial, update_wrapper
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..call.spec import Units
