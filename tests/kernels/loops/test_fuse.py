@@ -206,6 +206,7 @@ def test_parameters_and_state_dict_are_the_steps_own(lstm):
 
 def test_deepcopy_and_pickle(lstm):
     layer, x, state = lstm
+    layer.fuse = "steps"  # else measured times choose a level, and levels round differently
     expected = layer(x, state)[0]
     file = io.BytesIO()
     torch.save(nn.ParameterList(layer.parameters()), file)
