@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -13,6 +14,7 @@ import own
 import torch
 from case import Case
 from drawn import drawn
+from rounding import Noise
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -32,6 +34,13 @@ NORM = {
     "float16": 2 * GPU_NORM["fp16"], "bfloat16": 2 * GPU_NORM["bf16"], "tf32": 1e-4, "bf16": 2e-2,
     "prepared-bfloat16": 2e-2, "prepared-int8": 3e-2, "prepared-float32": 1e-4,
 }  # fmt: skip
+
+
+# Deviations may be small, and then no number bounds what a rounding becomes. Of three layers with
+# layer norm, peepholes and projections, and factors in bfloat16, 87 of 100 seeds have errors above
+# NORM's, up to 26; a plain PyTorch loop with the same factors 89, up to 22. So a larger error is
+# compared with that loop's. In 480 calls the worst were 6.7, 1.8 and 1.8 times as large.
+OF_PLAIN_PYTORCH = 8
 
 
 class Given(NamedTuple):
@@ -389,6 +398,16 @@ def planned(case: Case) -> Iterator[None]:
         yield
 
 
+def errors_of_plain_pytorch(case: Case, exact: dict[str, Tensor]) -> dict[str, float]:
+    """The largest errors, by name, of five runs of the oracle with factors of bfloat16's bits."""
+    most = dict.fromkeys(exact, 0.0)
+    for seed in range(5):
+        with Noise(seed):
+            rounded = wanted_of(case)
+        most |= {n: max(most[n], error_of(rounded[n], value)) for n, value in exact.items()}
+    return most
+
+
 def check(case: Case, wanted: dict[str, Tensor] | None = None) -> None:
     """Compare a case's every value and gradient; the message is a line that reproduces it."""
     wanted = wanted_of(case) if wanted is None else wanted
@@ -399,8 +418,9 @@ def check(case: Case, wanted: dict[str, Tensor] | None = None) -> None:
         raise AssertionError(f"{type(error).__name__} in {case}: {error}") from error
     assert found["y"].dtype == getattr(torch, case.computed), case
     assert found.keys() == wanted.keys(), f"{case}: {found.keys()}, {wanted.keys()}"
+    errors = cache(lambda: errors_of_plain_pytorch(case, wanted))
     for name, value in wanted.items():
-        compare(case, name, found[name], value)
+        compare(case, name, found[name], value, errors)
 
 
 def warm_up(case: Case, module: nn.Module, given: Given) -> None:
@@ -413,17 +433,28 @@ def warm_up(case: Case, module: nn.Module, given: Given) -> None:
         ours(other, module, give(other))
 
 
-def compare(case: Case, name: str, found: Tensor, wanted: Tensor) -> None:
+def error_of(found: Tensor, wanted: Tensor) -> float:
+    """The error's norm as a part of the value's, or of one of 0.1 for each number."""
+    size = max(wanted.norm().item(), 0.1 * wanted.numel() ** 0.5)
+    return (found.double() - wanted).norm().item() / size
+
+
+def compare(
+    case: Case, name: str, found: Tensor, wanted: Tensor,
+    errors: Callable[[], dict[str, float]] = dict,
+) -> None:  # fmt: skip
+    """Compare a value or a gradient. errors: `errors_of_plain_pytorch`, asked for where needed."""
     assert found.shape == wanted.shape, f"{name}: {case}: {found.shape}, {wanted.shape}"
     if not wanted.numel():
         return
     assert wanted.isfinite().all(), f"{name}: {case}: the oracle's is not finite"
     few_bits = NORM.get(case.computed) or NORM.get(case.precision) or NORM.get(case.door)
     if few_bits is not None:
-        size = max(wanted.norm().item(), 0.1 * wanted.numel() ** 0.5)
-        wrong = (found.double() - wanted).norm().item() / size
+        wrong = error_of(found, wanted)
         if case.norm:  # a rounding that is divided by a deviation, and again in each layer above
             few_bits *= 3 * (1 + 0.5 * (case.layers - 1))
+        if case.norm and case.precision == "bf16" and wrong > few_bits:
+            few_bits = OF_PLAIN_PYTORCH * errors()[name]
         assert wrong <= few_bits, f"{name}: {wrong:.2g}: {case}"
         return
     scale = wanted.abs().max().clamp(min=1.0) if case.dtype == "float32" else 1.0

@@ -13,22 +13,25 @@ Cell = tuple[str, object]  # an axis and one of its values
 
 def compatible(axes: Axes, may: May) -> dict[Cell, set[Cell]]:
     """Return which cells may stand beside each cell, in a case that has a value of every axis."""
-    cells = [(name, value) for name, values in axes.items() for value in values]
-    fits: dict[Cell, set[Cell]] = {cell: set() for cell in cells}
+    cells = list(dict.fromkeys((name, value) for name, values in axes.items() for value in values))
+    bit = {cell: 1 << i for i, cell in enumerate(cells)}
+    fits = dict.fromkeys(cells, 0)  # bits of cells
     for one, other in combinations(cells, 2):
         if one[0] != other[0] and may(*one, *other) and may(*other, *one):
-            fits[one].add(other)
-            fits[other].add(one)
+            fits[one] |= bit[other]
+            fits[other] |= bit[one]
+    of_axis = {name: sum(bit[name, value] for value in {*axes[name]}) for name in axes}
     changed = True
     while changed:  # a third axis may have no value that stands beside both
         changed = False
-        for one in cells:
-            for other in sorted(fits[one], key=cells.index):
-                if len({name for name, _ in fits[one] & fits[other]}) < len(axes) - 2:
-                    fits[one].discard(other)
-                    fits[other].discard(one)
-                    changed = True
-    return fits
+        for one, other in combinations(cells, 2):
+            both = fits[one] & fits[other]
+            others = (of for name, of in of_axis.items() if name not in (one[0], other[0]))
+            if fits[one] & bit[other] and not all(both & of for of in others):
+                fits[one] &= ~bit[other]
+                fits[other] &= ~bit[one]
+                changed = True
+    return {one: {other for other in cells if fits[one] & bit[other]} for one in cells}
 
 
 def pairwise(lists: Sequence[Axes], may: May, seed: int = 0) -> list[dict[str, object]]:
@@ -94,7 +97,8 @@ def complete(
             i: ((missing[i] & together).bit_count(), (missing[i] & allowed).bit_count())
             for i in possible
         }
-        pick = draw.choice([i for i in possible if gains[i] == max(gains.values())])
+        largest = max(gains.values())
+        pick = draw.choice([i for i in possible if gains[i] == largest])
         chosen = [*chosen, pick]
         left.remove(best)
         together |= 1 << pick

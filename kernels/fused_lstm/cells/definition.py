@@ -12,7 +12,6 @@ from functools import partial, update_wrapper
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..call.spec import Units
@@ -35,7 +34,7 @@ TAKEN = {
     "products": ("ih", "hh", "hr", "ch", "inner"),  # weight_ih and so on
 }  # fmt: skip
 MOST_GATES = 8
-TRACING = threading.RLock()  # torch.fx traces in one thread at a time
+TRACING = threading.RLock()  # one thread at a time: torch.fx, which `fuse` traces by, demands it
 
 
 class WrongCell(ValueError):
@@ -374,8 +373,7 @@ class Cell(EngineCell):
         try:
             inner = tuple(self.products.values())
             inputs = len(self.inputs)
-            # Derivatives are traced, whatever a caller has switched off.
-            with TRACING, torch.inference_mode(False), torch.enable_grad():
+            with TRACING:
                 return program(step, self.gates, self.states, self.vectors, zoneout, inner, inputs)
         except CannotExpress as error:
             raise self._error("function", str(error), error.expected) from None
@@ -417,12 +415,6 @@ def _why_not_traced(error: Exception) -> tuple[str, str]:
         return (
             f"an operator without a derivative ({first_line(error)})",
             "one with a derivative; of a comparison torch.where(x > 0, 1.0, 0.0)",
-        )
-    if "autograd.Function" in text:
-        return (
-            "a torch.autograd.Function",
-            "torch's own operators; soft + (hard - soft).detach() has the value of hard, and the"
-            " gradient of soft",
         )
     if isinstance(error, ValueError):
         return first_line(error), "one that can be traced"

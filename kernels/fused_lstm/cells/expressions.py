@@ -25,6 +25,19 @@ FOLD: dict[str, Callable[..., float]] = {
 }  # fmt: skip
 
 
+class CannotExpress(Exception):
+    """An operation of a function that no kernel can have; the message says which.
+
+    expected: what a function may have instead.
+    """
+
+    def __init__(
+        self, got: str, expected: str = "elementwise operations of a unit's own numbers"
+    ) -> None:
+        super().__init__(got)
+        self.expected = expected
+
+
 class Expressions:
     """A table of nodes: ("const", value), ("leaf", kind, index) or (operation, operands...).
 

@@ -328,7 +328,7 @@ def program(
     zoneout: bool = False,
     inner: tuple[int, ...] = (),
     inputs: int = 0,
-    by_autograd: bool = False,
+    functions: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Program:
     """Trace a step and its vector-Jacobian product.
@@ -339,8 +339,7 @@ def program(
         zoneout: with zoneout of the states, which no step has to know of.
         inner: the columns that each product inside the step makes, in the order of `Step`.
         inputs: how many gates, the last ones, are inputs.
-        by_autograd: differentiate by torch.autograd, which runs an autograd.Function's own backward
-            but no operation in place.
+        functions: whether the step may call a torch.autograd.Function, whose own backward is run.
         dtype: of a step that is known to depend on no shape, and is one for this dtype: it is
             traced once.
 
@@ -351,11 +350,13 @@ def program(
     # One shape is enough for the step with zoneout: `fused_lstm.cell` traces it without, too.
     likes = (((2, 3), torch.float64), ((5, 4), torch.float32))[: 1 if zoneout else 2]
     likes = likes if dtype is None else (((2, 3), dtype),)
-    follows: dict[str, bool] = {}
     instead: dict[int, int | None] = {}
     while True:
         told = step, gates, states, weights, zoneout, inner, instead
-        found = [expressed(*told, *like, follows, by_autograd) for like in likes]
+        follows: dict[str, bool] = {}
+        # Derivatives are traced, whatever a caller has switched off.
+        with torch.inference_mode(False), torch.enable_grad():
+            found = [expressed(*told, *like, follows, functions) for like in likes]
         if len({repr((t.expressions.nodes, t.results)) for t in found}) > 1:  # NaN is not NaN
             raise CannotExpress(
                 "results that depend on a tensor's shape or dtype",

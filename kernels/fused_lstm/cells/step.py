@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from .expressions import Expressions
 from .gates import Gates
+from .record import Recorded
 from .sums import MAXIMUM, PRODUCT, Totals
-from .trace import traced
+from .trace import CannotExpress, traced
 
 # (k, a value of the step) -> the columns that product k makes of it
 Product = Callable[[int, Tensor], list[Tensor]]
@@ -150,7 +153,7 @@ def expressed(
     shape: tuple[int, int],
     dtype: torch.dtype,
     follows: dict[str, bool],
-    by_autograd: bool = False,
+    functions: bool = False,
 ) -> Traced:
     """Return a step, traced with tensors of a shape and dtype."""
     e = Expressions()
@@ -181,33 +184,60 @@ def expressed(
             after = [a + rest[-1] * (b - a) for a, b in zip(after, before, strict=True)]
         return h, *after, *calls.fed
 
-    def forward_and_backward(*inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward_and_backward(*inputs: Recorded) -> tuple[Tensor, ...]:
         nonlocal shares
         inputs, shares = inputs[: len(leaves) - len(sums)], inputs[len(leaves) - len(sums) :]
-        if by_autograd:
-            return by_torchs_autograd(forward, inputs[:count], inputs[count:])
-        outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
-        return *outputs, *pullback(tuple(inputs[count:]))
+        return by_autograd(forward, inputs[:count], inputs[count:], functions)
 
     shares: Sequence[Tensor] = ()
     tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
-    h, *results = traced(e, forward_and_backward, leaves, tensors, follows, not by_autograd)
+    h, *results = traced(e, forward_and_backward, leaves, tensors, follows)
     after, results = results[: len(states)], results[len(states) :]
     return Traced(e, calls, h, after, results[: len(inner)], results[len(inner) :])
 
 
-def by_torchs_autograd(
-    forward: Callable, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+def by_autograd(
+    forward: Callable, inputs: Sequence[Recorded], gradients: Sequence[Tensor], functions: bool
 ) -> tuple[Tensor, ...]:
-    """Return a function's results and its gradients by all inputs, by torch.autograd."""
-    with torch.enable_grad():
-        given = [x.detach().requires_grad_() for x in inputs]
-        outputs = forward(*given)
-        # An output that depends on nothing that has a gradient is left out.
-        pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
-        found: Sequence[Tensor | None] = [None] * len(given)
-        if pairs:
-            outs, grads = zip(*pairs, strict=True)
-            found = torch.autograd.grad(outs, given, grads, allow_unused=True)
-    made = [torch.zeros_like(x) if g is None else g for x, g in zip(given, found, strict=True)]
-    return *outputs, *made
+    """Return a function's results and its gradients by all inputs, by torch.autograd.
+
+    functions: whether it may call a torch.autograd.Function, whose own backward is run then.
+
+    Raises:
+        CannotExpress: a result is no floating-point number, or there is such a Function.
+    """
+    leaves = [x.as_leaf() for x in inputs]
+    outputs = forward(*leaves)
+    for output in outputs:
+        if not output.is_floating_point():
+            expected = "the gates' dtype: of a comparison torch.where(x > 0, 1.0, 0.0)"
+            raise CannotExpress(f"a result of {output.dtype}", expected)
+    # An output that depends on nothing that has a gradient is left out.
+    pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+    if not functions and has_function(o.grad_fn for o, _ in pairs):
+        raise CannotExpress(
+            "a torch.autograd.Function",
+            "torch's own operators; soft + (hard - soft).detach() has the value of hard, and"
+            " the gradient of soft",
+        )
+    by_leaves: Sequence[Tensor | None] = [None] * len(leaves)
+    if pairs:
+        outs, by_outs = zip(*pairs, strict=True)
+        # With a graph of the gradients: autograd then adds them up out of place, and takes
+        # a backward apart that `trace.aten` has no operator for, such as silu's.
+        by_leaves = torch.autograd.grad(outs, leaves, by_outs, allow_unused=True, create_graph=True)
+    zeroed = zip(leaves, by_leaves, strict=True)
+    return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zeroed)
+
+
+def has_function(nodes: Iterable[Any]) -> bool:
+    """Return whether a torch.autograd.Function is among nodes of autograd, or behind them."""
+    seen, stack = set(), list(nodes)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, BackwardCFunction):
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [behind for behind, _ in node.next_functions]
+    return False

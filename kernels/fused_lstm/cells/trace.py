@@ -1,9 +1,8 @@
-"""From a function of tensors to expressions: make_fx traces it, and a table translates ATen."""
+"""From a function of tensors to expressions: a table translates a record of ATen's operations."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .expressions import HEAVY, MASKS, Expressions
+from .expressions import HEAVY, MASKS, CannotExpress, Expressions
+from .record import Argument, Constant, Operation, Part, Place, recorded
 
 # Advice for what a step cannot have, by ATen's operator.
 INSTEAD = dict.fromkeys(
@@ -36,19 +36,6 @@ OF_MASKS = {
 }  # fmt: skip
 # Arguments that say where a result lies and how.
 PLACES = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
-
-
-class CannotExpress(Exception):
-    """An operation of a function that no kernel can have; the message says which.
-
-    expected: what a function may have instead.
-    """
-
-    def __init__(
-        self, got: str, expected: str = "elementwise operations of a unit's own numbers"
-    ) -> None:
-        super().__init__(got)
-        self.expected = expected
 
 
 def as_mask(e: Expressions, n: int) -> int:
@@ -266,7 +253,6 @@ def traced(
     leaves: Sequence[int],
     tensors: Sequence[Tensor],
     follows: dict[str, bool],
-    functional: bool = True,
 ) -> list[int]:
     """Return the numbers in `e` of a function's results.
 
@@ -276,91 +262,64 @@ def traced(
         follows: an operation of masks and numbers alone -> whether its dtype is that of `tensors`,
             filled by the first of two traces. It computes in that dtype, so that its numbers stay
             as they are; in another one they are rounded.
-        functional: whether operations in place may be turned into others while it runs, which
-            cannot be with autograd inside.
 
     Raises:
         CannotExpress: the function uses an operation that no kernel has.
     """
-    # Imported where a cell is made: it takes two seconds.
-    from torch._guards import TracingContext, tracing
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    table, env, weak = aten(e), {}, set()  # weak: numbers alone, of masks too, of any dtype
-    waiting = iter(leaves)
+    record = recorded(function, tensors)
+    table, like = aten(e), tensors[0]
+    env: dict[int, Any] = dict(enumerate(leaves))  # place in the record -> number in `e`
+    weak = set()  # places of numbers alone, of masks too, of any dtype
 
     def number(x: Any, dtype: torch.dtype | None = None) -> Any:
-        if isinstance(x, torch.fx.Node):
-            return env[x]
+        if isinstance(x, Place):
+            return env[x.number]
         if not isinstance(x, int | float):
             return x
         return e.const(x if dtype is None else torch.tensor(x, dtype=dtype).item())
 
-    # Without a mode at hand make_fx makes one for each operation: 48 ms a trace for 29.
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        made = torch.func.functionalize(function) if functional else function
-        graph, like = make_fx(made)(*tensors), tensors[0]
-        if not functional:  # what the backward of an autograd.Function changes in place
-            graph = make_fx(torch.func.functionalize(graph))(*tensors)
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            env[node] = next(waiting)
-        elif node.op == "get_attr":
-            env[node] = e.const(_made_inside(node, getattr(graph, node.target)))
-            weak.add(node)
-        elif node.op == "call_function" and node.target is operator.getitem:
-            env[node] = env[node.args[0]][node.args[1]]
-        elif node.op == "call_function":
-            name = node.target.overloadpacket.__name__
-            dtype = None
-            if all(n in weak or e.is_mask(env[n]) for n in node.all_input_nodes):
-                weak.add(node)
-                dtype = getattr(node.meta.get("val"), "dtype", None)
-                is_rounded = dtype in (torch.float32, torch.float64)
-                if follows.setdefault(node.name, dtype == like.dtype) or not is_rounded:
-                    dtype = None
-            _check(node, name, table, like, node in weak)
-            kwargs = {k: number(v, dtype) for k, v in node.kwargs.items() if k not in PLACES}
-            try:
-                args = [number(x, dtype) for x in node.args]
-                if name not in OF_MASKS:
-                    args = [table["_to_copy"](x) if type(x) is int else x for x in args]
-                made = table[name](*args, **kwargs)
-                value = node.meta.get("val")
-                is_true_or_false = isinstance(value, Tensor) and value.dtype == torch.bool
-                env[node] = as_mask(e, made) if is_true_or_false else made
-            except (TypeError, KeyError):
-                told = ", ".join(f"{k}={v!r}" for k, v in node.kwargs.items()) or "these arguments"
-                raise CannotExpress(f"torch's operator {name!r} with {told}") from None
-        elif node.op == "output":
-            return [env[x] for x in node.args[0]]
-    raise AssertionError("make_fx makes an output")
+    for place, step in enumerate(record.steps):
+        if isinstance(step, Argument):
+            continue
+        if isinstance(step, Constant):
+            if step.tensor.numel() != 1:
+                raise CannotExpress(f"a constant tensor of shape {list(step.tensor.shape)}")
+            env[place] = e.const(step.tensor.item())
+            weak.add(place)
+            continue
+        if isinstance(step, Part):
+            env[place] = env[step.of][step.index]
+            continue
+        dtype = None
+        if all(n in weak or e.is_mask(env[n]) for n in step.reads):
+            weak.add(place)
+            dtype = getattr(step.value, "dtype", None)
+            is_rounded = dtype in (torch.float32, torch.float64)
+            if follows.setdefault(step.name, dtype == like.dtype) or not is_rounded:
+                dtype = None
+        name = step.operator
+        _check(step, table, like, place in weak)
+        kwargs = {k: number(v, dtype) for k, v in step.kwargs.items() if k not in PLACES}
+        try:
+            args = [number(x, dtype) for x in step.args]
+            if name not in OF_MASKS:
+                args = [table["_to_copy"](x) if type(x) is int else x for x in args]
+            made = table[name](*args, **kwargs)
+            is_true_or_false = isinstance(step.value, Tensor) and step.value.dtype == torch.bool
+            env[place] = as_mask(e, made) if is_true_or_false else made
+        except (TypeError, KeyError):
+            told = ", ".join(f"{k}={v!r}" for k, v in step.kwargs.items()) or "these arguments"
+            raise CannotExpress(f"torch's operator {name!r} with {told}") from None
+    return [env[place] for place in record.results]
 
 
-def _made_inside(node: torch.fx.Node, tensor: Tensor) -> float:
-    """Return the value of a constant that the function makes, such as torch.tensor(0.5)."""
-    if any(user.target is not torch.ops.aten.lift_fresh_copy.default for user in node.users):
-        kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else "tensor"
-        raise CannotExpress(
-            f"a {kind} of shape {list(tensor.shape)} from outside",
-            'weights="its name" for a vector that is trained, or for a constant number a keyword'
-            " with a default: a kernel would not see its later values",
-        )
-    if tensor.numel() != 1:
-        raise CannotExpress(f"a constant tensor of shape {list(tensor.shape)}")
-    return tensor.item()
-
-
-def _check(
-    node: torch.fx.Node, name: str, table: dict[str, Callable], like: Tensor, is_weak: bool
-) -> None:
+def _check(step: Operation, table: dict[str, Callable], like: Tensor, is_weak: bool) -> None:
     """Check that an operation has a kernel, and changes neither shape nor dtype."""
+    name, value = step.operator, step.value
     if name in INSTEAD:
         raise CannotExpress(f"torch's operator {name!r}", INSTEAD[name])
     if name not in table:
         raise CannotExpress(f"torch's operator {name!r}")
-    value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return
     if name.startswith("bitwise_") and value.dtype != torch.bool:

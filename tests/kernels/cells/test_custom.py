@@ -282,21 +282,21 @@ def test_a_packed_input_has_its_rows_where_x_has_them(engine):
 
 
 @pytest.mark.parametrize(
-    ("dt", "error"),
+    ("make", "error"),
     [
-        (torch.ones(5, 2, 1, dtype=torch.complex64), "dt: got torch.complex64; expected real"),
-        (torch.ones(5, 2, 1).to_sparse(), "dt: got a torch.sparse_coo tensor; expected a dense"),
-        (
-            torch.nested.nested_tensor([torch.ones(2, 1)] * 5, layout=torch.jagged),
+        (lambda x: x.to(torch.complex64), "dt: got torch.complex64; expected real"),
+        (torch.Tensor.to_sparse, "dt: got a torch.sparse_coo tensor; expected a dense"),
+        (  # imports TorchDynamo
+            lambda x: torch.nested.nested_tensor([*x], layout=torch.jagged),
             "dt: got a nested tensor; expected a",
         ),
     ],
     ids=["complex", "sparse", "nested"],
 )
-def test_an_input_is_a_dense_tensor_of_real_numbers(dt, error):
+def test_an_input_is_a_dense_tensor_of_real_numbers(make, error):
     module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop")
     with pytest.raises(ValueError, match=error):
-        module(torch.randn(5, 2, 3), dt=dt)
+        module(torch.randn(5, 2, 3), dt=make(torch.ones(5, 2, 1)))
 
 
 def test_a_module_is_copied_and_pickled():
@@ -463,6 +463,19 @@ def test_errors_name_the_function_and_the_argument():
     def taken_gain(a, *, gain_hh):
         return a + gain_hh
 
+    @told("got a tensor of shape [] from outside; expected weights=", states="h")
+    def counts_its_calls(a, *, h):
+        fixed.add_(1)
+        return a + h
+
+    @told("of Python's or NumPy's numbers (.numpy() is not supported", states="h")
+    def computes_by_numpy(a, *, h):
+        return a * float(a.detach().numpy().mean()) + h
+
+    @told(".tolist() is not supported", states="h")
+    def computes_by_lists(a, *, h):
+        return a * max(a.detach().flatten().tolist()) + h
+
     @told("the power 0.3", states="h")
     def power(a, *, h):
         return a.abs() ** 0.3 + h
@@ -551,7 +564,7 @@ def test_errors_name_the_function_and_the_argument():
     def taken_product(a, *, hh):
         return hh(a)
 
-    @told("All outputs of f must be floating-point", states="h")
+    @told("got a result of torch.bool; expected the gates' dtype", states="h")
     def boolean(a, *, h):
         return a > h
 
