@@ -42,7 +42,7 @@ PREPARED, FORWARD, BACKWARD = range(3)  # operators, as native/door.cpp numbers 
 
 
 class Layer(NamedTuple):
-    """What a layer's door is told: the layer's arguments are `input, hx, weights`."""
+    """A layer as its door knows it, which takes `input, hx, weights`."""
 
     batch_first: bool
     has_c: bool
