@@ -11,6 +11,7 @@ T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: laye
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from types import ModuleType
@@ -22,11 +23,12 @@ from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
+from ..call import door
 from ..call.choose import cell_pays, in_a_graph, step_pays, why_torchs
 from ..call.layout import as_step, of_step, time_first
 from ..call.record import Call
 from ..call.rows import Rows
-from ..call.run import run, without_autocast
+from ..call.run import door_of, run, without_autocast
 from ..call.spec import CELLS, Spec
 from ..operator.pullback import is_differentiated
 
@@ -73,6 +75,11 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
+    if rows is None:
+        layer = door.Layer(False, batch_first, CELLS[cell].has_c, x.shape[-1], len(h0), P, H)
+        if (results := _at_the_door(spec, training, layer, x, hx, weights)) is not None:
+            y, last = results
+            return (y, *last) if CELLS[cell].has_c else results
     tensors = h0, c0, *weights
     slow = T == 1 and not step_pays(cell, h0.shape[1], H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
@@ -108,6 +115,9 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
     spec, used = spec_of(cell, 1, 1, bias, False, 0.0), weights if bias else weights[:2]
     tensors, H = (h0, c0, *used), h0.shape[-1]
     B, I = x.shape
+    layer = door.Layer(True, False, CELLS[cell].has_c, I, 1, H, H)
+    if (results := _at_the_door(spec, True, layer, x, hx, used)) is not None:
+        return results
     slow = not cell_pays(cell, B, I, H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(x, hx, *weights)
@@ -120,6 +130,16 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
         return torchs(x, hx, *weights)
     h, c = map(of_step, last)
     return (h, c) if spec.has_c else h
+
+
+def _at_the_door(
+    spec: Spec, training: bool, layer: door.Layer, x: Tensor, hx: Any, weights: Sequence[Tensor]
+) -> Any:
+    """Return what a module of torch.nn returns in inference, or None where no door takes it."""
+    if torch.is_grad_enabled() or type(x) is not Tensor or not door.is_open():
+        return None
+    enter = door_of(spec, "auto", None, training, x, layer)
+    return None if enter is None else enter(x, hx, tuple(weights))
 
 
 def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..operator.pullback import is_transformed
+from . import door
 from .spec import CELLS, PLAIN, Spec
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of this library's kernels
@@ -328,21 +329,13 @@ def _warn_that_it_is_missing(instead: str, why: str) -> None:
 # --- where one step does not pay: a call's own cost, and torch's gradients of large weights ---
 
 # Cell of torch.nn -> for which calls torch's own is as fast as native on a CPU, in words; the
-# functions decide.
+# functions decide. In inference none is, where there is a door (call/door.py).
 SLOW_STEPS = {
-    "gru": "for a training step of fewer than 8 rows, or of 32 and more",
-    "rnn_tanh": "for a call of one step",
-    "rnn_relu": "for a call of one step",
+    "gru": "for some training steps of one step",
+    "rnn_tanh": "for some training steps of one step",
+    "rnn_relu": "for some training steps of one step",
 }
-SLOW_CELLS = {
-    "lstm": "in training and for small products",
-    "gru": "in training and for small products",
-    "rnn_tanh": "on a CPU",
-    "rnn_relu": "on a CPU",
-}
-# Cells of which one step in inference, or of some numbers of rows in training, pays in native.
-STEPS_THAT_MAY_PAY = {"gru"}
-CELLS_THAT_MAY_PAY = {"lstm", "gru"}
+SLOW_CELLS = dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "in training")
 
 
 def may_be_slow(engine: str, fuse: str | None, device: torch.device) -> bool:
@@ -352,25 +345,29 @@ def may_be_slow(engine: str, fuse: str | None, device: torch.device) -> bool:
 
 
 def step_pays(cell: str, B: int, H: int, trains: bool) -> bool:
-    """Return whether one step of a layer is as fast in native as torch.nn's (measured on a Zen 4).
+    """Return whether one step of a layer is as fast in native as torch.nn's.
 
-    An RNN's step takes 1.1 to 2 times torch's time. A GRU's with its gradients takes 1.02 to 1.25
-    times torch's for few rows, and 1.03 to 1.07 times on one thread for many rows of many units.
+    With a door, each is in inference; trained above H = 128, an RNN's takes up to 1.35 times
+    torch's time (an Emerald Rapids). Without one, an RNN's takes 1.1 to 2 times, and a GRU's
+    trained one 1.02 to 1.25 times for fewer than 8 rows (a Zen 4).
     """
-    if cell in STEPS_THAT_MAY_PAY:
-        return not trains or (B >= 8 and (B < 32 or H <= 128))
-    return cell not in SLOW_STEPS
+    if cell not in SLOW_STEPS or (door.exists() and (not trains or H <= 128)):
+        return True
+    return cell == "gru" and (not trains or (B >= 8 and (B < 32 or H <= 128)))
 
 
 def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
-    """Return whether a cell module is as fast in native as torch.nn's (measured on a Zen 4).
+    """Return whether a cell module is as fast in native as torch.nn's.
 
-    A call's own cost is paid back by large weights, or by many rows on smaller ones.
+    With a door, each is in inference: 0.4 to 1.0 times torch's time (an Emerald Rapids). Without
+    one, a call's own cost is paid back by large weights, or by many rows on smaller ones (a Zen 4).
     """
+    if trains or door.exists():
+        return not trains
     each = H * (I + H)
     work = B * CELLS[cell].gates * each
     large = (work >= 2**19 and each >= 2**17) or (work >= 2**22 and B >= 8)
-    return large and not trains and cell in CELLS_THAT_MAY_PAY
+    return large and cell in ("lstm", "gru")
 
 
 # --- where only torch's own can run: calls of torch.nn's modules, under `install` ---

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from ..operator import library
-from .spec import Spec
+from .spec import PLAIN, Spec
 
 # (*tensors, weights: tuple) -> an operator's results in a row, or None: it is to be called
 Door = Callable[..., tuple[Any, ...] | None]
@@ -42,8 +42,9 @@ PREPARED, FORWARD, BACKWARD = range(3)  # operators, as native/door.cpp numbers 
 
 
 class Layer(NamedTuple):
-    """A layer as its door knows it, which takes `input, hx, weights`."""
+    """A layer or a cell as its door knows it, which takes `input, hx, weights`."""
 
+    is_cell: bool
     batch_first: bool
     has_c: bool
     input_size: int
@@ -63,7 +64,7 @@ def of(spec: Spec, operator: int, flag: bool, layer: Layer | None = None) -> Doo
         spec: the calls', with the level.
         operator: PREPARED, FORWARD or BACKWARD: `prepared_lstm`, `lstm`, `lstm_backward`.
         flag: `weight_only` of the first, `save` of the second, `needs_dx` of the third.
-        layer: of a door that takes a layer's arguments, and returns `y, hx`, as torch.nn's. Where
+        layer: of a door that takes a layer's arguments, and returns what torch.nn's returns. Where
             `hx` is None, the state is zero.
     """
     key = spec.number, operator, flag, layer
@@ -74,7 +75,13 @@ def of(spec: Spec, operator: int, flag: bool, layer: Layer | None = None) -> Doo
         return door
 
 
-def _closed(*tensors: Tensor | tuple[Tensor, ...] | None) -> None:
+@cache
+def exists() -> bool:
+    """Return whether this PyTorch, system and library have doors."""
+    return of(PLAIN, FORWARD, False) is not _closed
+
+
+def _closed(*arguments: Any) -> None:
     """Leave every call to the operator, where the library or PyTorch has no door."""
 
 

@@ -203,18 +203,13 @@ def run(
 def door_of(
     base: Spec, engine: str, fuse: str | None, training: bool, x: Tensor, layer: door.Layer
 ) -> door.Door | None:
-    """Return the door of a layer's calls in inference, or None where `run` is to run this one.
-
-    The door is there once `run` has run such a call, and found that it is one operator.
-    """
+    """Return the door of a layer's calls in inference, or None where `run` is to run this one."""
     if base.layer_norm or torch._C._is_any_autocast_enabled():
         return None
-    one_step = x.dim() == 3 and x.size(int(layer.batch_first)) == 1
-    if one_step and not step_pays(base.cell, 1, layer.columns, trains=False):
-        return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    route = ROUTES.get((base.number, training, None, engine, fuse, x.device, x.dtype, USUAL, word))
-    if route is None or not route.one_operator or route.spec.draws:
+    key = base.number, training, None, engine, fuse, x.device, x.dtype, USUAL, word
+    route = ROUTES.get(key) or _route(base, *key[1:])
+    if not route.one_operator or route.spec.draws:
         return None
     return door.of(route.spec, door.FORWARD, False, layer)
 

@@ -495,7 +495,7 @@ class Prepared(nn.Module):
             return None
         spec, H = self.spec, self.hidden_size
         lanes, P = spec.layers * spec.directions, self.proj_size or H
-        layer = door.Layer(self.batch_first, spec.has_c, self.input_size, lanes, P, H)
+        layer = door.Layer(False, self.batch_first, spec.has_c, self.input_size, lanes, P, H)
         enter = door.of(spec, door.PREPARED, self.weight_only, layer)
         return enter(input, hx, self.arguments())
 

@@ -211,7 +211,7 @@ class RecurrentBase(nn.RNNBase):
             return None
         spec, H = self.spec, self.hidden_size
         lanes, P = spec.layers * spec.directions, self.proj_size or H
-        layer = door.Layer(self.batch_first, spec.has_c, size, lanes, P, H)
+        layer = door.Layer(False, self.batch_first, spec.has_c, size, lanes, P, H)
         enter = door_of(spec, self.engine, self.fuse, self.training, input, layer)
         return None if enter is None else enter(input, hx, tuple(self.weights()))
 
@@ -584,6 +584,10 @@ class RecurrentCell(nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step: input [B, I] or [I], hx as torch.nn's cell takes it -> the next state."""
+        if not torch.is_grad_enabled():
+            results = self._at_the_door(input, hx)
+            if results is not None:
+                return results
         fits = isinstance(input, Tensor) and input.dim() in (1, 2)
         if not fits or not (torch.jit.is_tracing() or input.shape[-1] == self.input_size):
             got = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
@@ -602,9 +606,7 @@ class RecurrentCell(nn.RNNCellBase):
                 if part.shape != (*input.shape[:-1], H):
                     layout = f"[B, {H}]" if batched else f"[{H}]"
                     raise ValueError(f"{name}: got shape {list(part.shape)}; expected {layout}")
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias:
-            weights += [self.bias_ih, self.bias_hh]
+        weights = self._weights()
         if self._is_torchs(input, parts, weights):
             return self._torchs.forward(self, input, hx)
         x = as_step(input, batched)
@@ -617,6 +619,23 @@ class RecurrentCell(nn.RNNCellBase):
         _, h, c = run(call, self.engine, self.fuse, self.training, None)
         h, c = of_step(h, batched), of_step(c, batched)
         return (h, c) if has_c else h
+
+    def _weights(self) -> list[Tensor]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        parameters = cast("dict[str, Tensor]", self._parameters)
+        try:
+            return [parameters[name] for name in names]
+        except KeyError:  # a parametrization
+            return [getattr(self, name) for name in names]
+
+    def _at_the_door(self, input: Any, hx: Any) -> Any:
+        """Return the results of inference of rows [B, I], or None: `forward` is to run them."""
+        if type(input) is not Tensor or not door.is_open():
+            return None
+        spec, H = self.spec, self.hidden_size
+        layer = door.Layer(True, False, spec.has_c, self.input_size, 1, H, H)
+        enter = door_of(spec, self.engine, self.fuse, self.training, input, layer)
+        return None if enter is None else enter(input, hx, tuple(self._weights()))
 
     def _is_torchs(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> bool:
         """Return whether "auto" takes torch's own for a call, which then is faster."""

@@ -37,9 +37,9 @@ namespace {
 
 constexpr const char* capsule_name = "fused_lstm.door";
 
-// How the input, the state and the results of a layer lie, which are not the operator's.
+// How the input, the state and the results of a layer lie, or of a cell, which are not the operator's.
 struct Layer {
-  int64_t batch_first, has_c;
+  int64_t is_cell, batch_first, has_c;
   int64_t inputs, lanes, outputs, columns;  // I, L * D, P, and the columns of c
 };
 
@@ -163,34 +163,44 @@ Tensor zeros(int64_t lanes, int64_t rows, int64_t columns, Dtype dtype) {
   return made;
 }
 
-// (input, hx, weights) -> (y, hx), or None: what a layer is called with, and returns.
+// (input, hx, weights) -> what a layer or a cell returns, or None.
 Object* call_layer(const Told& told, Object* const* arguments) {
   const Layer& layer = told.layer;
   Object* const hx = arguments[1];
-  Tensor x = tensor_of(arguments[0], told), h0, c0;
-  if (!x.defined() || x.dim() != 3 || x.size(2) != layer.inputs || x.numel() == 0) return none();
+  const int64_t dimensions = layer.is_cell ? 2 : 3;
+  bool usual = true;
+  const auto given = [&](Object* object, int64_t columns) {
+    Tensor tensor = tensor_of(object, told);
+    usual = usual && tensor.defined() && tensor.dim() == dimensions &&
+            tensor.size(dimensions - 1) == columns;
+    return usual && layer.is_cell ? tensor.as_step() : tensor;
+  };
+  Tensor x = given(arguments[0], layer.inputs), h0, c0;
+  if (!usual || x.numel() == 0) return none();
   if (layer.batch_first) x = x.transposed();
   if (hx == told.none) {
     c0 = zeros(layer.lanes, x.size(1), layer.columns, x.dtype());
     h0 = layer.outputs == layer.columns ? c0 : zeros(layer.lanes, x.size(1), layer.outputs, x.dtype());
   } else if (!layer.has_c) {
-    h0 = c0 = tensor_of(hx, told);
+    h0 = c0 = given(hx, layer.outputs);
   } else if (PyTuple_Size(hx) == 2) {
-    h0 = tensor_of(PyTuple_GetItem(hx, 0), told);
-    c0 = tensor_of(PyTuple_GetItem(hx, 1), told);
+    h0 = given(PyTuple_GetItem(hx, 0), layer.outputs);
+    c0 = given(PyTuple_GetItem(hx, 1), layer.columns);
+  } else {
+    PyErr_Clear();  // of what is no tuple
+    return none();
   }
-  PyErr_Clear();  // of what is no tuple
-  const auto fits = [&](const Tensor& state, int64_t columns) {
-    return state.defined() && state.dim() == 3 && state.size(0) == layer.lanes && state.size(2) == columns;
-  };
   Tensors weights = weights_of(arguments[2], told);
-  if (weights.empty() || !fits(h0, layer.outputs) || !fits(c0, layer.columns)) return none();
-  Tensors given(3);
-  given[0] = std::move(x), given[1] = std::move(h0), given[2] = std::move(c0);
-  const Tensors results = run(told, std::move(given), std::move(weights));
-  Object* const y = object_of(layer.batch_first ? results[0].transposed() : results[0]);
-  Object* const h_n = object_of(results[1]);
-  return tuple_of(y, layer.has_c ? tuple_of(h_n, object_of(results[2])) : h_n);
+  if (!usual || weights.empty() || h0.size(0) != layer.lanes) return none();
+  Tensors tensors(3);
+  tensors[0] = std::move(x), tensors[1] = std::move(h0), tensors[2] = std::move(c0);
+  const Tensors results = run(told, std::move(tensors), std::move(weights));
+  const auto state = [&](size_t index) {
+    return object_of(layer.is_cell ? results[index].of_step() : results[index]);
+  };
+  Object* const last = layer.has_c ? tuple_of(state(1), state(2)) : state(1);
+  if (layer.is_cell) return last;
+  return tuple_of(object_of(layer.batch_first ? results[0].transposed() : results[0]), last);
 }
 
 template <Object* (*body)(const Told&, Object* const*)>
@@ -211,7 +221,7 @@ struct Method {
   const char* documentation;
 };
 Method of_operator = {"door", call<call_operator>, 0x80, "door(*tensors, weights) -> results or None"};
-Method of_layer = {"door", call<call_layer>, 0x80, "door(input, hx, weights) -> (y, hx) or None"};
+Method of_layer = {"door", call<call_layer>, 0x80, "door(input, hx, weights) -> results or None"};
 
 }  // namespace
 }  // namespace fused_lstm

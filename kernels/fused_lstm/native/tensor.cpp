@@ -135,11 +135,13 @@ bool Tensor::is_cpu() const {
   return type == cpu();
 }
 
-int64_t Tensor::stride(size_t index) const {
+const int64_t* Tensor::strides() const {
   int64_t* strides = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
-  return strides[index];
+  return strides;
 }
+
+int64_t Tensor::stride(size_t index) const { return strides()[index]; }
 
 bool Tensor::is_contiguous() const {
   bool is = false;
@@ -148,9 +150,8 @@ bool Tensor::is_contiguous() const {
 }
 
 bool Tensor::is_transposed() const {
-  int64_t* strides = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
-  return dim() == 3 && strides[0] == size(1) * size(2) && strides[1] == 1 && strides[2] == size(1);
+  const int64_t* const by = strides();
+  return dim() == 3 && by[0] == size(1) * size(2) && by[1] == 1 && by[2] == size(1);
 }
 
 Tensor Tensor::contiguous() const {
@@ -165,23 +166,34 @@ Tensor Tensor::to(Dtype dtype) const {
   return call("aten::to", "dtype", *this, dtype, false, false, std::nullopt);
 }
 
+Tensor Tensor::view(Dimensions sizes, const int64_t* strides, int64_t offset) const {
+  AtenTensorHandle view = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(handle, sizes.size(), sizes.data(), strides,
+                                                        offset, &view));
+  return Tensor(view);
+}
+
 Tensor Tensor::transposed() const {
-  int64_t* strides = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
-  const int64_t sizes[] = {size(1), size(0), size(2)}, swapped[] = {strides[1], strides[0], strides[2]};
-  AtenTensorHandle other = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(handle, 3, sizes, swapped, 0, &other));
-  return Tensor(other);
+  const int64_t* const by = strides();
+  const int64_t swapped[] = {by[1], by[0], by[2]};
+  return view(SmallShape{{size(1), size(0), size(2)}, 3}, swapped, 0);
+}
+
+Tensor Tensor::as_step() const {
+  const int64_t* const by = strides();
+  const int64_t more[] = {size(0) * by[0], by[0], by[1]};
+  return view(SmallShape{{1, size(0), size(1)}, 3}, more, 0);
+}
+
+Tensor Tensor::of_step() const {
+  return view({known.sizes + 1, static_cast<size_t>(dim() - 1)}, strides() + 1, 0);
 }
 
 Tensor Tensor::rows_from(int64_t first) const {
   std::vector<int64_t> shape(sizes().begin(), sizes().end());
   const int64_t offset = first * (numel() / shape[0]);
   shape[0] -= first;
-  AtenTensorHandle part = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
-      handle, dim(), shape.data(), Strides(shape).data(), offset, &part));
-  return Tensor(part);
+  return view(shape, Strides(shape).data(), offset);
 }
 
 Tensor empty(Dimensions shape, Dtype dtype) {

@@ -81,8 +81,10 @@ class Tensor {
   Tensor contiguous() const;
   Tensor to(Dtype dtype) const;
 
-  // Itself with its first two dimensions in the other order, in its memory.
+  // In its memory: a tensor [N, A, B] as [A, N, B]; [A, B] as [1, A, B], and back.
   Tensor transposed() const;
+  Tensor as_step() const;
+  Tensor of_step() const;
 
   // Its rows from one on, in its memory; of a contiguous tensor.
   Tensor rows_from(int64_t first) const;
@@ -94,6 +96,9 @@ class Tensor {
     void* memory = nullptr;
     Dtype dtype = Dtype::Undefined;
   };
+
+  Tensor view(Dimensions sizes, const int64_t* strides, int64_t offset) const;
+  const int64_t* strides() const;
 
   AtenTensorHandle handle = nullptr;
   Known known;

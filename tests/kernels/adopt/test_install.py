@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_lstm
 from fused_lstm import native
+from fused_lstm.call import door
 from tolerance import assert_close
 
 MISSING = native.missing(torch.device("cpu"))
@@ -53,8 +54,26 @@ def ran(monkeypatch) -> list[str]:
         cells.append(call.spec.cell)
         return run(call, *args)
 
+    at_the_door = module._at_the_door
+
+    def spy_at_the_door(spec, *args):
+        results = at_the_door(spec, *args)
+        cells.extend([spec.cell] if results is not None else [])
+        return results
+
     monkeypatch.setattr(module, "run", spy)
+    monkeypatch.setattr(module, "_at_the_door", spy_at_the_door)
     return cells
+
+
+@pytest.fixture
+def no_door(monkeypatch) -> None:
+    """A PyTorch that has no doors."""
+    monkeypatch.setattr(door, "exists", lambda: False)
+    monkeypatch.setattr(door, "is_open", lambda: False)
+
+
+needs_door = pytest.mark.skipif(not door.exists(), reason="no door before PyTorch 2.14")
 
 
 def tensors(outputs) -> list[torch.Tensor]:
@@ -104,8 +123,25 @@ def test_values_and_gradients(kind, options, call, ran):
     assert ran == [model.mode.lower()]
 
 
+@needs_door
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 def test_a_cell(kind, ran):
+    """Ours is for inference; in training torch's own is faster."""
+    model, x = kind(5, 6), torch.randn(4, 5)
+    assert_same(model, x)
+    assert ran == []
+    with torch.no_grad():
+        first = model(x)
+        expected = model(x, first)
+        with fused_lstm.install():
+            found = model(x, model(x))
+    for a, b in zip(tensors(found), tensors(expected), strict=True):
+        assert_close(a, b, "state")
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_cell_without_a_door(kind, ran, no_door):
     """Ours is for large products in inference; the rest is torch's own, which is faster."""
     model, x = kind(70, 130), torch.randn(64, 70)
     assert_same(model, x)
@@ -121,14 +157,28 @@ def test_a_cell(kind, ran):
     assert ran == {nn.LSTMCell: ["lstm"], nn.GRUCell: ["gru"], nn.RNNCell: []}[kind]
 
 
-def test_one_row_of_a_large_cell(ran):
+def test_one_row_of_a_large_cell(ran, no_door):
     for kind, H in ((nn.LSTMCell, 255), (nn.LSTMCell, 256), (nn.GRUCell, 256), (nn.GRUCell, 512)):
         with torch.no_grad(), fused_lstm.install():
             kind(H, H)(torch.randn(1, H))
     assert ran == ["lstm", "gru"]
 
 
+@needs_door
 def test_one_step(ran):
+    """Ours runs in inference; of what is trained and wide, torch's own where that is faster."""
+    for kind in (nn.LSTM, nn.GRU, nn.RNN):
+        model, x = kind(5, 6), torch.randn(1, 2, 5)
+        assert_same(model, x)
+        with torch.no_grad(), fused_lstm.install():
+            model(x)
+    assert ran == ["lstm", "lstm", "gru", "gru", "rnn_tanh", "rnn_tanh"]
+    for kind, H, B in ((nn.GRU, 129, 31), (nn.GRU, 129, 32), (nn.RNN, 128, 2), (nn.RNN, 129, 8)):
+        assert_same(kind(5, H), torch.randn(1, B, 5))
+    assert ran[6:] == ["gru", "rnn_tanh"]
+
+
+def test_one_step_without_a_door(ran, no_door):
     """Check that torch's own code runs where it is faster for one step."""
     for kind in (nn.LSTM, nn.GRU, nn.RNN):
         model, x = kind(5, 6), torch.randn(1, 2, 5)
@@ -431,10 +481,8 @@ def test_explain():
     assert now["lstm"].startswith("native at layers: C++ kernels")
     assert now["lstm"].endswith("; auto's choice on a CPU")
     assert now["ours"].endswith("; asked for by name")
-    assert now["gru"].endswith(
-        "; torch's own for a training step of fewer than 8 rows, or of 32 and more"
-    )
-    assert now["cell"].endswith("; torch's own on a CPU")
+    assert now["gru"].endswith("; torch's own for some training steps of one step")
+    assert now["cell"].endswith("; torch's own in training")
     assert now["twice"].endswith("; where Twice's forward calls LSTM's")
     assert now["complex"] == "torch's own: it is in torch.complex64"
     assert now["scripted.layer"] == "torch's own: torch.jit has compiled it"

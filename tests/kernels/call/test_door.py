@@ -91,6 +91,20 @@ def test_it_gives_the_operators_bits(kind, form, taken, monkeypatch):
             taken.clear()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_a_cell_gives_the_operators_bits(kind, dtype, taken, monkeypatch):
+    cell = getattr(fused_lstm, kind)(I, H, dtype=dtype, engine="native")
+    x = torch.randn(B, I, dtype=dtype)
+    with torch.no_grad():
+        first = cell(x)
+        again = cell(x, first)
+        assert taken == [True, True]
+        assert_same(first, by_operator(monkeypatch, cell, x))
+        assert_same(again, by_operator(monkeypatch, cell, x, first))
+        assert_same(cell(x[0]), by_operator(monkeypatch, cell, x[0]))
+
+
 @pytest.mark.parametrize("form", ["layer", "prepared"])
 def test_a_stream_gives_the_operators_bits(form, taken, monkeypatch):
     own = fused_lstm.GRU(I, H).eval()
@@ -193,13 +207,17 @@ def test_tensors_that_are_not_plain_are_left_to_the_operator(name, taken):
     assert True not in taken
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, "cell"])
 def test_what_is_refused_is_refused_by_name(name, monkeypatch):
-    layer, x, h = LAYERS[name](), torch.randn(T, B, I), torch.zeros(1, B, H)
+    layer = LAYERS.get(name, lambda: fused_lstm.LSTMCell(I, H, engine="native"))()
+    x, h = torch.randn(T, B, I), torch.zeros(1, B, H)
     wrong = [
         (x[:, :, 1:],), (x.double(),), (x[0, 0],), (x[:0],), (x, h), (x, (h,)), (x, (h, h[:, 1:])),
         (x, (h, h.double())), (x.to_sparse(),), (x, (None, h)), ([x],),
     ]  # fmt: skip
+    if name == "cell":
+        x, h = x[0], h[0]
+        wrong = [(x[:, 1:],), (x.double(),), (x, h), (x, (h,)), (x, (h, h[1:])), (x, (h[:, 1:], h))]
     with torch.no_grad():
         for given in wrong:
             with pytest.raises(ValueError, match=r": got .*; expected ") as expected:
