@@ -491,11 +491,13 @@ class Prepared(nn.Module):
 
     def _at_the_door(self, input: Any, hx: Any) -> Any:
         """Return `forward`'s results for a dense batch of rows, or None: it is to run the call."""
-        if type(input) is not Tensor or not door.is_open() or self._takes_layers_kernels(input):
+        if type(input) is not Tensor or not door.is_open():
             return None
         spec, H = self.spec, self.hidden_size
         lanes, P = spec.layers * spec.directions, self.proj_size or H
         layer = door.Layer(False, self.batch_first, spec.has_c, self.input_size, lanes, P, H)
+        if self._takes_layers_kernels(input):
+            return door.of(spec, door.FORWARD, False, layer)(input, hx, tuple(self._unpack()))
         enter = door.of(spec, door.PREPARED, self.weight_only, layer)
         return enter(input, hx, self.arguments())
 

@@ -91,6 +91,19 @@ def test_it_gives_the_operators_bits(kind, form, taken, monkeypatch):
             taken.clear()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_rows_of_bfloat16_give_the_operators_bits(kind, taken, monkeypatch):
+    """Of them a CPU with AMX takes the layer's kernels."""
+    prepared = fused_lstm.prepare(KINDS[kind](dtype=torch.bfloat16).eval())
+    x = torch.randn(T, 30, I, dtype=torch.bfloat16)
+    with torch.no_grad():
+        y, last = prepared(x)
+        again = prepared(x, last)
+        assert taken == [True, True]
+        assert_same((y, last), by_operator(monkeypatch, prepared, x))
+        assert_same(again, by_operator(monkeypatch, prepared, x, last))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
 def test_a_cell_gives_the_operators_bits(kind, dtype, taken, monkeypatch):
