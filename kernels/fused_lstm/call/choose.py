@@ -336,6 +336,8 @@ SLOW_STEPS = {
     "rnn_relu": "for some training steps of one step",
 }
 SLOW_CELLS = dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "in training")
+# Cells of which one step, and cell modules of which some calls, pay without a door too.
+STEPS_THAT_MAY_PAY, CELLS_THAT_MAY_PAY = {"gru"}, {"lstm", "gru"}
 
 
 def may_be_slow(engine: str, fuse: str | None, device: torch.device) -> bool:
@@ -353,7 +355,8 @@ def step_pays(cell: str, B: int, H: int, trains: bool) -> bool:
     """
     if cell not in SLOW_STEPS or (door.exists() and (not trains or H <= 128)):
         return True
-    return cell == "gru" and (not trains or (B >= 8 and (B < 32 or H <= 128)))
+    some = not trains or (B >= 8 and (B < 32 or H <= 128))
+    return some and cell in STEPS_THAT_MAY_PAY
 
 
 def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
@@ -367,7 +370,7 @@ def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
     each = H * (I + H)
     work = B * CELLS[cell].gates * each
     large = (work >= 2**19 and each >= 2**17) or (work >= 2**22 and B >= 8)
-    return large and cell in ("lstm", "gru")
+    return large and cell in CELLS_THAT_MAY_PAY
 
 
 # --- where only torch's own can run: calls of torch.nn's modules, under `install` ---
