@@ -11,7 +11,6 @@ T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: laye
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from types import ModuleType
@@ -28,7 +27,7 @@ from ..call.choose import cell_pays, in_a_graph, step_pays, why_torchs
 from ..call.layout import as_step, of_step, time_first
 from ..call.record import Call
 from ..call.rows import Rows
-from ..call.run import door_of, run, without_autocast
+from ..call.run import run, run_at_the_door, without_autocast
 from ..call.spec import CELLS, Spec
 from ..operator.pullback import is_differentiated
 
@@ -75,11 +74,12 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
-    if rows is None:
-        layer = door.Layer(False, batch_first, CELLS[cell].has_c, x.shape[-1], len(h0), P, H)
-        if (results := _at_the_door(spec, training, layer, x, hx, weights)) is not None:
+    if rows is None and not torch.is_grad_enabled():
+        layer = door.Layer(False, batch_first, spec.has_c, x.shape[-1], len(h0), P, H)
+        results = run_at_the_door(spec, "auto", None, training, layer, x, hx, lambda: weights)
+        if results is not None:
             y, last = results
-            return (y, *last) if CELLS[cell].has_c else results
+            return (y, *last) if spec.has_c else results
     tensors = h0, c0, *weights
     slow = T == 1 and not step_pays(cell, h0.shape[1], H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
@@ -115,9 +115,11 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
     spec, used = spec_of(cell, 1, 1, bias, False, 0.0), weights if bias else weights[:2]
     tensors, H = (h0, c0, *used), h0.shape[-1]
     B, I = x.shape
-    layer = door.Layer(True, False, CELLS[cell].has_c, I, 1, H, H)
-    if (results := _at_the_door(spec, True, layer, x, hx, used)) is not None:
-        return results
+    if not torch.is_grad_enabled():
+        layer = door.Layer(True, False, spec.has_c, I, 1, H, H)
+        results = run_at_the_door(spec, "auto", None, True, layer, x, hx, lambda: used)
+        if results is not None:
+            return results
     slow = not cell_pays(cell, B, I, H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(x, hx, *weights)
@@ -130,16 +132,6 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
         return torchs(x, hx, *weights)
     h, c = map(of_step, last)
     return (h, c) if spec.has_c else h
-
-
-def _at_the_door(
-    spec: Spec, training: bool, layer: door.Layer, x: Tensor, hx: Any, weights: Sequence[Tensor]
-) -> Any:
-    """Return what a module of torch.nn returns in inference, or None where no door takes it."""
-    if torch.is_grad_enabled() or type(x) is not Tensor or not door.is_open():
-        return None
-    enter = door_of(spec, "auto", None, training, x, layer)
-    return None if enter is None else enter(x, hx, tuple(weights))
 
 
 def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:

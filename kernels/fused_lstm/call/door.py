@@ -71,7 +71,7 @@ def of(spec: Spec, operator: int, flag: bool, layer: Layer | None = None) -> Doo
     try:
         return _DOORS[key]
     except KeyError:
-        _DOORS[key] = door = _make(*key[1:], spec)
+        _DOORS[key] = door = _make(spec, operator, flag, layer)
         return door
 
 
@@ -85,7 +85,7 @@ def _closed(*arguments: Any) -> None:
     """Leave every call to the operator, where the library or PyTorch has no door."""
 
 
-def _make(operator: int, flag: bool, layer: Layer | None, spec: Spec) -> Door:
+def _make(spec: Spec, operator: int, flag: bool, layer: Layer | None) -> Door:
     if (make := _maker()) is None:
         return _closed
     rates = spec.schema.get("rates", [])

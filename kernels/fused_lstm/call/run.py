@@ -200,18 +200,33 @@ def run(
     return outputs if rows is None else leave(rows, *outputs)
 
 
-def door_of(
-    base: Spec, engine: str, fuse: str | None, training: bool, x: Tensor, layer: door.Layer
-) -> door.Door | None:
-    """Return the door of a layer's calls in inference, or None where `run` is to run this one."""
-    if base.layer_norm or torch._C._is_any_autocast_enabled():
+def run_at_the_door(
+    base: Spec,
+    engine: str,
+    fuse: str | None,
+    training: bool,
+    layer: door.Layer,
+    x: Any,
+    hx: Any,
+    weights: Callable[[], Sequence[Tensor]],
+) -> Any:
+    """Return what a layer or a cell returns in inference, or None where `run` is to run the call.
+
+    Args:
+        base, engine, fuse, training: as of `run`.
+        layer, x, hx: as the door takes them (call/door.py).
+        weights: returns them; called where there is a door.
+    """
+    if type(x) is not Tensor or not door.is_open() or torch._C._is_any_autocast_enabled():
+        return None
+    if base.layer_norm:  # whose engine depends on sizes
         return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
     key = base.number, training, None, engine, fuse, x.device, x.dtype, USUAL, word
     route = ROUTES.get(key) or _route(base, *key[1:])
     if not route.one_operator or route.spec.draws:
         return None
-    return door.of(route.spec, door.FORWARD, False, layer)
+    return door.of(route.spec, door.FORWARD, False, layer)(x, hx, tuple(weights()))
 
 
 # An engine's name, its function and the call -> the call's results.

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..call import door
 from ..call.choose import in_a_graph, why_no_cell
-from ..call.layout import TIME_FIRST, State, batch_of, check_resets, lay_out, states_of, zeros
+from ..call.layout import TIME_FIRST, batch_of, check_resets, lay_out, states_of, zeros
 from ..call.record import Call
 from ..call.rows import enter, leave
 from ..call.run import check_torchs
@@ -517,9 +517,10 @@ class Prepared(nn.Module):
         x, rows, resets, layout = lay_out(input, lengths, resets, width, self.batch_first)
         B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
         if hx is None:
-            h0, c0 = self._initial(x, B)
+            H = self.hidden_size
+            h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
         else:
-            h0, c0 = self._state(hx, layout.batched)
+            h0, c0 = states_of(self.spec, hx, layout.batched)
             if not torch._C._is_tracing():  # which makes sizes tensors
                 self._check_state(h0, c0, B)
         if rows is None and resets is None:
@@ -537,7 +538,7 @@ class Prepared(nn.Module):
                 y, h_n, c_n = WithoutGradient.apply(source, y, h_n, c_n)
         if layout is not TIME_FIRST:
             y, h_n, c_n = layout.output(y), layout.last(h_n), layout.last(c_n)
-        return y, self._joined(h_n, c_n)
+        return y, (h_n, c_n) if self.spec.has_c else h_n
 
     def _kernel(
         self,
@@ -572,15 +573,6 @@ class Prepared(nn.Module):
         rows = x.numel() // self.input_size
         many = rows >= max(MANY_ROWS, self.hidden_size // 3)
         return many and torch.ops.fused_lstm_native.isa() == "amx"
-
-    def _initial(self, x: Tensor, B: int) -> State:
-        return zeros(self.spec, x, B, self.hidden_size, self.proj_size or self.hidden_size)
-
-    def _state(self, hx: Any, batched: bool) -> State:
-        return states_of(self.spec, hx, batched)
-
-    def _joined(self, h: Tensor, c: Tensor) -> Any:
-        return (h, c) if self.spec.has_c else h
 
     def _check_state(self, h0: Tensor, c0: Tensor, B: int) -> None:
         """Check that h_0 is [L * D, B, P] and c_0 [L * D, B, H].

@@ -19,13 +19,22 @@ from ..call import door
 from ..call.choose import Facts, cell_pays, check_engine, choose, in_a_graph, may_be_slow
 from ..call.layout import TIME_FIRST, State, as_step, batch_of, lay_out, of_step, states_of, zeros
 from ..call.record import Call
-from ..call.run import check_torchs, door_of, run
+from ..call.run import check_torchs, run, run_at_the_door
 from ..call.spec import Spec, check_size, directions_of
 from ..operator import onnx
 from ..operator.pullback import is_differentiated
 
 # A module's attributes that torch.nn's does not have.
 ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
+
+
+def parameters_of(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
+    """Return a module's parameters by their names."""
+    parameters = cast("dict[str, Tensor]", module._parameters)
+    try:
+        return [parameters[name] for name in names]  # ten times as fast as getattr
+    except KeyError:  # a parametrization
+        return [getattr(module, name) for name in names]
 
 
 class RecurrentBase(nn.RNNBase):
@@ -124,11 +133,7 @@ class RecurrentBase(nn.RNNBase):
     def weights(self) -> list[Tensor]:
         """Return the weights as `fused_lstm.lstm` takes them: lane by lane, torch.nn's first."""
         # Not _flat_weights, which does not see a functional_call's or a parametrization's tensors.
-        names, parameters = self._flat_weights_names, cast("dict[str, Tensor]", self._parameters)
-        try:
-            return [parameters[name] for name in names]  # ten times as fast as getattr
-        except KeyError:  # a parametrization
-            return [getattr(self, name) for name in names]
+        return parameters_of(self, self._flat_weights_names)
 
     def forward(
         self,
@@ -205,15 +210,14 @@ class RecurrentBase(nn.RNNBase):
 
     def _at_the_door(self, input: Any, hx: Any, size: int) -> Any:
         """Return the results of inference of a dense batch of rows, or None: `run` is to run it."""
-        if type(input) is not Tensor or not door.is_open():
-            return None
         if self._override is not None or self.recompute is not None or not self._has_usual_states:
             return None
         spec, H = self.spec, self.hidden_size
         lanes, P = spec.layers * spec.directions, self.proj_size or H
         layer = door.Layer(False, self.batch_first, spec.has_c, size, lanes, P, H)
-        enter = door_of(spec, self.engine, self.fuse, self.training, input, layer)
-        return None if enter is None else enter(input, hx, tuple(self.weights()))
+        return run_at_the_door(
+            spec, self.engine, self.fuse, self.training, layer, input, hx, self.weights
+        )
 
     # --- states ---
 
@@ -621,21 +625,16 @@ class RecurrentCell(nn.RNNCellBase):
         return (h, c) if has_c else h
 
     def _weights(self) -> list[Tensor]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
-        parameters = cast("dict[str, Tensor]", self._parameters)
-        try:
-            return [parameters[name] for name in names]
-        except KeyError:  # a parametrization
-            return [getattr(self, name) for name in names]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return parameters_of(self, names if self.bias else names[:2])
 
     def _at_the_door(self, input: Any, hx: Any) -> Any:
         """Return the results of inference of rows [B, I], or None: `forward` is to run them."""
-        if type(input) is not Tensor or not door.is_open():
-            return None
         spec, H = self.spec, self.hidden_size
         layer = door.Layer(True, False, spec.has_c, self.input_size, 1, H, H)
-        enter = door_of(spec, self.engine, self.fuse, self.training, input, layer)
-        return None if enter is None else enter(input, hx, tuple(self._weights()))
+        return run_at_the_door(
+            spec, self.engine, self.fuse, self.training, layer, input, hx, self._weights
+        )
 
     def _is_torchs(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> bool:
         """Return whether "auto" takes torch's own for a call, which then is faster."""

@@ -43,9 +43,9 @@ struct Layer {
   int64_t inputs, lanes, outputs, columns;  // I, L * D, P, and the columns of c
 };
 
-// What a door is told when it is made: the operator, those of its arguments that are not tensors, and the
-// types of Python's that its tensors may have.
-struct Told {
+// A door: its operator, those of the operator's arguments that are not tensors, and the types of Python's
+// that its tensors may have.
+struct Door {
   enum Operator { prepared, forward, backward };
 
   Operator of;
@@ -76,15 +76,15 @@ Object* none() { return Py_BuildValue(""); }
 
 // Undefined for another type, such as one of torch's modes. Columns that lie apart are left to the
 // dispatcher too: only of such a tensor can PyTorch have put off its negation (torch.imag of a conjugate).
-Tensor tensor_of(Object* object, const Told& told) {
+Tensor tensor_of(Object* object, const Door& door) {
   Object* const type = PyObject_Type(object);
   Py_DecRef(type);  // the object has another
-  if (type != told.tensor && type != told.parameter) return Tensor();
+  if (type != door.tensor && type != door.parameter) return Tensor();
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(torch_tensor_from_pyobject(object, &handle));
   Tensor tensor(handle);
   const int64_t last = tensor.dim() - 1;
-  const bool usual = last >= 0 && tensor.size(last) > 1 && tensor.stride(last) == 1;
+  const bool usual = last >= 0 && tensor.size(last) > 1 && tensor.strides()[last] == 1;
   return usual || tensor.numel() == 0 ? tensor : Tensor();
 }
 
@@ -96,38 +96,38 @@ Object* object_of(const Tensor& tensor) {
 
 // Returns what an operator does, in a row: y, h_n, c_n, of a call that saves also h, c, gates; or dx, dh0, dc0
 // and each weight's gradient.
-Tensors run(const Told& told, Tensors given, Tensors weights) {
+Tensors run(const Door& door, Tensors given, Tensors weights) {
   const Unlocked unlocked;
   const auto take = [&](size_t index) { return std::move(given[index]); };
-  if (told.of == Told::prepared) {
-    auto [y, h_n, c_n] = prepared_lstm(take(0), take(1), take(2), std::move(weights), told.directions,
-                                       {}, {}, told.cell, told.flag);
+  if (door.of == Door::prepared) {
+    auto [y, h_n, c_n] = prepared_lstm(take(0), take(1), take(2), std::move(weights), door.directions,
+                                       {}, {}, door.cell, door.flag);
     return {std::move(y), std::move(h_n), std::move(c_n)};
   }
-  if (told.of == Told::forward) {
+  if (door.of == Door::forward) {
     auto [y, h_n, c_n, h, c, gates] =
-        lstm(take(0), take(1), take(2), std::move(weights), 0, {}, told.fuse, told.flag,
-             told.directions, {}, {}, told.cell, told.rates, told.precision);
-    if (!told.flag) return {std::move(y), std::move(h_n), std::move(c_n)};
+        lstm(take(0), take(1), take(2), std::move(weights), 0, {}, door.fuse, door.flag,
+             door.directions, {}, {}, door.cell, door.rates, door.precision);
+    if (!door.flag) return {std::move(y), std::move(h_n), std::move(c_n)};
     return {std::move(y), std::move(h_n), std::move(c_n),
             std::move(h), std::move(c),   std::move(gates)};
   }
   auto [dx, dh0, dc0, dweights] = lstm_backward(
-      take(0), take(1), take(2), take(3), take(4), take(5), std::move(weights), 0, {}, told.fuse,
-      take(6), take(7), take(8), take(9), told.flag, told.directions, {}, {}, told.cell, told.rates,
-      told.precision, 0, {}, {});
+      take(0), take(1), take(2), take(3), take(4), take(5), std::move(weights), 0, {}, door.fuse,
+      take(6), take(7), take(8), take(9), door.flag, door.directions, {}, {}, door.cell, door.rates,
+      door.precision, 0, {}, {});
   Tensors gradients = {std::move(dx), std::move(dh0), std::move(dc0)};
   std::move(dweights.begin(), dweights.end(), std::back_inserter(gradients));
   return gradients;
 }
 
 // Returns the tensors of a tuple of weights; fewer, where one of them is left to the dispatcher.
-Tensors weights_of(Object* tuple, const Told& told) {
+Tensors weights_of(Object* tuple, const Door& door) {
   Tensors weights;
   const intptr_t count = PyTuple_Size(tuple);
   weights.reserve(count);
   for (intptr_t k = 0; k < count; ++k) {
-    weights.push_back(tensor_of(PyTuple_GetItem(tuple, k), told));
+    weights.push_back(tensor_of(PyTuple_GetItem(tuple, k), door));
     if (!weights.back().defined()) return {};
   }
   return weights;
@@ -142,15 +142,15 @@ Object* tuple_of(Objects*... objects) {
 }
 
 // (*tensors, weights) -> the operator's results, or None.
-Object* call_operator(const Told& told, Object* const* arguments) {
-  Tensors given(told.tensors()), weights = weights_of(arguments[told.tensors()], told);
+Object* call_operator(const Door& door, Object* const* arguments) {
+  Tensors given(door.tensors()), weights = weights_of(arguments[door.tensors()], door);
   if (weights.empty()) return none();
-  for (intptr_t k = 0; k < told.tensors(); ++k) {
-    if (k < told.optional() && arguments[k] == told.none) continue;
-    given[k] = tensor_of(arguments[k], told);
+  for (intptr_t k = 0; k < door.tensors(); ++k) {
+    if (k < door.optional() && arguments[k] == door.none) continue;
+    given[k] = tensor_of(arguments[k], door);
     if (!given[k].defined()) return none();
   }
-  const Tensors results = run(told, std::move(given), std::move(weights));
+  const Tensors results = run(door, std::move(given), std::move(weights));
   Object* const tuple = PyTuple_New(results.size());
   for (size_t k = 0; k < results.size(); ++k) PyTuple_SetItem(tuple, k, object_of(results[k]));
   return tuple;
@@ -164,13 +164,13 @@ Tensor zeros(int64_t lanes, int64_t rows, int64_t columns, Dtype dtype) {
 }
 
 // (input, hx, weights) -> what a layer or a cell returns, or None.
-Object* call_layer(const Told& told, Object* const* arguments) {
-  const Layer& layer = told.layer;
+Object* call_layer(const Door& door, Object* const* arguments) {
+  const Layer& layer = door.layer;
   Object* const hx = arguments[1];
   const int64_t dimensions = layer.is_cell ? 2 : 3;
   bool usual = true;
   const auto given = [&](Object* object, int64_t columns) {
-    Tensor tensor = tensor_of(object, told);
+    Tensor tensor = tensor_of(object, door);
     usual = usual && tensor.defined() && tensor.dim() == dimensions &&
             tensor.size(dimensions - 1) == columns;
     return usual && layer.is_cell ? tensor.as_step() : tensor;
@@ -178,7 +178,7 @@ Object* call_layer(const Told& told, Object* const* arguments) {
   Tensor x = given(arguments[0], layer.inputs), h0, c0;
   if (!usual || x.numel() == 0) return none();
   if (layer.batch_first) x = x.transposed();
-  if (hx == told.none) {
+  if (hx == door.none) {
     c0 = zeros(layer.lanes, x.size(1), layer.columns, x.dtype());
     h0 = layer.outputs == layer.columns ? c0 : zeros(layer.lanes, x.size(1), layer.outputs, x.dtype());
   } else if (!layer.has_c) {
@@ -190,11 +190,11 @@ Object* call_layer(const Told& told, Object* const* arguments) {
     PyErr_Clear();  // of what is no tuple
     return none();
   }
-  Tensors weights = weights_of(arguments[2], told);
+  Tensors weights = weights_of(arguments[2], door);
   if (!usual || weights.empty() || h0.size(0) != layer.lanes) return none();
   Tensors tensors(3);
   tensors[0] = std::move(x), tensors[1] = std::move(h0), tensors[2] = std::move(c0);
-  const Tensors results = run(told, std::move(tensors), std::move(weights));
+  const Tensors results = run(door, std::move(tensors), std::move(weights));
   const auto state = [&](size_t index) {
     return object_of(layer.is_cell ? results[index].of_step() : results[index]);
   };
@@ -203,10 +203,10 @@ Object* call_layer(const Told& told, Object* const* arguments) {
   return tuple_of(object_of(layer.batch_first ? results[0].transposed() : results[0]), last);
 }
 
-template <Object* (*body)(const Told&, Object* const*)>
+template <Object* (*body)(const Door&, Object* const*)>
 Object* call(Object* self, Object* const* arguments, intptr_t) {
   try {
-    return body(*static_cast<const Told*>(PyCapsule_GetPointer(self, capsule_name)), arguments);
+    return body(*static_cast<const Door*>(PyCapsule_GetPointer(self, capsule_name)), arguments);
   } catch (const std::exception&) {  // the operator says it
     PyErr_Clear();
     return none();
@@ -226,7 +226,7 @@ Method of_layer = {"door", call<call_layer>, 0x80, "door(input, hx, weights) -> 
 }  // namespace
 }  // namespace fused_lstm
 
-// Returns a function of Python, or None where there is no door. of: a number of Told's operators. precision:
+// Returns a function of Python, or None where there is no door. of: a number of Door's operators. precision:
 // null, or a word. layer: null, or that the door takes a layer's arguments.
 extern "C" Object* fused_lstm_door(Object* tensor, Object* parameter, int of, bool flag,
                                    int64_t directions, const char* cell, const char* fuse,
@@ -235,11 +235,11 @@ extern "C" Object* fused_lstm_door(Object* tensor, Object* parameter, int of, bo
   using namespace fused_lstm;
   if (!torch_tensor_from_pyobject) return none();
   const PrecisionOverride word = precision ? PrecisionOverride(precision) : std::nullopt;
-  auto* const told = new Told{static_cast<Told::Operator>(of), flag, directions, cell, fuse,
+  auto* const door = new Door{static_cast<Door::Operator>(of), flag, directions, cell, fuse,
                               {rates, rates + count}, word, layer ? *layer : Layer{}, tensor,
                               parameter, none()};
-  Object* const capsule = PyCapsule_New(told, capsule_name, [](Object* self) {
-    delete static_cast<const Told*>(PyCapsule_GetPointer(self, capsule_name));
+  Object* const capsule = PyCapsule_New(door, capsule_name, [](Object* self) {
+    delete static_cast<const Door*>(PyCapsule_GetPointer(self, capsule_name));
   });
   Object* const function = PyCFunction_NewEx(layer ? &of_layer : &of_operator, capsule, nullptr);
   Py_DecRef(capsule);

@@ -141,8 +141,6 @@ const int64_t* Tensor::strides() const {
   return strides;
 }
 
-int64_t Tensor::stride(size_t index) const { return strides()[index]; }
-
 bool Tensor::is_contiguous() const {
   bool is = false;
   TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(handle, &is));

@@ -70,7 +70,7 @@ class Tensor {
   Dtype dtype() const { return known.dtype; }
   void* data() const { return known.memory; }
 
-  int64_t stride(size_t index) const;
+  const int64_t* strides() const;
   bool is_cpu() const;
   bool is_contiguous() const;
 
@@ -98,7 +98,6 @@ class Tensor {
   };
 
   Tensor view(Dimensions sizes, const int64_t* strides, int64_t offset) const;
-  const int64_t* strides() const;
 
   AtenTensorHandle handle = nullptr;
   Known known;

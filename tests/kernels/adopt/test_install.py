@@ -54,15 +54,15 @@ def ran(monkeypatch) -> list[str]:
         cells.append(call.spec.cell)
         return run(call, *args)
 
-    at_the_door = module._at_the_door
+    run_at_the_door = module.run_at_the_door
 
     def spy_at_the_door(spec, *args):
-        results = at_the_door(spec, *args)
+        results = run_at_the_door(spec, *args)
         cells.extend([spec.cell] if results is not None else [])
         return results
 
     monkeypatch.setattr(module, "run", spy)
-    monkeypatch.setattr(module, "_at_the_door", spy_at_the_door)
+    monkeypatch.setattr(module, "run_at_the_door", spy_at_the_door)
     return cells
 
 

@@ -31,7 +31,7 @@ T, B, I, H = 5, 3, 6, 7
 
 @pytest.fixture(autouse=True)
 def taken(monkeypatch) -> list[bool]:
-    """Whether the door took each call that came to it."""
+    """List for each call that came to the door whether it took it."""
     calls, made = [], door.of
 
     def of(*key):
@@ -93,7 +93,7 @@ def test_it_gives_the_operators_bits(kind, form, taken, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_of_bfloat16_give_the_operators_bits(kind, taken, monkeypatch):
-    """Of them a CPU with AMX takes the layer's kernels."""
+    """A CPU with AMX runs them by the layer's kernels."""
     prepared = fused_lstm.prepare(KINDS[kind](dtype=torch.bfloat16).eval())
     x = torch.randn(T, 30, I, dtype=torch.bfloat16)
     with torch.no_grad():
