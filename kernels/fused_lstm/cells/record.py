@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .expressions import CannotExpress
 
@@ -73,7 +74,7 @@ class Operation:
     @property
     def reads(self) -> list[int]:
         """Return the numbers of the steps that it needs."""
-        return [x.number for x in items((self.args, self.kwargs)) if isinstance(x, Place)]
+        return [x.number for x in tree_leaves((self.args, self.kwargs)) if isinstance(x, Place)]
 
 
 Step = Argument | Constant | Part | Operation
@@ -107,7 +108,7 @@ class Record:
             elif isinstance(step, Part):
                 values.append(values[step.of][step.index])
             else:
-                args, kwargs = mapped(value, (step.args, step.kwargs))
+                args, kwargs = tree_map(value, (step.args, step.kwargs))
                 values.append(step.function(*args, **kwargs))
         return tuple(values[n] for n in self.results)
 
@@ -188,9 +189,9 @@ class Recorder(TorchDispatchMode):
         func = LIFT_COPY if func is LIFT else func  # what changes its result leaves the constant
         is_fresh = func is LIFT_COPY and not isinstance(args[0], Recorded)
         both = args, kwargs or {}
-        tensors = [x for x in items(both) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves(both) if isinstance(x, Tensor)]
         is_known = all(x.is_known for x in tensors if isinstance(x, Recorded)) and bool(tensors)
-        real_args, real_kwargs = mapped(lambda x: x.value if isinstance(x, Recorded) else x, both)
+        real_args, real_kwargs = tree_map(lambda x: x.value if isinstance(x, Recorded) else x, both)
         if torch.Tag.data_dependent_output in func.tags:
             if not is_known:
                 raise RuntimeError(f"{func} of a tensor that is traced")
@@ -201,7 +202,7 @@ class Recorder(TorchDispatchMode):
                 return x
             return Place(self.add(Constant(x)) if is_fresh else self.place_of(x))
 
-        placed_args, placed_kwargs = mapped(place, both)
+        placed_args, placed_kwargs = tree_map(place, both)
         value, operator = func(*real_args, **real_kwargs), func.overloadpacket.__name__
         name = f"{operator}_{self._calls[operator]}"
         self._calls[operator] += 1
@@ -228,26 +229,8 @@ def changed(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[Recorded]:
     arguments = func._schema.arguments
     by_name = dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
     written = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-    values = items([by_name[name] for name in written if name in by_name])
+    values = tree_leaves([by_name[name] for name in written if name in by_name])
     return [x for x in values if isinstance(x, Recorded)]
-
-
-def items(x: Any) -> Iterator[Any]:
-    """Yield what lists, tuples and dictionaries inside each other have."""
-    if isinstance(x, list | tuple | dict):
-        for item in x.values() if isinstance(x, dict) else x:
-            yield from items(item)
-    else:
-        yield x
-
-
-def mapped(f: Callable[[Any], Any], x: Any) -> Any:
-    """Return lists, tuples and dictionaries inside each other, with `f` of each item."""
-    if isinstance(x, list | tuple):
-        return type(x)([mapped(f, item) for item in x])
-    if isinstance(x, dict):
-        return {key: mapped(f, item) for key, item in x.items()}
-    return f(x)
 
 
 def recorded(function: Callable, tensors: Sequence[Tensor]) -> Record:
