@@ -177,7 +177,7 @@ class Graph:
         """Return the leaves of the state, by number, that no operator and no result reads."""
         return [k for k, n in enumerate(self.state) if not n.users and n not in self.y + self.after]
 
-    @property
+    @cached_property
     def outside(self) -> list[Node]:
         """Return the nodes of tensors from outside."""
         return [*self.slots, *self.constants]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,17 +12,47 @@ from torch import Tensor
 
 from ..cells.gates import Gates
 from ..operator.pullback import is_transformed
-from .capture import Node
+from .capture import Node, aten
 from .lower import Gate, Lowered
 from .parts import Values
 from .vectors import Block, Linear, Outer, Stretch, units_in
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Rows `top` to `bottom` and columns `left` to `right` of a weight as the engine has it.
+
+    is_turned: whether the value is the weight's transpose, [in, out], as a product's second factor.
+    """
+
+    node: Node
+    top: int
+    bottom: int
+    left: int
+    right: int
+    is_turned: bool
+
+    def of(self, value: Tensor) -> Tensor:
+        """Return the rows and columns of a value, as a view."""
+        value = value.T if self.is_turned else value
+        if (self.top, self.bottom) != (0, value.shape[0]):
+            value = value[self.top : self.bottom]
+        whole = (self.left, self.right) == (0, value.shape[1])
+        return value if whole else value[:, self.left : self.right]
+
+
+def slice_of(b: Block) -> Slice:
+    """Return a block of a product's second factor; of a Linear's, the parameter's own rows."""
+    if b.node.target is aten.t.default:
+        return Slice(b.node.args[0], b.c0, b.c1, b.r0, b.r1, False)  # type: ignore[arg-type]
+    return Slice(b.node, b.c0, b.c1, b.r0, b.r1, True)
+
+
 class Part(NamedTuple):
-    """Columns of some rows of a weight: a sum of blocks, or zeros."""
+    """Columns of some rows of a weight: a sum of slices, or zeros."""
 
     columns: int
-    blocks: tuple[Block, ...] = ()
+    slices: tuple[Slice, ...] = ()
 
 
 @dataclass
@@ -34,21 +64,27 @@ class WeightRows:
 
 
 class Matrix:
-    """A weight of the engine, as rows of blocks of a person's."""
+    """A weight of the engine, as rows of slices of a person's."""
 
     def __init__(self, rows: list[WeightRows], columns: int) -> None:
         self.rows = merged(rows)
         self.columns = columns
 
-    def is_one_value(self) -> bool:
-        """Return whether this is a whole value of a person's, transposed."""
+        self.whole = self._whole()
+
+    def _whole(self) -> Slice | None:
+        """Return the slice that this is, where that is a whole value, as it is or transposed."""
         if len(self.rows) != 1 or len(self.rows[0].parts) != 1:
-            return False
-        blocks = self.rows[0].parts[0].blocks
-        return len(blocks) == 1 and covers(list(blocks), blocks[0].node.meta["val"].shape)
+            return None
+        slices = self.rows[0].parts[0].slices
+        is_whole = len(slices) == 1 and covers(list(slices), slices[0].node.meta["val"].shape)
+        return slices[0] if is_whole else None
 
     def value(self, of: dict[Node, Tensor], like: Tensor) -> Tensor:
-        """Return the weight; `of` has the values that blocks are of."""
+        """Return the weight; `of` has the values that slices are of."""
+        if self.whole is not None:
+            value = of[self.whole.node]
+            return value.T if self.whole.is_turned else value
         every = [self._of_rows(r, of, like) for r in self.rows]
         if len(every) == 1:
             return every[0]
@@ -60,57 +96,49 @@ class Matrix:
 
     @staticmethod
     def _of_part(rows: int, part: Part, of: dict[Node, Tensor], like: Tensor) -> Tensor:
-        if not part.blocks:
+        if not part.slices:
             return like.new_zeros(rows, part.columns)
-        blocks = [block_of(of[b.node], b).T for b in part.blocks]
-        return sum(blocks[1:], blocks[0])
+        slices = [s.of(of[s.node]) for s in part.slices]
+        return slices[0] if len(slices) == 1 else sum(slices[1:], slices[0])
 
     def add_gradients(self, gradient: Tensor, into: dict[Node, Tensor], written: set) -> None:
-        """Write or add the gradients of blocks to those of whole values.
+        """Write or add the gradients of slices to those of whole values.
 
-        written: blocks that `into` has a gradient of already.
+        written: slices that `into` has a gradient of already.
         """
         top = 0
         for r in self.rows:
             left = 0
             for part in r.parts:
-                for b in part.blocks:
-                    if b.node in into:
-                        g = gradient[top : top + r.rows, left : left + part.columns].T
-                        place = block_of(into[b.node], b)
-                        place.add_(g) if b in written else place.copy_(g)
-                        written.add(b)
+                for s in part.slices:
+                    if s.node in into:
+                        g = gradient[top : top + r.rows, left : left + part.columns]
+                        place = s.of(into[s.node])
+                        place.add_(g) if s in written else place.copy_(g)
+                        written.add(s)
                 left += part.columns
             top += r.rows
 
 
-def block_of(value: Tensor, b: Block) -> Tensor:
-    """Return a block of a product's second factor [in, out]."""
-    if (b.r0, b.r1) != (0, value.shape[0]):
-        value = value[b.r0 : b.r1]
-    return value if (b.c0, b.c1) == (0, value.shape[1]) else value[:, b.c0 : b.c1]
-
-
 def merged(rows: list[WeightRows]) -> list[WeightRows]:
-    """Join rows of blocks that lie one above the other in the same weights: one slice then."""
+    """Join rows of slices that lie one above the other in the same values: one slice then."""
     result: list[WeightRows] = []
     for r in rows:
         last = result[-1] if result else WeightRows(0, [])
         alike = bool(result) and len(last.parts) == len(r.parts)
         joins = alike and all(
-            len(p.blocks) == len(q.blocks) == 1 and p.blocks[0].node is q.blocks[0].node
-            and (p.blocks[0].r0, p.blocks[0].r1) == (q.blocks[0].r0, q.blocks[0].r1)
-            and p.blocks[0].c1 == q.blocks[0].c0
+            len(p.slices) == len(q.slices) == 1
+            and replace(p.slices[0], top=p.slices[0].bottom, bottom=q.slices[0].bottom)
+            == q.slices[0]
             for p, q in zip(last.parts, r.parts, strict=True)
-        )  # fmt: skip
+        )
         if not joins:
             result.append(r)
             continue
-        parts = []
-        for p, q in zip(last.parts, r.parts, strict=True):
-            b = p.blocks[0]
-            whole = Block(b.node, b.r0, b.r1, b.c0, q.blocks[0].c1)
-            parts.append(p._replace(blocks=(whole,)))
+        parts = [
+            p._replace(slices=(replace(p.slices[0], bottom=q.slices[0].bottom),))
+            for p, q in zip(last.parts, r.parts, strict=True)
+        ]
         result[-1] = WeightRows(last.rows + r.rows, parts)
     return result
 
@@ -131,33 +159,38 @@ class Weights(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         into: dict[Node, Tensor] = {}
-        blocks: dict[Node, list[Block]] = {}
+        slices: dict[Node, list[Slice]] = {}
         written: set = set()
         for matrix, g in zip(ctx.matrices, gradients, strict=True):
             for r in matrix.rows if g is not None else ():
                 for part in r.parts:
-                    for b in part.blocks:
-                        blocks.setdefault(b.node, []).append(b)
+                    for s in part.slices:
+                        slices.setdefault(s.node, []).append(s)
         for n, (shape, stride, dtype, device), needs in zip(
             ctx.nodes, ctx.shapes, ctx.needs_input_grad[3:], strict=True
         ):
-            if needs and n in blocks:
+            if needs and n in slices:
                 into[n] = torch.empty_strided(shape, stride, dtype=dtype, device=device)
-                if not covers(blocks[n], shape):
+                if not covers(slices[n], shape):
                     into[n].zero_()
-                    written.update(blocks[n])
+                    written.update(slices[n])
         for matrix, g in zip(ctx.matrices, gradients, strict=True):
             if g is not None:
                 matrix.add_gradients(g, into, written)
         return None, None, None, *(into.get(n) for n in ctx.nodes)
 
 
-def covers(blocks: list[Block], shape: Sequence[int]) -> bool:
-    """Return whether blocks, of which any two are equal or apart, are the whole of a value."""
-    different = set(blocks)
-    area = sum((b.r1 - b.r0) * (b.c1 - b.c0) for b in different)
+def covers(slices: list[Slice], shape: Sequence[int]) -> bool:
+    """Return whether slices are the whole of a value.
+
+    Of those that are turned alike any two are equal or apart.
+    """
+    if len({s.is_turned for s in slices}) > 1:
+        return False
+    different = set(slices)
+    area = sum((s.bottom - s.top) * (s.right - s.left) for s in different)
     apart = all(
-        a is b or a.r1 <= b.r0 or b.r1 <= a.r0 or a.c1 <= b.c0 or b.c1 <= a.c0
+        a is b or a.bottom <= b.top or b.bottom <= a.top or a.right <= b.left or b.right <= a.left
         for a in different for b in different
     )  # fmt: skip
     return apart and area == shape[0] * shape[1]
@@ -179,9 +212,9 @@ class Tensors:
         self.reads_x = any(g.x for g in self.of_x)
         self.matrices = [self._weight_ih(), self._weight_hh(), *map(self._inner, low.products)]
         self.nodes = list(dict.fromkeys(
-            b.node for m in self.matrices for r in m.rows for p in r.parts for b in p.blocks
+            s.node for m in self.matrices for r in m.rows for p in r.parts for s in p.slices
         ))  # fmt: skip
-        self.are_values = all(m.is_one_value() for m in self.matrices)
+        self.are_values = all(m.whole is not None for m in self.matrices)
         self.has_vectors = bool(low.cell.vectors)
         self.biases = self._biases()
         self.whole_biases = [self._whole(terms) for terms in self.biases]
@@ -189,7 +222,8 @@ class Tensors:
         bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
         bias += [t for of_one in low.biases for several in of_one for t in several]
         outer = [t for t in (*bias, *ready) if isinstance(t, Outer)]
-        self.once = [*self.nodes, *(t.node for t in ready if isinstance(t, Linear))]
+        linears = [slices_of(t) for t in ready if isinstance(t, Linear)]
+        self.once = [*self.nodes, *(s.node for slices in linears for s in slices)]
         self.once += [self.places.node_at(t.places[0]) for t in outer if not t.of_x]
         self.once = list(dict.fromkeys(self.once))
         stretches = [t.places for t in outer if t.of_x]
@@ -200,7 +234,7 @@ class Tensors:
         ]
         self.of_values = list(dict.fromkeys(of_x))
 
-    # --- which blocks a weight is made of ---
+    # --- which slices a weight is made of ---
 
     def _weight_ih(self) -> Matrix:
         low = self.low
@@ -210,21 +244,20 @@ class Tensors:
             parts = []
             for place, stretch in enumerate(low.source if self.reads_x else ()):
                 count = units_in(stretch)
-                blocks = tuple(Block(t.node, *t.rows[place], t.c0, t.c1) for t in g.x)
-                parts.append(Part(count, blocks))
+                parts.append(Part(count, tuple(slices_of(t)[place] for t in g.x)))
             parts = parts or [Part(width)] * bool(width)
             rows.append(WeightRows(low.gate_width, parts))
         return Matrix(rows, width)
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
-        return Matrix([WeightRows(width, [Part(H, g.h)]) for g in self.of_h], H)
+        return Matrix([WeightRows(width, [Part(H, tuple(map(slice_of, g.h)))]) for g in self.of_h], H)
 
     def _inner(self, product: Any) -> Matrix:
         rows = []
         for blocks in product.columns:
             b = blocks[0]
-            rows.append(WeightRows(b.c1 - b.c0, [Part(b.r1 - b.r0, blocks)]))
+            rows.append(WeightRows(b.c1 - b.c0, [Part(b.r1 - b.r0, tuple(map(slice_of, blocks)))]))
         return Matrix(rows, product.factor_width)
 
     def _biases(self) -> list[list[tuple[Outer, ...]]]:
@@ -259,10 +292,9 @@ class Tensors:
     def weights(self, values: Values, like: Tensor) -> list[Tensor]:
         """Return the engine's weights; like: a tensor of their dtype and device."""
         of = values.of
-        inputs = [of[n] for n in self.nodes]
-        trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
         plain = self.are_values or is_transformed() or torch.compiler.is_compiling()
-        if trains and not plain:
+        inputs = () if plain else [of[n] for n in self.nodes]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             matrices = list(Weights.apply(self.matrices, self.nodes, like, *inputs))
         else:
             matrices = [m.value(of, like) for m in self.matrices]
@@ -295,7 +327,9 @@ class Tensors:
     def _outer(self, stretch: Stretch, of: dict[Node, Tensor]) -> Tensor:
         """Return numbers of a value of weights, [width]."""
         node = self.places.node_at(stretch[0])
-        return taken(of[node].reshape(-1), stretch, self.places.base[node])
+        value = of[node]
+        value = value if value.dim() == 1 else value.reshape(-1)
+        return taken(value, stretch, self.places.base[node])
 
     # --- x ---
 
@@ -329,8 +363,8 @@ class Tensors:
         return sum(terms[1:], terms[0])
 
     def _linear(self, t: Linear, values: Values) -> Tensor:
-        blocks = [block_of(values.of[t.node], Block(t.node, *r, t.c0, t.c1)) for r in t.rows]
-        return (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).T
+        slices = [s.of(values.of[s.node]) for s in slices_of(t)]
+        return slices[0] if len(slices) == 1 else torch.cat(slices, 1)
 
     def _gathered(self, source: tuple[Stretch, ...], values: Values) -> Tensor:
         parts = [self._of_steps(stretch, values) for stretch in source]
@@ -352,6 +386,11 @@ class Tensors:
             return None
         terms = [in_a_row(several, width) for several in zip(*ready, strict=True)]
         return None if None in terms else self._ready(Gate(ready=tuple(terms)), values)
+
+
+def slices_of(t: Linear) -> list[Slice]:
+    """Return the weight's columns of each stretch of x."""
+    return [slice_of(Block(t.node, *rows, t.c0, t.c1)) for rows in t.rows]
 
 
 def in_a_row(terms: Sequence[Any], width: int) -> Any:

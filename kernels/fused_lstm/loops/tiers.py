@@ -169,20 +169,21 @@ class Printed:
             self.weights = weights if self.keeps_weights else None
         x = self.tensors.x(values)
         before = {s: self._state(s, c.state[s.leaf], B) for s in low.states}
-        h0 = c0 = before[low.h][None].contiguous()
+        h0 = c0 = before[low.h].unsqueeze(0).contiguous()
         if self.spec.has_c:
             parts = [before[s] for s in low.order]
             parts += [h0.new_zeros(B, H)] * len(low.extra)
-            c0 = (parts[0] if len(parts) == 1 else torch.cat(parts, -1))[None].contiguous()
+            c0 = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            c0 = c0.unsqueeze(0).contiguous()
         rows = None if c.lengths is None else padded(x, c.lengths)
         call = Call(
             self.spec, x, h0, c0, weights, states=self.wants_states, rows=rows, hidden_size=H,
             output_size=H,
         )  # fmt: skip
         y, h_n, c_n, *states = run(call, self.engine, None, True, None, c.resets)
-        last, after = {low.h: h_n[0]}, {low.h: y}
+        last, after = {low.h: h_n.squeeze(0)}, {low.h: y}
         for s, lo, hi in self.in_c:
-            last[s] = c_n[0] if hi - lo == c_n.shape[-1] else c_n[0, :, lo:hi]
+            last[s] = c_n.squeeze(0) if hi - lo == c_n.shape[-1] else c_n[0, :, lo:hi]
             if states:
                 after[s] = states[1][0][..., lo:hi]
         values.of.update((n, self._kept(n, k, before, after, c)) for n, k in low.kept.items())
