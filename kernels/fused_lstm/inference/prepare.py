@@ -1,7 +1,7 @@
 """`prepare` and `quantize`: layers with weights packed once, for inference on a CPU.
 
 A weight matrix is stored as the kernels of engine `native` read it. Calls of many rows of bfloat16
-take it unpacked, where the CPU has AMX; that copy is made when it is first needed. `torch.float32`
+take it unpacked, where the CPU has products of bfloat16; that copy is made when it is first needed. `torch.float32`
 and `torch.bfloat16` are the dtypes of a product's factors. Of `torch.int8` a matrix has a scale for
 each row (output channel), and its factor, x or h, is rounded to bytes at every step, with a scale
 for each row of the batch; these products are summed in int32, exactly. With `weight_only` x and h
@@ -42,11 +42,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
-# Rows of a call, T * B, from which on a layer's own kernels are faster in bfloat16 than prepared
-# weights, although they pack theirs at each call; of wide layers, whose packing takes longer, a
-# third of H. (An Emerald Rapids: with more rows 1.0 to 2.5 times as fast, with fewer mostly slower,
-# of 256 rows of H = 800 by a tenth on one thread.)
-MANY_ROWS = 128
+# Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in bfloat16
+# than prepared weights, although they pack theirs at each call; of wide layers, whose packing takes
+# longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5 times as fast; on
+# a Zen 4 with two threads 1.0 to 1.6 times, with one 0.9 to 1.1, from H rows on 1.0 to 1.1. With
+# fewer they are mostly slower.)
+MANY_ROWS = {"amx": 128, "avx512_bf16": 48}
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 
 HOOKS = {  # a module's attribute -> which hooks it has
@@ -571,8 +572,9 @@ class Prepared(nn.Module):
         if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         rows = x.numel() // self.input_size
-        many = rows >= max(MANY_ROWS, self.hidden_size // 3)
-        return many and torch.ops.fused_lstm_native.isa() == "amx"
+        if rows < max(min(MANY_ROWS.values()), self.hidden_size // 3):
+            return False
+        return rows >= MANY_ROWS.get(torch.ops.fused_lstm_native.isa(), math.inf)
 
     def _check_state(self, h0: Tensor, c0: Tensor, B: int) -> None:
         """Check that h_0 is [L * D, B, P] and c_0 [L * D, B, H].

@@ -51,11 +51,14 @@ bool is_soon_made(const Sizes& s) { return by_matrix_unit(s) && nanoseconds_of(s
 
 // Returns a step's number of tiles: one more worker would have none, and yet meet the others each step.
 // If the input product of all steps is more work than these, it decides instead. A step that takes
-// a microsecond is one worker's: to divide it gains at most a fifth where every core is free (Zen 4,
-// a GRU of 64 units and one row), and loses many times that where another process has one of them.
-long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
+// a microsecond is one worker's, of bfloat16 one of twice the products: to divide it gains at most a fifth
+// where every core is free (Zen 4, a GRU of 64 units and one row), loses many times that where another
+// process has one of them, and takes up to 1.9 times as long where the two cores share no cache (bfloat16,
+// an LSTM of 64 units and one row: 0.85 times where they do).
+long most_workers(const Plan& plan, const Sizes& s, const Machine& m) {
   const long step = s.batch * s.cell.x_gates() * s.hidden * std::max(s.inputs, s.outputs);
-  if (!plan.is_short && step < 1 << 14) return plan.abreast;
+  if (!plan.is_short && step * m.bytes < 1 << 16) return plan.abreast;
+  const Shapes& shapes = m.shapes;
   const bool by_unit = plan.is_short && !s.prepared;  // else by rows of a tile, too
   const long rows = by_unit ? 1 : divided(s.batch, shapes.gates.rows);
   const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
@@ -237,7 +240,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   plan.nanoseconds = nanoseconds_of(s);
   plan.wavefront = !plan.is_short && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
-  if (!plan.wavefront) m.threads = std::min(m.threads, most_workers(plan, s, m.shapes));
+  if (!plan.wavefront) m.threads = std::min(m.threads, most_workers(plan, s, m));
   plan.team = m.threads;
   if (s.given) divide_heads(plan, s, machine);
   plan.chunk = s.steps;

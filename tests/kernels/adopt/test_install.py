@@ -166,16 +166,16 @@ def test_one_row_of_a_large_cell(ran, no_door):
 
 @needs_door
 def test_one_step(ran):
-    """Ours runs in inference; of what is trained and wide, torch's own where that is faster."""
+    """Ours runs in inference; of what is trained, torch's own where that is faster."""
     for kind in (nn.LSTM, nn.GRU, nn.RNN):
         model, x = kind(5, 6), torch.randn(1, 2, 5)
         assert_same(model, x)
         with torch.no_grad(), fused_lstm.install():
             model(x)
-    assert ran == ["lstm", "lstm", "gru", "gru", "rnn_tanh", "rnn_tanh"]
-    for kind, H, B in ((nn.GRU, 129, 31), (nn.GRU, 129, 32), (nn.RNN, 128, 2), (nn.RNN, 129, 8)):
+    assert ran == ["lstm", "lstm", "gru", "gru", "rnn_tanh"]
+    for kind, H, B in ((nn.GRU, 129, 31), (nn.GRU, 129, 32), (nn.RNN, 16, 8)):
         assert_same(kind(5, H), torch.randn(1, B, 5))
-    assert ran[6:] == ["gru", "rnn_tanh"]
+    assert ran[5:] == ["gru"]
 
 
 def test_one_step_without_a_door(ran, no_door):

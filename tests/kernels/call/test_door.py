@@ -93,7 +93,7 @@ def test_it_gives_the_operators_bits(kind, form, taken, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_of_bfloat16_give_the_operators_bits(kind, taken, monkeypatch):
-    """A CPU with AMX runs them by the layer's kernels."""
+    """A CPU with products of bfloat16 runs them by the layer's kernels."""
     prepared = fused_lstm.prepare(KINDS[kind](dtype=torch.bfloat16).eval())
     x = torch.randn(T, 30, I, dtype=torch.bfloat16)
     with torch.no_grad():

@@ -19,7 +19,7 @@ import fresh
 import fused_lstm
 from cases import cells_in_turn
 from fused_lstm import native, zoo
-from fused_lstm.inference.prepare import Prepared, pack, to_int8, unpack
+from fused_lstm.inference.prepare import MANY_ROWS, Prepared, pack, to_int8, unpack
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
@@ -714,9 +714,9 @@ def test_wrong_arguments_are_named():
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 def test_many_rows_of_bfloat16_are_the_layers(cell):
-    """AMX multiplies them by weights that are unpacked once, until others are loaded."""
-    if native.OPS.isa() != "amx":
-        pytest.skip("needs AMX")
+    """They meet weights that are unpacked once, until others are loaded."""
+    if native.OPS.isa() not in MANY_ROWS:
+        pytest.skip("needs products of bfloat16")
     layers = [
         getattr(fused_lstm, cell)(
             24, 33, 2, dtype=torch.bfloat16, bidirectional=True, engine="native"
