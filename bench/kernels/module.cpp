@@ -57,13 +57,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_bench, m) {
       "plan(int steps, int batch, int inputs, int hidden, int layers, str fuse, bool save, *,"
       " int directions=1, int projected=0, bool even=True, bool dropout=False,"
       " ScalarType dtype=float, int? threads=None, str isa=\"\","
-      " str? precision=None, str cell=\"\") -> str");
+      " str? precision=None, str cell=\"\", int meeting=0) -> str");
+  m.def("meeting_time(int workers) -> int");
   m.def("fetching(bool intel, int l2, int registers) -> int[]");
   m.def("prepared_ahead(bool intel, int l2, int bytes) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_bench, CompositeExplicitAutograd, m) {
   m.impl("poison_memory", Boxed<fused_lstm::poison_memory>::call);
+  m.impl("meeting_time", Boxed<fused_lstm::meeting_of>::call);
   m.impl("product_names", Boxed<fused_lstm::product_names>::call);
   m.impl("product", Boxed<fused_lstm::product>::call);
   m.impl("best_product", Boxed<fused_lstm::best_product>::call);

@@ -9,6 +9,7 @@
 #include "isa/isa.h"
 #include "ops.h"
 #include "ops/call.h"
+#include "threads.h"
 
 namespace fused_lstm {
 namespace {
@@ -78,12 +79,16 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
   return out.str();
 }
 
+thread_local long nanoseconds_here;  // that a meeting takes, as a caller of `plan` says
+long meeting_here(long) { return nanoseconds_here; }
+
 }  // namespace
 
 std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
                  const std::string& fuse, bool save, int64_t directions, int64_t projected,
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
-                 const std::string& isa, const PrecisionOverride& precision, const std::string& cell) {
+                 const std::string& isa, const PrecisionOverride& precision, const std::string& cell,
+                 int64_t meeting) {
   check_fuse(fuse);
   const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16,
@@ -113,11 +118,15 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
     const bool wide = s.narrow && (as_they_lie || !set.for_bf16);
     const int worth = as_they_lie ? 0 : terms_worth(terms, pass, batch);
     return with_factors(wide ? Dtype::Float : dtype, worth, set,
-                        [&](const auto& kernels) { return machine_of(kernels, workers); });
+                        [&](const auto& kernels) { return machine_of(kernels, workers, meeting_here); });
   };
+  nanoseconds_here = meeting;
   const Machine forward = machine(is_short(s), Pass::forward);
   return to_string(s, forward, machine(false, Pass::backward), save, fuse == "layers");
 }
+
+// How long a meeting took this thread's teams of so many workers, in ns (threads.h).
+int64_t meeting_of(int64_t workers) { return meeting_time(workers); }
 
 // What a worker keeps of panels in its L2 cache, and what of one it reads again (isa/caches.h).
 std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers) {

@@ -69,7 +69,6 @@ class Matrix:
     def __init__(self, rows: list[WeightRows], columns: int) -> None:
         self.rows = merged(rows)
         self.columns = columns
-
         self.whole = self._whole()
 
     def _whole(self) -> Slice | None:

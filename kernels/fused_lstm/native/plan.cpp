@@ -49,20 +49,27 @@ long nanoseconds_of(const Sizes& s) {
 // one took 21 to 94 us, and 0.59 to 0.9 where one took 116 to 850 (an Emerald Rapids, bfloat16).
 bool is_soon_made(const Sizes& s) { return by_matrix_unit(s) && nanoseconds_of(s) < 100'000; }
 
+// Whether a step is too small to divide. One that takes less than a microsecond always is. A larger one has to
+// take three times as long as a meeting of the workers does now, at 48 multiply-adds of float32 per ns: on a
+// Zen 4 an LSTM of 64 units and one row took two threads 0.7 times as long as one where their cores shared a
+// cache, and 1.4 where they did not, of bfloat16 0.8 and 1.9; and where another process has one of the cores,
+// two take many times as long.
+bool is_small_step(const Sizes& s, const Machine& m, long workers) {
+  const long products = s.batch * s.cell.x_gates() * s.hidden * std::max(s.inputs, s.outputs);
+  const long size = products * m.bytes;
+  if (size < 1 << 16) return true;
+  return m.meeting && size < 1 << 19 && size / 192 < 3 * m.meeting(workers);
+}
+
 // Returns a step's number of tiles: one more worker would have none, and yet meet the others each step.
-// If the input product of all steps is more work than these, it decides instead. A step that takes
-// a microsecond is one worker's, of bfloat16 one of twice the products: to divide it gains at most a fifth
-// where every core is free (Zen 4, a GRU of 64 units and one row), loses many times that where another
-// process has one of them, and takes up to 1.9 times as long where the two cores share no cache (bfloat16,
-// an LSTM of 64 units and one row: 0.85 times where they do).
+// If the input product of all steps is more work than these, it decides instead.
 long most_workers(const Plan& plan, const Sizes& s, const Machine& m) {
-  const long step = s.batch * s.cell.x_gates() * s.hidden * std::max(s.inputs, s.outputs);
-  if (!plan.is_short && step * m.bytes < 1 << 16) return plan.abreast;
-  const Shapes& shapes = m.shapes;
   const bool by_unit = plan.is_short && !s.prepared;  // else by rows of a tile, too
-  const long rows = by_unit ? 1 : divided(s.batch, shapes.gates.rows);
-  const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
-  return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
+  const long rows = by_unit ? 1 : divided(s.batch, m.shapes.gates.rows);
+  const long tiles = plan.abreast * divided(s.hidden, m.shapes.lanes) * rows;
+  const long most = std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
+  const bool divides = plan.is_short || !is_small_step(s, m, std::min(m.threads, most));
+  return divides ? most : plan.abreast;
 }
 
 // Divides heads, which do not wait for each other: each on one worker; or where there are fewer heads than

@@ -63,10 +63,11 @@ struct Machine {
   long (*wavefront_size)(const WeightShape& input);
   long (*blocks_size)(long groups, long units, long rows);
   long (*ready_size)(long rows, long depth);
+  long (*meeting)(long workers) = nullptr;  // how many nanoseconds one takes, or 0: not known
 };
 
 template <class T>
-Machine machine_of(const Kernels<T>& kernels, long threads) {
+Machine machine_of(const Kernels<T>& kernels, long threads, long (*meeting)(long) = nullptr) {
   return {kernels.name,
           threads,
           sizeof(T),
@@ -75,7 +76,8 @@ Machine machine_of(const Kernels<T>& kernels, long threads) {
           kernels.recurrent_size,
           kernels.wavefront_size,
           kernels.blocks_size,
-          kernels.ready_size};
+          kernels.ready_size,
+          meeting};
 }
 
 // `count` matrices of elements, or of sums.

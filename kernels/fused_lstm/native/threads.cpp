@@ -134,6 +134,46 @@ class Places {
 };
 #endif
 
+// How long meetings of a caller's teams take, by their workers: cores that share a cache meet in 0.1 us, others
+// in 0.5, and where another process has one of them it is a time slice. Measured anew now and then, since the
+// system, or a virtual machine's host, moves threads about.
+class Meetings {
+ public:
+  // Nanoseconds; 0 where they are to be measured.
+  long of(long workers) const {
+    const Entry& entry = entries_[index_of(workers)];
+    return Clock::now() < entry.until ? entry.nanoseconds : 0;
+  }
+
+  void keep(long workers, long nanoseconds) {
+    const auto fresh = nanoseconds < 10'000 ? std::chrono::milliseconds(100) : std::chrono::seconds(1);
+    entries_[index_of(workers)] = {nanoseconds, Clock::now() + fresh};
+  }
+
+  // Takes a team's time, on each of its workers, which have just worked.
+  static long measure(const Worker& worker) {
+    constexpr long times = 8;
+    worker.sync();
+    const auto start = Clock::now();
+    for (long i = 0; i < times; ++i) worker.sync();
+    return std::chrono::nanoseconds(Clock::now() - start).count() / times;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Entry {
+    long nanoseconds = 0;
+    Clock::time_point until;
+  };
+  static constexpr long most = 64;  // larger teams share an entry
+
+  static long index_of(long workers) { return std::min(workers, most); }
+
+  Entry entries_[most + 1];
+};
+
+thread_local Meetings meetings;
+
 // Calls body(id) on each thread of torch's pool, of which the caller is 0.
 template <class Body>
 void on_each_thread(const Body& body) {
@@ -299,11 +339,16 @@ long team_size() {
   return 1;
 }
 
+long meeting_time(long workers) { return meetings.of(workers); }
+
 void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
   Barrier barriers[3];  // of the team and of its halves
   // The caller's own word stays until its body begins: a thread that OpenMP starts inherits it.
   const uint64_t word = operator_word();
 #ifdef _OPENMP
+  const long workers = std::min(team_size(), most);
+  const bool measures = workers > 1 && meetings.of(workers) == 0;
+  long meeting = 0;
   const auto run = [&] {
     Places places;
     // No num_threads clause: libgomp rebuilds its pool where it varies (see ATen/ParallelOpenMP.h).
@@ -320,18 +365,28 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
           for (Barrier& barrier : barriers) barrier.crowded = true;
         }
         const FlushScope scope(word);
-        body(argument, Worker{id, count, barriers});
+        const Worker worker{id, count, barriers};
+        body(argument, worker);
+        if (measures) {
+          const long taken = Meetings::measure(worker);
+          if (id == 0) meeting = taken;
+        }
       }
     }
   };
-  if (most > 1 && team_size() > 1) {
-    if (!forked) return run();
-    if (!helper) helper = new Helper;  // never deleted: at exit it may be waiting
-    const int count = omp_get_max_threads();
-    return helper->run([&] {
-      omp_set_num_threads(count);
+  if (workers > 1) {
+    if (!forked) {
       run();
-    });
+    } else {
+      if (!helper) helper = new Helper;  // never deleted: at exit it may be waiting
+      const int count = omp_get_max_threads();
+      helper->run([&] {
+        omp_set_num_threads(count);
+        run();
+      });
+    }
+    if (measures) meetings.keep(workers, meeting);
+    return;
   }
 #endif
   const FlushScope scope(word);

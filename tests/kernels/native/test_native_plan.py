@@ -86,6 +86,12 @@ def test_directions_share_the_team_where_it_has_two_halves(lanes, change):
         (2, {"hidden": 64, "inputs": 64}),
         (2, {"hidden": 16, "inputs": 256}),
         (2, {"hidden": 16, "inputs": 16, "directions": 2}),
+        (1, {"hidden": 64, "inputs": 64, "dtype": torch.bfloat16, "isa": UNIT}),
+        (2, {"hidden": 64, "inputs": 64, "meeting": 100}),
+        (1, {"hidden": 64, "inputs": 64, "meeting": 400}),
+        (1, {"hidden": 128, "inputs": 128, "meeting": 5_000_000}),
+        (2, {"hidden": 192, "inputs": 192, "meeting": 5_000_000}),
+        (1, {"cell": "gru", "hidden": 32, "inputs": 32, "meeting": 100}),
     ],
     ids=str,
 )
@@ -94,6 +100,14 @@ def test_a_small_step_is_one_workers(workers, change):
     for save in (True, False):
         text = plan(**{"batch": 1, "layers": 1} | change, save=save)
         assert f"workers: {workers};" in text
+
+
+def test_a_team_measures_how_long_it_takes_to_meet():
+    """Nobody knows it before, nor of a team that has more workers."""
+    torch.set_num_threads(2)
+    fused_lstm.LSTM(8, 192, engine="native")(torch.randn(3, 20, 8))
+    assert 0 < kernels.ops().meeting_time(2)
+    assert kernels.ops().meeting_time(61) == 0
 
 
 @pytest.mark.parametrize(

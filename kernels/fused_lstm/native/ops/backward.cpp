@@ -25,7 +25,7 @@ struct BackwardPass {
         by(by),
         saved(saved),
         s(call.sizes),
-        plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
+        plan(plan_of(s, machine_of(kernels, team_size(), meeting_time), Pass::backward, call.together)),
         dtype(call.dtype),
         sums(sum_dtype(call.dtype)),
         options(kernels, call, true) {}

@@ -48,7 +48,7 @@ struct ForwardPass {
         call(call),
         s(call.sizes),
         save(save),
-        plan(plan_of(s, machine_of(kernels, team_size()),
+        plan(plan_of(s, machine_of(kernels, team_size(), meeting_time),
                      save ? Pass::forward : Pass::inference, call.together)),
         dtype(call.dtype),
         options(kernels, call, false) {}
