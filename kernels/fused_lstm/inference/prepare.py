@@ -1,11 +1,11 @@
 """`prepare` and `quantize`: layers with weights packed once, for inference on a CPU.
 
 A weight matrix is stored as the kernels of engine `native` read it. Calls of many rows of bfloat16
-take it unpacked, where the CPU has products of bfloat16; that copy is made when it is first needed. `torch.float32`
-and `torch.bfloat16` are the dtypes of a product's factors. Of `torch.int8` a matrix has a scale for
-each row (output channel), and its factor, x or h, is rounded to bytes at every step, with a scale
-for each row of the batch; these products are summed in int32, exactly. With `weight_only` x and h
-stay float32. Other sums, the cell and its state are float32.
+take it unpacked, where the CPU has products of bfloat16; that copy is made when it is first needed.
+`torch.float32` and `torch.bfloat16` are the dtypes of a product's factors. Of `torch.int8` a matrix
+has a scale for each row (output channel), and its factor, x or h, is rounded to bytes at every
+step, with a scale for each row of the batch; these products are summed in int32, exactly. With
+`weight_only` x and h stay float32. Other sums, the cell and its state are float32.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
-# Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in bfloat16
-# than prepared weights, although they pack theirs at each call; of wide layers, whose packing takes
-# longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5 times as fast; on
-# a Zen 4 with two threads 1.0 to 1.6 times, with one 0.9 to 1.1, from H rows on 1.0 to 1.1. With
-# fewer they are mostly slower.)
+# Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in
+# bfloat16 than prepared weights, although they pack theirs at each call; of wide layers, whose
+# packing takes longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5
+# times as fast; on a Zen 4 with two threads 1.0 to 1.6 times, with one 0.9 to 1.1, from H rows on
+# 1.0 to 1.1. With fewer they are mostly slower.)
 MANY_ROWS = {"amx": 128, "avx512_bf16": 48}
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 

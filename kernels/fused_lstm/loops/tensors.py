@@ -250,13 +250,14 @@ class Tensors:
 
     def _weight_hh(self) -> Matrix:
         H, width = self.low.H, self.low.gate_width
-        return Matrix([WeightRows(width, [Part(H, tuple(map(slice_of, g.h)))]) for g in self.of_h], H)
+        parts = [Part(H, tuple(map(slice_of, g.h))) for g in self.of_h]
+        return Matrix([WeightRows(width, [part]) for part in parts], H)
 
     def _inner(self, product: Any) -> Matrix:
         rows = []
         for blocks in product.columns:
-            b = blocks[0]
-            rows.append(WeightRows(b.c1 - b.c0, [Part(b.r1 - b.r0, tuple(map(slice_of, blocks)))]))
+            b, slices = blocks[0], tuple(map(slice_of, blocks))
+            rows.append(WeightRows(b.c1 - b.c0, [Part(b.r1 - b.r0, slices)]))
         return Matrix(rows, product.factor_width)
 
     def _biases(self) -> list[list[tuple[Outer, ...]]]:

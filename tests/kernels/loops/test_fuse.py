@@ -162,7 +162,7 @@ def operations(y: torch.Tensor) -> set[str]:
 
 
 class Tied(nn.Module):
-    """A weight that multiplies x as it is and h as its transpose, and another in overlapping parts."""
+    """A weight that multiplies x as it is and h as its transpose, and one in overlapping parts."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -106,7 +106,7 @@ def test_a_team_measures_how_long_it_takes_to_meet():
     """Nobody knows it before, nor of a team that has more workers."""
     torch.set_num_threads(2)
     fused_lstm.LSTM(8, 192, engine="native")(torch.randn(3, 20, 8))
-    assert 0 < kernels.ops().meeting_time(2)
+    assert kernels.ops().meeting_time(2) > 0
     assert kernels.ops().meeting_time(61) == 0
 
 
