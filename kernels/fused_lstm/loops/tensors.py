@@ -217,6 +217,7 @@ class Tensors:
         self.has_vectors = bool(low.cell.vectors)
         self.biases = self._biases()
         self.whole_biases = [self._whole(terms) for terms in self.biases]
+        self.bias_nodes = [self._node_of(whole) for whole in self.whole_biases]
         ready = [t for g in low.gates for t in g.ready]
         bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
         bias += [t for of_one in low.biases for several in of_one for t in several]
@@ -287,6 +288,14 @@ class Tensors:
             return None
         return [(c[0][0], width * len(c)) for c in columns]
 
+    def _node_of(self, whole: list[Stretch] | None) -> Node | None:
+        """Return the node of the vector that a bias is, as it is, or None."""
+        if whole is None or len(whole) > 1:
+            return None
+        (place, width), node = whole[0], self.places.node_at(whole[0][0])
+        is_all = place == self.places.base[node] and tuple(node.meta["val"].shape) == (width,)
+        return node if is_all else None
+
     # --- a call ---
 
     def weights(self, values: Values, like: Tensor) -> list[Tensor]:
@@ -312,6 +321,8 @@ class Tensors:
 
     def _bias(self, k: int, of: dict[Node, Tensor], like: Tensor) -> Tensor:
         """Return bias_ih (k = 0) or bias_hh (1) of all gates."""
+        if self.bias_nodes[k] is not None:
+            return of[self.bias_nodes[k]]
         terms, whole, width = self.biases[k], self.whole_biases[k], self.low.gate_width
         if not any(terms):
             return like.new_zeros(width * len(terms))

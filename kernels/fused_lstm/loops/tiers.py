@@ -186,7 +186,8 @@ class Printed:
             last[s] = c_n.squeeze(0) if hi - lo == c_n.shape[-1] else c_n[0, :, lo:hi]
             if states:
                 after[s] = states[1][0][..., lo:hi]
-        values.of.update((n, self._kept(n, k, before, after, c)) for n, k in low.kept.items())
+        for n, several in low.kept.items():
+            values.of[n] = self._kept(n, several, before, after, c)
         values.compute("results", low.graph.y)
         results = [as_steps(values, n) for n in low.graph.y]
         leaves = [self._leaf(k, t, last) for k, t in enumerate(c.state)]
@@ -212,7 +213,8 @@ class Printed:
                 part = after[s]
             parts.append(part)
         value = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        value, shape = value.to(n.meta["val"].dtype), self.low.graph.shapes[n][1:]
+        dtype, shape = n.meta["val"].dtype, self.low.graph.shapes[n][1:]
+        value = value if value.dtype == dtype else value.to(dtype)
         return value if len(shape) == 1 else value.reshape(*value.shape[:2], *map(int, shape))
 
     def _leaf(self, k: int, like: Tensor, last: dict[Any, Tensor]) -> Tensor:
