@@ -23,8 +23,8 @@ void limit_team(int64_t workers);
 // not throw.
 void run_team(long most, void (*body)(void* argument, const Worker& worker), void* argument);
 
-// About how long a meeting of so many workers takes, in nanoseconds, as this thread's teams measured it in the
-// last tenth of a second; 0 where none did. The next one does, when it has done its work.
+// About how long a meeting of so many workers takes, in nanoseconds, as a team of this thread has measured it
+// lately; 0 where none has. The next team does, when it has done its work.
 long meeting_time(long workers);
 
 // Runs a team likewise if another thread of torch's pool is awake: it works, or spins, as OpenMP's do for some
