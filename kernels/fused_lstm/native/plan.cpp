@@ -94,8 +94,9 @@ Buffer totals_of(const Sizes& s, const Plan& plan, const Machine& m, long lanes)
 
 // Whether prepared weights are of float32 and read in a layer's own tiles: see Ready::gates.
 bool has_tiles(const Sizes& s, const Machine& m) {
+  const long bytes = s.cell.h_gates() * s.hidden * s.outputs * s.weight_bytes;
   return s.prepared && s.weight_bytes == 4 && m.shapes.lanes == prepared::lanes && s.cell.x_gates() > 1 &&
-         s.batch >= prepared::many_rows;
+         s.batch >= prepared::many_rows(bytes);
 }
 
 // Decides whether steps make W x too, where their sums begin, given a lane's inputs. For all steps at once

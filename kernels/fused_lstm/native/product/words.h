@@ -219,7 +219,8 @@ struct Ready {
                     bool backwards, const Begin& begin, const End& end) {
     const long count = rows.end - rows.begin;
     if constexpr (has_tiles) {
-      if (shape.gates > 1 && count >= prepared::many_rows) {
+      const long bytes = prepared::blocks_of(shape.units) * prepared::panel_bytes(F::kind, shape);
+      if (shape.gates > 1 && count >= prepared::many_rows(bytes)) {
         return Fma<float>::gates(worker, left, rows, shape, (const float*)weight->panels, backwards,
                                  begin, end);
       }
