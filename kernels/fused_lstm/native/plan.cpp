@@ -52,8 +52,7 @@ bool is_soon_made(const Sizes& s) { return by_matrix_unit(s) && nanoseconds_of(s
 // Whether a step is too small to divide. One that takes less than a microsecond always is. A larger one has to
 // take three times as long as a meeting of the workers does now, at 48 multiply-adds of float32 per ns: on a
 // Zen 4 an LSTM of 64 units and one row took two threads 0.7 times as long as one where their cores shared a
-// cache, and 1.4 where they did not, of bfloat16 0.8 and 1.9; and where another process has one of the cores,
-// two take many times as long.
+// cache, and 1.4 where they did not, of bfloat16 0.8 and 1.9.
 bool is_small_step(const Sizes& s, const Machine& m, long workers) {
   const long products = s.batch * s.cell.x_gates() * s.hidden * std::max(s.inputs, s.outputs);
   const long size = products * m.bytes;

@@ -135,8 +135,7 @@ class Places {
 #endif
 
 // How long meetings of a caller's teams take, by their workers: cores that share a cache meet in 0.1 us, others
-// in 0.5, and where another process has one of them it is a time slice. Measured anew now and then, since the
-// system, or a virtual machine's host, moves threads about.
+// in 0.5. Measured anew now and then, since the system, or a virtual machine's host, moves threads about.
 class Meetings {
  public:
   // Nanoseconds; 0 where they are to be measured.
@@ -146,17 +145,7 @@ class Meetings {
   }
 
   void keep(long workers, long nanoseconds) {
-    const auto fresh = nanoseconds < 10'000 ? std::chrono::milliseconds(100) : std::chrono::seconds(1);
-    entries_[index_of(workers)] = {nanoseconds, Clock::now() + fresh};
-  }
-
-  // Takes a team's time, on each of its workers, which have just worked.
-  static long measure(const Worker& worker) {
-    constexpr long times = 8;
-    worker.sync();
-    const auto start = Clock::now();
-    for (long i = 0; i < times; ++i) worker.sync();
-    return std::chrono::nanoseconds(Clock::now() - start).count() / times;
+    entries_[index_of(workers)] = {nanoseconds, Clock::now() + std::chrono::milliseconds(100)};
   }
 
  private:
@@ -173,6 +162,32 @@ class Meetings {
 };
 
 thread_local Meetings meetings;
+
+// Measures a meeting of a team: the shortest of some. One that takes long is the last, since a worker has lost
+// its core to another process, and is no measure of where the cores are.
+class Probe {
+ public:
+  void run(const Worker& worker) {
+    for (int i = 0; i < 4 && !is_over_; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      worker.sync();
+      worker.sync();
+      if (worker.id == 0) {
+        const long taken = std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count() / 2;
+        least_ = std::min(least_, taken);
+        is_over_ = taken > too_long;
+      }
+      worker.sync();  // all know whether it is over
+    }
+  }
+
+  long nanoseconds() const { return least_ > too_long ? 1 : std::max(least_, 1L); }
+
+ private:
+  static constexpr long too_long = 10'000;
+  long least_ = std::numeric_limits<long>::max();
+  bool is_over_ = false;
+};
 
 // Calls body(id) on each thread of torch's pool, of which the caller is 0.
 template <class Body>
@@ -348,7 +363,7 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
 #ifdef _OPENMP
   const long workers = std::min(team_size(), most);
   const bool measures = workers > 1 && meetings.of(workers) == 0;
-  long meeting = 0;
+  Probe probe;
   const auto run = [&] {
     Places places;
     // No num_threads clause: libgomp rebuilds its pool where it varies (see ATen/ParallelOpenMP.h).
@@ -367,10 +382,7 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
         const FlushScope scope(word);
         const Worker worker{id, count, barriers};
         body(argument, worker);
-        if (measures) {
-          const long taken = Meetings::measure(worker);
-          if (id == 0) meeting = taken;
-        }
+        if (measures) probe.run(worker);
       }
     }
   };
@@ -385,7 +397,7 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
         run();
       });
     }
-    if (measures) meetings.keep(workers, meeting);
+    if (measures) meetings.keep(workers, probe.nanoseconds());
     return;
   }
 #endif
