@@ -102,11 +102,16 @@ def test_a_small_step_is_one_workers(workers, change):
         assert f"workers: {workers};" in text
 
 
+@pytest.mark.skipif(native.most_threads() < 2, reason="a quota grants one core")
 def test_a_team_measures_how_long_it_takes_to_meet():
     """Nobody knows it before, nor of a team that has more workers."""
     torch.set_num_threads(2)
-    fused_lstm.LSTM(8, 192, engine="native")(torch.randn(3, 20, 8))
-    assert kernels.ops().meeting_time(2) > 0
+    layer, x = fused_lstm.LSTM(8, 192, engine="native"), torch.randn(3, 20, 8)
+    found = []
+    for _ in range(20):  # what is found holds for a tenth of a second, which a busy machine may take
+        layer(x)
+        found.append(kernels.ops().meeting_time(2))
+    assert max(found) > 0
     assert kernels.ops().meeting_time(61) == 0
 
 
