@@ -108,7 +108,7 @@ def test_a_team_measures_how_long_it_takes_to_meet():
     torch.set_num_threads(2)
     layer, x = fused_lstm.LSTM(8, 192, engine="native"), torch.randn(3, 20, 8)
     found = []
-    for _ in range(20):  # what is found holds for a tenth of a second, which a busy machine may take
+    for _ in range(20):  # it holds for a tenth of a second, which a busy machine may take
         layer(x)
         found.append(kernels.ops().meeting_time(2))
     assert max(found) > 0
