@@ -48,6 +48,7 @@ UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 # times as fast; on a Zen 4 with two threads 1.0 to 1.6 times, with one 0.9 to 1.1, from H rows on
 # 1.0 to 1.1. With fewer they are mostly slower.)
 MANY_ROWS = {"amx": 128, "avx512_bf16": 48}
+FEWEST_MANY_ROWS = min(MANY_ROWS.values())
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 
 HOOKS = {  # a module's attribute -> which hooks it has
@@ -572,7 +573,7 @@ class Prepared(nn.Module):
         if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16 or self.cell is not None:
             return False
         rows = x.numel() // self.input_size
-        if rows < max(min(MANY_ROWS.values()), self.hidden_size // 3):
+        if rows < max(FEWEST_MANY_ROWS, self.hidden_size // 3):
             return False
         return rows >= MANY_ROWS.get(torch.ops.fused_lstm_native.isa(), math.inf)
 

@@ -20,25 +20,26 @@ from .vectors import Block, Linear, Outer, Stretch, units_in
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows `top` to `bottom` and columns `left` to `right` of a weight as the engine has it.
+    """Rows row0 to row1 and columns column0 to column1 of a weight as the engine has it, [out, in].
 
     is_turned: whether the value is the weight's transpose, [in, out], as a product's second factor.
     """
 
     node: Node
-    top: int
-    bottom: int
-    left: int
-    right: int
+    row0: int
+    row1: int
+    column0: int
+    column1: int
     is_turned: bool
 
     def of(self, value: Tensor) -> Tensor:
         """Return the rows and columns of a value, as a view."""
         value = value.T if self.is_turned else value
-        if (self.top, self.bottom) != (0, value.shape[0]):
-            value = value[self.top : self.bottom]
-        whole = (self.left, self.right) == (0, value.shape[1])
-        return value if whole else value[:, self.left : self.right]
+        if (self.row0, self.row1) != (0, value.shape[0]):
+            value = value[self.row0 : self.row1]
+        if (self.column0, self.column1) != (0, value.shape[1]):
+            value = value[:, self.column0 : self.column1]
+        return value
 
 
 def slice_of(b: Block) -> Slice:
@@ -69,21 +70,21 @@ class Matrix:
     def __init__(self, rows: list[WeightRows], columns: int) -> None:
         self.rows = merged(rows)
         self.columns = columns
-        self.whole = self._whole()
+        self.single = self._single()
 
-    def _whole(self) -> Slice | None:
-        """Return the slice that this is, where that is a whole value, as it is or transposed."""
+    def _single(self) -> Slice | None:
+        """Return the slice that this is, where that is all of a value, as it is or transposed."""
         if len(self.rows) != 1 or len(self.rows[0].parts) != 1:
             return None
         slices = self.rows[0].parts[0].slices
-        is_whole = len(slices) == 1 and covers(list(slices), slices[0].node.meta["val"].shape)
-        return slices[0] if is_whole else None
+        is_value = len(slices) == 1 and covers(list(slices), slices[0].node.meta["val"].shape)
+        return slices[0] if is_value else None
 
     def value(self, of: dict[Node, Tensor], like: Tensor) -> Tensor:
         """Return the weight; `of` has the values that slices are of."""
-        if self.whole is not None:
-            value = of[self.whole.node]
-            return value.T if self.whole.is_turned else value
+        if self.single is not None:
+            value = of[self.single.node]
+            return value.T if self.single.is_turned else value
         every = [self._of_rows(r, of, like) for r in self.rows]
         if len(every) == 1:
             return every[0]
@@ -127,15 +128,14 @@ def merged(rows: list[WeightRows]) -> list[WeightRows]:
         alike = bool(result) and len(last.parts) == len(r.parts)
         joins = alike and all(
             len(p.slices) == len(q.slices) == 1
-            and replace(p.slices[0], top=p.slices[0].bottom, bottom=q.slices[0].bottom)
-            == q.slices[0]
+            and replace(p.slices[0], row0=p.slices[0].row1, row1=q.slices[0].row1) == q.slices[0]
             for p, q in zip(last.parts, r.parts, strict=True)
         )
         if not joins:
             result.append(r)
             continue
         parts = [
-            p._replace(slices=(replace(p.slices[0], bottom=q.slices[0].bottom),))
+            p._replace(slices=(replace(p.slices[0], row1=q.slices[0].row1),))
             for p, q in zip(last.parts, r.parts, strict=True)
         ]
         result[-1] = WeightRows(last.rows + r.rows, parts)
@@ -187,9 +187,10 @@ def covers(slices: list[Slice], shape: Sequence[int]) -> bool:
     if len({s.is_turned for s in slices}) > 1:
         return False
     different = set(slices)
-    area = sum((s.bottom - s.top) * (s.right - s.left) for s in different)
+    area = sum((s.row1 - s.row0) * (s.column1 - s.column0) for s in different)
     apart = all(
-        a is b or a.bottom <= b.top or b.bottom <= a.top or a.right <= b.left or b.right <= a.left
+        a is b or a.row1 <= b.row0 or b.row1 <= a.row0
+        or a.column1 <= b.column0 or b.column1 <= a.column0
         for a in different for b in different
     )  # fmt: skip
     return apart and area == shape[0] * shape[1]
@@ -213,11 +214,11 @@ class Tensors:
         self.nodes = list(dict.fromkeys(
             s.node for m in self.matrices for r in m.rows for p in r.parts for s in p.slices
         ))  # fmt: skip
-        self.are_values = all(m.whole is not None for m in self.matrices)
+        self.are_values = all(m.single is not None for m in self.matrices)
         self.has_vectors = bool(low.cell.vectors)
         self.biases = self._biases()
         self.whole_biases = [self._whole(terms) for terms in self.biases]
-        self.bias_nodes = [self._node_of(whole) for whole in self.whole_biases]
+        self.bias_nodes = [self._node_of(stretches) for stretches in self.whole_biases]
         ready = [t for g in low.gates for t in g.ready]
         bias = [t for g in low.gates for t in g.bias] + [t for v in low.vectors for t in v]
         bias += [t for of_one in low.biases for several in of_one for t in several]
@@ -288,11 +289,12 @@ class Tensors:
             return None
         return [(c[0][0], width * len(c)) for c in columns]
 
-    def _node_of(self, whole: list[Stretch] | None) -> Node | None:
+    def _node_of(self, stretches: list[Stretch] | None) -> Node | None:
         """Return the node of the vector that a bias is, as it is, or None."""
-        if whole is None or len(whole) > 1:
+        if stretches is None or len(stretches) > 1:
             return None
-        (place, width), node = whole[0], self.places.node_at(whole[0][0])
+        place, width = stretches[0]
+        node = self.places.node_at(place)
         is_all = place == self.places.base[node] and tuple(node.meta["val"].shape) == (width,)
         return node if is_all else None
 

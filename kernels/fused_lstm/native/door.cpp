@@ -96,9 +96,9 @@ Object* object_of(const Tensor& tensor) {
 
 // Returns what an operator does, in a row: y, h_n, c_n, of a call that saves also h, c, gates; or dx, dh0, dc0
 // and each weight's gradient.
-Tensors run(const Door& door, Tensors given, Tensors weights) {
+Tensors run(const Door& door, Tensors operands, Tensors weights) {
   const Unlocked unlocked;
-  const auto take = [&](size_t index) { return std::move(given[index]); };
+  const auto take = [&](size_t index) { return std::move(operands[index]); };
   if (door.of == Door::prepared) {
     auto [y, h_n, c_n] = prepared_lstm(take(0), take(1), take(2), std::move(weights), door.directions,
                                        {}, {}, door.cell, door.flag);
@@ -143,14 +143,14 @@ Object* tuple_of(Objects*... objects) {
 
 // (*tensors, weights) -> the operator's results, or None.
 Object* call_operator(const Door& door, Object* const* arguments) {
-  Tensors given(door.tensors()), weights = weights_of(arguments[door.tensors()], door);
+  Tensors operands(door.tensors()), weights = weights_of(arguments[door.tensors()], door);
   if (weights.empty()) return none();
   for (intptr_t k = 0; k < door.tensors(); ++k) {
     if (k < door.optional() && arguments[k] == door.none) continue;
-    given[k] = tensor_of(arguments[k], door);
-    if (!given[k].defined()) return none();
+    operands[k] = tensor_of(arguments[k], door);
+    if (!operands[k].defined()) return none();
   }
-  const Tensors results = run(door, std::move(given), std::move(weights));
+  const Tensors results = run(door, std::move(operands), std::move(weights));
   Object* const tuple = PyTuple_New(results.size());
   for (size_t k = 0; k < results.size(); ++k) PyTuple_SetItem(tuple, k, object_of(results[k]));
   return tuple;
@@ -169,23 +169,23 @@ Object* call_layer(const Door& door, Object* const* arguments) {
   Object* const hx = arguments[1];
   const int64_t dimensions = layer.is_cell ? 2 : 3;
   bool usual = true;
-  const auto given = [&](Object* object, int64_t columns) {
+  const auto operand = [&](Object* object, int64_t columns) {
     Tensor tensor = tensor_of(object, door);
     usual = usual && tensor.defined() && tensor.dim() == dimensions &&
             tensor.size(dimensions - 1) == columns;
     return usual && layer.is_cell ? tensor.as_step() : tensor;
   };
-  Tensor x = given(arguments[0], layer.inputs), h0, c0;
+  Tensor x = operand(arguments[0], layer.inputs), h0, c0;
   if (!usual || x.numel() == 0) return none();
   if (layer.batch_first) x = x.transposed();
   if (hx == door.none) {
     c0 = zeros(layer.lanes, x.size(1), layer.columns, x.dtype());
     h0 = layer.outputs == layer.columns ? c0 : zeros(layer.lanes, x.size(1), layer.outputs, x.dtype());
   } else if (!layer.has_c) {
-    h0 = c0 = given(hx, layer.outputs);
+    h0 = c0 = operand(hx, layer.outputs);
   } else if (PyTuple_Size(hx) == 2) {
-    h0 = given(PyTuple_GetItem(hx, 0), layer.outputs);
-    c0 = given(PyTuple_GetItem(hx, 1), layer.columns);
+    h0 = operand(PyTuple_GetItem(hx, 0), layer.outputs);
+    c0 = operand(PyTuple_GetItem(hx, 1), layer.columns);
   } else {
     PyErr_Clear();  // of what is no tuple
     return none();

@@ -361,7 +361,7 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
   // The caller's own word stays until its body begins: a thread that OpenMP starts inherits it.
   const uint64_t word = operator_word();
 #ifdef _OPENMP
-  const long workers = std::min(team_size(), most);
+  const long workers = most > 1 ? std::min(team_size(), most) : 1;
   const bool measures = workers > 1 && meetings.of(workers) == 0;
   Probe probe;
   const auto run = [&] {
