@@ -60,17 +60,21 @@ class AvoidCore {
   bool moved_ = false;
 };
 
-// The work to take: a call's number, a phase, and which of its parts are taken. One word, so that
-// a part is taken of the call and the phase that were seen or not at all.
+// The work to take: a call's number, a phase, how many of its parts have ended, and which are taken. One
+// word, so that a part is taken of the call and the phase that were seen or not at all.
 struct State {
-  static constexpr uint64_t none = (1 << 24) - 1;  // a phase: the call is over
+  static constexpr int taken_bits = most_parts, ended_bits = 5, phase_bits = 24;
+  static constexpr int ended_at = taken_bits, phase_at = ended_at + ended_bits, call_at = phase_at + phase_bits;
+  static constexpr uint64_t one_ended = 1 << ended_at;
+  static constexpr uint64_t none = (1 << phase_bits) - 1;  // a phase: the call is over
 
   uint64_t word;
 
-  static State of(uint64_t call, uint64_t phase) { return {call << 40 | phase << 16}; }
-  uint64_t call() const { return word >> 40; }
-  uint64_t phase() const { return word >> 16 & none; }
-  uint64_t place() const { return word >> 16; }  // both
+  static State of(uint64_t call, uint64_t phase) { return {call << call_at | phase << phase_at}; }
+  uint64_t call() const { return word >> call_at; }
+  uint64_t phase() const { return word >> phase_at & none; }
+  uint64_t place() const { return word >> phase_at; }  // both
+  long ended() const { return word >> ended_at & ((1 << ended_bits) - 1); }
   uint64_t free(long parts) const { return ~word & ((1u << parts) - 1); }
   State with(long part) const { return {word | 1u << part}; }
 };
@@ -102,11 +106,13 @@ class ThreadPool {
     flush_.store(word, std::memory_order_relaxed);
     core_.store(sched_getcpu(), std::memory_order_relaxed);
     const uint64_t number = State{state_.load(std::memory_order_relaxed)}.call() + 1;
-    state_.store(State::of(number, 0).word, std::memory_order_release);
+    const State first = State::of(number, 0).with(0);
+    state_.store(first.word, std::memory_order_release);
     calls_.fetch_add(1);  // as Dekker does with idle_: either this sees the sleeper, or it sees the call
     if (call.nanoseconds >= worth_a_wake && idle_.load() > 0) {
       wake(calls_, static_cast<int>(call.parts - 1));
     }
+    run_parts(first, call.parts, 0, 0);
     take_parts(0);
   }
 
@@ -149,32 +155,39 @@ class ThreadPool {
                                         std::memory_order_acquire)) {
         continue;
       }
-      {
-        const FlushScope scope(flush_.load(std::memory_order_relaxed));
-        run_.load(std::memory_order_relaxed)(argument_.load(std::memory_order_relaxed),
-                                             static_cast<long>(now.phase()),
-                                             Worker{part, parts, nullptr});
-      }
-      finish(now, parts);
+      run_parts(now, parts, part, own);
       now.word = state_.load(std::memory_order_acquire);
     }
   }
 
-  // Ends a part; the thread that ends the last one of a phase begins the next phase.
-  void finish(State now, long parts) {
-    const uint64_t next = now.phase() + 1, count = count_.load(std::memory_order_relaxed);
-    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < parts) return;
-    done_.store(0, std::memory_order_relaxed);
-    state_.store(State::of(now.call(), next == count ? State::none : next).word);
+  // Runs a part that this thread has taken. Who ends the last part of a phase begins the next one, and goes
+  // on with its own part of it.
+  void run_parts(State now, long parts, long part, long own) {
+    const FlushScope scope(flush_.load(std::memory_order_relaxed));
+    void (*const run)(void*, long, const Worker&) = run_.load(std::memory_order_relaxed);
+    void* const argument = argument_.load(std::memory_order_relaxed);
+    const uint64_t count = count_.load(std::memory_order_relaxed);
+    uint64_t phase = now.phase();
+    while (true) {
+      run(argument, static_cast<long>(phase), Worker{part, parts, nullptr});
+      const State ended{state_.fetch_add(State::one_ended, std::memory_order_acq_rel)};
+      if (ended.ended() + 1 < parts) return;
+      if (++phase == count) return publish(State::of(now.call(), State::none));
+      part = own;
+      publish(State::of(now.call(), phase).with(part));
+    }
+  }
+
+  void publish(State next) {
+    state_.store(next.word);  // either this sees who waits, or that thread sees this
+    if (waiting_.load() == 0) return;
     turn_.fetch_add(1);
-    if (waiting_.load() > 0) wake(turn_);
+    wake(turn_);
   }
 
   // Waits until another phase, or call, is there.
   void await_after(State now) {
-    const auto changed = [&] {
-      return State{state_.load(std::memory_order_acquire)}.place() != now.place();
-    };
+    const auto changed = [&] { return State{state_.load()}.place() != now.place(); };
     if (wait_awake(changed)) return;
     waiting_.fetch_add(1);
     for (int32_t turn = turn_.load(); !changed(); turn = turn_.load()) sleep_while(turn_, turn);
@@ -183,7 +196,6 @@ class ThreadPool {
 
   size_t threads_ = 0;
   alignas(64) std::atomic<uint64_t> state_{State::of(0, State::none).word};
-  alignas(64) std::atomic<long> done_{0};  // parts of the phase
   alignas(64) std::atomic<int32_t> calls_{0};
   std::atomic<int32_t> turn_{0}, idle_{0}, waiting_{0};
   // The call's.
