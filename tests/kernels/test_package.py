@@ -188,5 +188,4 @@ except RuntimeError as error:
 
 def test_to_define_a_cell_imports_no_compiler():
     """TorchDynamo takes two seconds, which each process with a cell would pay."""
-    code = "import sys, fused_lstm.zoo; assert 'torch._dynamo' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    fresh.python("import sys, fused_lstm.zoo; assert 'torch._dynamo' not in sys.modules")

@@ -237,8 +237,8 @@ while time.perf_counter() < end:
     many + 1
     call()
 awake = without_own = 0
-end = time.perf_counter() + 20
-while awake < 40 and time.perf_counter() < end:  # a busy machine leaves few
+end = time.perf_counter() + 8
+while awake < 25 and time.perf_counter() < end:  # a busy machine leaves few
     many + 1
     if has_core(openmps) and has_core(openmps):
         awake += 1

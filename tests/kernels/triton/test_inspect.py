@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 
 import cores
+import fresh
 from fused_lstm.tools import inspect, sass
 from fused_lstm.triton import choice, devices, plan
 
@@ -125,13 +124,20 @@ def test_a_floor_counts_the_rows_that_are_moved():
     assert costs[2].bytes_l2 - costs[1].bytes_l2 == 2 * state
 
 
+COMMAND = """
+import runpy, signal, sys
+signal.alarm(600)  # seconds
+sys.argv[1:] = ARGUMENTS
+try:
+    runpy.run_module("fused_lstm.tools.inspect", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code
+"""
+
+
 def run(*arguments: str) -> str:
     """Return what the command prints in a process of its own: this one may be the interpreter's."""
-    command = [sys.executable, "-m", "fused_lstm.tools.inspect", *arguments]
-    where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the tests' own cells
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=where)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return fresh.python(COMMAND.replace("ARGUMENTS", repr([*arguments])))
 
 
 def reports(tmp_path, *arguments: str) -> list[dict]:

@@ -42,16 +42,17 @@ def worst(found: Tensor, exact: Tensor) -> float:
 
 
 @dtypes
-@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(
     ("low", "high"), [(-30, -8), (-8, -1), (-1, 0), (0, 1.2)], ids=lambda v: f"1e{v}"
 )
-def test_errors_are_at_most_twice_pytorchs(name, low, high, dtype):
+def test_errors_are_at_most_twice_pytorchs(low, high, dtype):
     x = torch.logspace(low, high, 40_001, dtype=torch.float64).to(dtype)
     x = torch.cat([-x, x])
-    exact = FUNCTIONS[name](x.double())
-    allowed = max(2 * worst(FUNCTIONS[name](x), exact), ROUNDINGS * torch.finfo(dtype).eps / 2)
-    assert worst(both(x)[name], exact) <= allowed
+    found = both(x)
+    for name, function in FUNCTIONS.items():
+        exact = function(x.double())
+        allowed = max(2 * worst(function(x), exact), ROUNDINGS * torch.finfo(dtype).eps / 2)
+        assert worst(found[name], exact) <= allowed, name
 
 
 @dtypes

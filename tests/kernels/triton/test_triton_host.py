@@ -34,109 +34,10 @@ BACKWARD = {
 }
 
 
-def python(script: str) -> Any:
-    """The JSON that a process of its own prints, in which Triton's interpreter is off."""
-    return json.loads(fresh.python(script, TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1"))
-
-
-@pytest.fixture(scope="module")
-def counted() -> dict[str, dict]:
-    """Return what tests/host_calls.py says, which compiles for an H100 and launches nothing."""
-    return python("import host_calls; host_calls.main()")
-
-
-@pytest.mark.parametrize("fuse", ["layers", "steps"])
-@pytest.mark.parametrize(("direction", "calls"), [("forward", FORWARD), ("backward", BACKWARD)])
-def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
-    found = counted[f"{fuse} {direction}"]
-    assert found["calls"] == calls[fuse]
-    assert found["launches"] == {"layers": 1, "steps": 2}[fuse]
-
-
-def test_rounding_is_one_launch(counted):
-    """TF32 weights that stream are rounded: two layers' w_hh, and the upper one's w_ih."""
-    assert counted["layers rounding"] == {"calls": {"empty_like": 3}, "launches": 1}
-
-
-SIZES = """
-import torch
-import host_calls as host
-from bench.gpu import dry
-from fused_lstm.triton import forward
-from fused_lstm.triton.devices import DEVICES
-
-dry.take_over(DEVICES["H100"])
-found = []
-for host.T, host.B in ((4, 20), (5, 17), (16, 32), (1, 20), (7, 40)):
-    with torch.no_grad():
-        host.problem("layers")
-    caches = forward.lstm_forward_kernel.device_caches.values()
-    found.append(sum(len(cache[0]) for cache in caches))
-print(found)
-"""
-
-
-def test_other_lengths_and_batches_need_no_other_kernel():
-    """Compare 17 to 28 rows, 29 to 32, and any T; 40 rows are two blocks."""
-    assert python(SIZES) == [1, 1, 2, 2, 3]
-
-
-LENGTHS = """
-import torch
-from bench.gpu import dry
-from fused_lstm.triton import backward, forward, op
-from fused_lstm.triton.devices import DEVICES
-
-dry.take_over(DEVICES["H100"])
-found = []
-with torch.no_grad():
-    for T in (8, 9, 10, 11):
-        x, h0, weights = dry.zeros((T, 1, 50, 50, 3), torch.bfloat16)
-        call = x, h0, h0, weights, 0.0, None, "steps"
-        y, _, _, h, c, gates = op.lstm(*call, True)
-        op.lstm_backward(y, h0, h0, *call, y, h, c, gates, True)
-        kernels = forward.lstm_forward_kernel, backward.lstm_backward_kernel
-        caches = [cache for kernel in kernels for cache in kernel.device_caches.values()]
-        found.append([len(cache[0]) for cache in caches])
-print(found)
-"""
-
-
-def test_lanes_whose_size_no_16_bytes_divide_have_one_kernel_at_any_length():
-    """A kernel finds its lane by number: 16 would divide the addresses of some lanes alone."""
-    assert python(LENGTHS) == [[1, 1]] * 4
-
-
-PREPARED = """
-import torch
-import host_calls as host
-from bench.gpu import dry
-from fused_lstm.triton import backward, forward
-from fused_lstm.triton.devices import DEVICES
-
-dry.take_over(DEVICES["H100"])
-bound = []
-for kernel in (forward.lstm_forward_kernel, backward.lstm_backward_kernel):
-    def run(*args, original=kernel.run, **options):
-        bound.append(original)
-        return original(*args, **options)
-    kernel.run = run
-found = []
-with torch.no_grad():
-    for call in host.problem("layers").values():
-        call()
-        before = len(bound)
-        dry.LAUNCHES.clear()
-        for _ in range(5):
-            call()
-        found.append([len(bound) - before, len(dry.LAUNCHES), dry.LAUNCHES[0]["cooperative"]])
-print(str(found).lower())
-"""
-
-
-def test_after_the_first_call_a_launch_is_only_a_launch():
-    """Triton binds, specialises and looks for a kernel once; the grid is still cooperative."""
-    assert python(PREPARED) == [[0, 5, True], [0, 5, True]]
+def python(script: str) -> list[Any]:
+    """The lines of JSON that a process of its own prints, in which Triton's interpreter is off."""
+    said = fresh.python(script, TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1")
+    return [json.loads(line) for line in said.splitlines()]
 
 
 # Calls of tests/in_a_graph.py; --slow has all.
@@ -144,10 +45,51 @@ CALLS = "heads of an slstm", "heads that programs share", "lengths"
 
 
 @pytest.fixture(scope="module")
-def in_a_graph(request) -> dict[str, Any]:
-    """Return what tests/in_a_graph.py says of calls."""
+def said(request) -> list[dict[str, Any]]:
+    """Return what tests/host_calls.py and in_a_graph.py say, which launch nothing, of an H100."""
     names = () if request.config.getoption("slow") else CALLS
-    return python(f"import in_a_graph; in_a_graph.main({names} or [*in_a_graph.CALLS])")
+    script = "import host_calls, in_a_graph; host_calls.main(); "
+    return python(script + f"in_a_graph.main({names} or [*in_a_graph.CALLS])")
+
+
+@pytest.fixture(scope="module")
+def counted(said) -> dict[str, Any]:
+    """Return what tests/host_calls.py says."""
+    return said[0]
+
+
+@pytest.fixture(scope="module")
+def in_a_graph(said) -> dict[str, Any]:
+    """Return what tests/in_a_graph.py says of calls."""
+    return said[1]
+
+
+@pytest.mark.parametrize("fuse", ["layers", "steps"])
+@pytest.mark.parametrize(("direction", "calls"), [("forward", FORWARD), ("backward", BACKWARD)])
+def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
+    found = counted["calls"][f"{fuse} {direction}"]
+    assert found["calls"] == calls[fuse]
+    assert found["launches"] == {"layers": 1, "steps": 2}[fuse]
+
+
+def test_rounding_is_one_launch(counted):
+    """TF32 weights that stream are rounded: two layers' w_hh, and the upper one's w_ih."""
+    assert counted["calls"]["layers rounding"] == {"calls": {"empty_like": 3}, "launches": 1}
+
+
+def test_other_lengths_and_batches_need_no_other_kernel(counted):
+    """Compare 17 to 28 rows, 29 to 32, and any T; 40 rows are two blocks."""
+    assert counted["of_sizes"] == [1, 1, 2, 2, 3]
+
+
+def test_lanes_whose_size_no_16_bytes_divide_have_one_kernel_at_any_length(counted):
+    """A kernel finds its lane by number: 16 would divide the addresses of some lanes alone."""
+    assert counted["of_lengths"] == [[1, 1]] * 4
+
+
+def test_after_the_first_call_a_launch_is_only_a_launch(counted):
+    """Triton binds, specialises and looks for a kernel once; the grid is still cooperative."""
+    assert counted["prepared"] == [[0, 5, True], [0, 5, True]]
 
 
 def test_a_second_call_copies_nothing_between_host_and_device(in_a_graph, whole):
@@ -162,82 +104,20 @@ def test_launches_of_heads_that_meet_are_cooperative(in_a_graph):
     assert in_a_graph["heads that programs share"] == [True, True, True]
 
 
-ALIGNED = """
-import torch
-from bench.gpu import dry
-from fused_lstm.triton import forward, op
-from fused_lstm.triton.devices import DEVICES
-
-dry.take_over(DEVICES["H100"])
-x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
-by = lambda n: [torch.zeros(w.numel() + n, dtype=w.dtype)[n:].view(w.shape) for w in weights]
-found = []
-with torch.no_grad():
-    for some in (weights, by(8), by(4), by(1), weights):
-        op.lstm(x, h0, h0, some, 0.0, None, "steps", True)
-        (cache,) = forward.lstm_forward_kernel.device_caches.values()
-        found.append(len(cache[0]))
-print(found)
-"""
-
-
-def test_weights_that_are_not_aligned_have_a_kernel_of_their_own():
+def test_weights_that_are_not_aligned_have_a_kernel_of_their_own(counted):
     """Moved by 16 bytes they are; by 8 or 2 they are not, and a load of 16 would break."""
-    assert python(ALIGNED) == [1, 1, 2, 2, 2]
+    assert counted["of_addresses"] == [1, 1, 2, 2, 2]
 
 
-STATES = """
-import torch
-from bench.gpu import dry
-from fused_lstm.triton import backward, forward, op
-from fused_lstm.triton.devices import DEVICES
-
-dry.take_over(DEVICES["H100"])
-x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
-found = []
-with torch.no_grad():
-    for c0 in (h0, h0.float(), h0):
-        op.lstm(x, h0, c0, weights, 0.0, None, "steps", False)
-        (cache,) = forward.lstm_forward_kernel.device_caches.values()
-        found.append(len(cache[0]))
-print(found)
-"""
-
-
-def test_a_state_of_another_dtype_has_a_kernel_of_its_own():
+def test_a_state_of_another_dtype_has_a_kernel_of_its_own(counted):
     """The kernel stores c_n in c0's dtype, and an operator called directly takes any."""
-    assert python(STATES) == [1, 2, 2]
+    assert counted["of_states"] == [1, 2, 2]
 
 
-SPILLS = """
-import torch
-from bench.gpu import dry
-from fused_lstm.triton import forward, op
-from fused_lstm.triton.devices import DEVICES
-
-dry.take_over(DEVICES["H100"])
-x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
-found = []
-for spills in ([0], [8, 4], [4, 4], [4, 8]):
-    op.plan_call.cache_clear()
-    op.planned_for.cache_clear()
-    forward.lstm_forward_kernel.device_caches.clear()
-    left = list(spills)
-    dry._Utils.load_binary = lambda *_: (1, len(left), 255, left.pop(0), 1024)
-    with torch.no_grad():
-        for _ in range(2):
-            op.lstm(x, h0, h0, weights, 0.0, None, "steps", True)
-    ((cache, *_),) = forward.lstm_forward_kernel.device_caches.values()
-    kept = ["'KEEP_LOOP': constexpr[True]" in str(key) for key in cache]
-    found.append([kept, left, dry.LAUNCHES[-1]["function"]])
-print(str(found).lower())
-"""
-
-
-def test_what_spills_is_compiled_again_with_all_in_its_loop():
+def test_what_spills_is_compiled_again_with_all_in_its_loop(counted):
     """Once: all calls launch the one with fewer spills, of two as good the first."""
     one, two = [False], [False, True]  # as compiled; their functions are 2 and 1, of one kernel 1
-    assert python(SPILLS) == [[one, [], 1], [two, [], 1], [two, [], 2], [two, [], 2]]
+    assert counted["spilling"] == [[one, [], 1], [two, [], 1], [two, [], 2], [two, [], 2]]
 
 
 PARTS = """
@@ -247,14 +127,18 @@ from bench.gpu import dry
 from fused_lstm.triton import measure
 from fused_lstm.triton.devices import AMD, DEVICES
 
-device = (DEVICES | AMD)[NAME]
-dry.take_over(device)
-x, out = (torch.zeros(1, dtype=torch.int32) for _ in range(2))
-for part in measure.parts_of(device):
-    measure.chain(x, out, 5, part)
-(cache,) = measure.chain_kernel.device_caches.values()
-print(json.dumps([kernel.asm["ptx" if "ptx" in kernel.asm else "amdgcn"]
-                  for kernel in cache[0].values()]))
+found = {}
+for name in NAMES:
+    device = (DEVICES | AMD)[name]
+    dry.take_over(device)
+    measure.chain_kernel.device_caches.clear()
+    x, out = (torch.zeros(1, dtype=torch.int32) for _ in range(2))
+    for part in measure.parts_of(device):
+        measure.chain(x, out, 5, part)
+    (cache,) = measure.chain_kernel.device_caches.values()
+    found[name] = [kernel.asm["ptx" if "ptx" in kernel.asm else "amdgcn"]
+                   for kernel in cache[0].values()]
+print(json.dumps(found))
 """
 LOOPS = {
     "H100": ["fence.acq_rel.gpu", "atom.global.gpu.relaxed.add", "ld.acquire.gpu.global",
@@ -263,10 +147,17 @@ LOOPS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def parts() -> dict[str, list[str]]:
+    """Return the code of a barrier's parts, by card."""
+    (codes,) = python(PARTS.replace("NAMES", repr([*LOOPS])))
+    return codes
+
+
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_barriers_parts_are_timed_one_by_one(name):
+def test_a_barriers_parts_are_timed_one_by_one(name, parts):
     """Each is in its loop, and is what it is called: an addition of 0 was a load."""
-    for code, part in zip(python(PARTS.replace("NAME", repr(name))), LOOPS[name], strict=True):
+    for code, part in zip(parts[name], LOOPS[name], strict=True):
         inside = False
         for line in code.splitlines():
             inside |= "Loop Header" in line or "%.lr.ph" in line

@@ -37,3 +37,4 @@ def test_the_grid_is_the_plans_and_cooperative_where_programs_meet(launches):
         assert (one["block"], one["smem"]) == (threads, smem), one["name"]
         assert one["cooperative"] == meets, one["name"]
     assert {one["cooperative"] for one in launches} == {0, 1}
+    assert len({one["smem"] for one in launches}) > 1  # 0 of a kernel whose body was dropped
