@@ -22,8 +22,8 @@ else:  # one of several processes of a run, which has made the directory
     # Threads of one process would spin on the cores that the others' need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Triton compiles in a fifth less time without lines of Python in its code. What the PTX machine finds
-# then says none: `make ptx` has them.
+# Triton compiles in a fifth less time without lines of Python in its code. What the PTX machine
+# finds then says none: `make ptx` has them.
 if "BENCH_EVENTS" not in os.environ:
     os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
 
