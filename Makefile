@@ -37,7 +37,7 @@ train: setup     ## train the demo model through the Triton kernels (on a CPU in
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
 # Compiled Python is kept, for the processes that tests start, where an environment forbids it too.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: setup      ## run all tests; five to seven minutes on two cores, the first time too, which compiles cells
+test: setup      ## run all tests; five to eight minutes on two cores; the first time compiles what later runs keep
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: setup     ## compare every engine that runs here with nn.LSTM; twenty minutes, longer with peers

@@ -57,6 +57,11 @@ FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& grad
   return made_by(lane, k, gradient.scratch.by_inner[k]);
 }
 
+template <class T>
+long panels_of(const Worker& worker, const Lane<T>& lane, long columns) {
+  return Fma<T>::panels_of(columns, lane.batch, worker.count);
+}
+
 // Packs the products' weights.
 template <class T>
 void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
@@ -65,7 +70,9 @@ void pack_inner(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
     if (!lane.cell.inner->is_product(k)) continue;
     const Blocks<T> made = by_inner_of(lane, gradient, k);
     clear_rest(worker, made);
-    Fma<T>::pack_columns_of(worker, lane.weights.w_inner[k], made, lane.inner.depth[k], packed);
+    const long columns = lane.inner.depth[k];
+    Fma<T>::pack_columns_of(worker, lane.weights.w_inner[k], made, columns,
+                            panels_of(worker, lane, columns), packed);
     packed += Fma<T>::columns_size(inner_shape(lane, k));
   }
 }
@@ -156,7 +163,8 @@ void inner_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>
     step.finish = reinterpret_cast<FinishBack<T>>(functions_around(lane, k).finish_back);
     packed -= Fma<T>::columns_size(inner_shape(lane, k));
     Fma<T>::columns(worker, by_inner_of(lane, gradient, k), step.line,
-                    {0, alive(lane, step.place)}, step.hidden, packed, (step.place + k) % 2, sums,
+                    {0, alive(lane, step.place)}, step.hidden, panels_of(worker, lane, step.hidden),
+                    packed, (step.place + k) % 2, sums,
                     [&](const Sums<T>& tile, long first, long row) {
       step.finish(step, first, row, tile.rows, tile.vectors, tile.data);
     });
@@ -285,7 +293,8 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
   const Blocks<T> dh = dh_of(lane, gradient);
   for_gradients_after(lane, by_recurrent_of(lane, gradient), place,
                       [&](const Blocks<T>& dgates, long line, Range range) {
-    Fma<T>::columns(worker, dgates, line, range, outputs, packed, place % 2, sums,
+    Fma<T>::columns(worker, dgates, line, range, outputs, panels_of(worker, lane, outputs), packed,
+                    place % 2, sums,
                     [&](const Sums<T>& tile, long first, long row) {
       const long column = first * W<T>;
       add_gradients(lane, gradient, place, column, row, tile);
@@ -307,7 +316,8 @@ void project_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<
   CellStepBack<T> step = cell_step_back(lane, gradient, place);
   step.totals = totals_of(lane, worker.id);
   Fma<T>::columns(worker, dh_of(lane, gradient), step.line, {0, alive(lane, place)}, lane.hidden,
-                  packed, place % 2, sums, [&](const Sums<T>& tile, long first, long row) {
+                  panels_of(worker, lane, lane.hidden), packed, place % 2, sums,
+                  [&](const Sums<T>& tile, long first, long row) {
     finish_cell_back(step, first, row, tile);
   });
 }
@@ -318,13 +328,15 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   T* const projection = scratch.recurrent + Fma<T>::columns_size(recurrent_shape(lane));
   Sum<T>* const sums = sums_of(panel_of(worker, scratch.panels));
   const Blocks<T> by_h = by_recurrent_of(lane, gradient), by_x = by_input_of(lane, gradient);
-  Fma<T>::pack_columns_of(worker, lane.weights.w_hh, by_h, lane.outputs, scratch.recurrent);
+  Fma<T>::pack_columns_of(worker, lane.weights.w_hh, by_h, lane.outputs,
+                          panels_of(worker, lane, lane.outputs), scratch.recurrent);
   clear_rest(worker, dgates_of(lane, gradient));
   if (gradient.scratch.by_x) clear_rest(worker, by_x);
   if (lane.weights.w_hr) {
     const Blocks<T> dh = dh_of(lane, gradient);
     clear_rest(worker, dh);
-    Fma<T>::pack_columns_of(worker, lane.weights.w_hr, dh, lane.hidden, projection);
+    Fma<T>::pack_columns_of(worker, lane.weights.w_hr, dh, lane.hidden,
+                            panels_of(worker, lane, lane.hidden), projection);
   }
   T* const inner = projection + (lane.weights.w_hr ? Fma<T>::columns_size({1, lane.outputs, lane.hidden}) : 0);
   if (lane.cell.inner) pack_inner(worker, lane, gradient, inner);

@@ -48,7 +48,8 @@ void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>
   const Rows<T> x = ready_inputs(worker, lane, given, count);
   UnitScope scope;
   TileMemory<T> memory;
-  for_shares(worker, count, blocks_of<T>(shape.units), plain_tile.vectors, plain_tile.rows, false,
+  const long vectors = blocks_of<T>(shape.units);
+  for_shares(worker, count, vectors, plain_panels(vectors), plain_tile.rows, false,
              [&](const Share& share) {
     const long column = share.first * W<T>, width = shape.units - column;
     for (long first = 0; first < lane.inputs; first += panel_depth<T>) {

@@ -36,19 +36,22 @@ FL_INLINE Range part(long total, long index, long parts) {
   return {total * index / parts, total * (index + 1) / parts};
 }
 
+// How few panels of plain tiles so many vectors of columns are.
+FL_INLINE long plain_panels(long vectors) { return divide_up(vectors, plain_tile.vectors); }
+
 // A panel of columns and the row blocks in it that belong to one worker.
 struct Share {
   long first, vectors;  // the panel's first vector column, and how many it has
   Range blocks;         // row blocks, of `divide_up(rows, tallest)` nearly equal ones
 };
 
-// Divides a matrix of `rows` x `vectors` vector columns among the workers, first into panels of
-// at most `widest` vectors, then into row blocks, so that each worker has a contiguous run of tiles
-// and as many as the others. Calls body(share) for this worker's panels, in order or backwards.
+// Divides a matrix of `rows` x `vectors` vector columns among the workers, first into `panels` nearly
+// equal panels, then into row blocks, so that each worker has a contiguous run of tiles and as many
+// as the others. Calls body(share) for this worker's panels, in order or backwards.
 template <class Body>
-FL_INLINE void for_shares(const Worker& worker, long rows, long vectors, long widest,
+FL_INLINE void for_shares(const Worker& worker, long rows, long vectors, long panels,
                           long tallest, bool backwards, const Body& body) {
-  const long panels = divide_up(vectors, widest), blocks = divide_up(rows, tallest);
+  const long blocks = divide_up(rows, tallest);
   const long total = vectors * blocks;
   const Range mine = part(total, worker.id, worker.count);
   for (long i = 0; i < panels; ++i) {

@@ -17,7 +17,7 @@ FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vect
   for (long i = 0; i < heights * depths; ++i) {
     const Range own = part(rows, i / depths, heights);
     const Range depth = whole_part(blocks, i % depths, depths, Blocks<T>::abreast);
-    for_shares(worker, own.end - own.begin, vectors, plain_tile.vectors, plain_tile.rows, false,
+    for_shares(worker, own.end - own.begin, vectors, plain_panels(vectors), plain_tile.rows, false,
                [&](const Share& share) { body(own, depth, share); });
   }
 }
@@ -71,7 +71,8 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
     const Range rows = whole_part(left.rows, i / widths, depths, grain<T>);
     const Range own = part(left.count(), i % widths, widths);
     const bool last = rows.end == left.rows;
-    for_shares(worker, (own.end - own.begin) * tiles, blocks_of<T>(columns), widest, 1, false,
+    const long vectors = blocks_of<T>(columns);
+    for_shares(worker, (own.end - own.begin) * tiles, vectors, divide_up(vectors, widest), 1, false,
                [&](const Share& share) {
       const long column = share.first * W<T>, width = columns - column;
       const Panel<T> right{panel, share.vectors};

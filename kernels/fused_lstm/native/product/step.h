@@ -142,7 +142,7 @@ struct Fma {
     const long tallest = gates_tile(shape.gates).rows;
     UnitScope scope;
     TileMemory<T> memory;
-    for_shares(worker, batch, blocks, blocks_abreast(shape.gates), tallest, backwards,
+    for_shares(worker, batch, blocks, divide_up(blocks, blocks_abreast(shape.gates)), tallest, backwards,
                [&](const Share& share) {
       const T* panel = packed + share.first * size;
       const long own = share.vectors * size, next = share.first + (backwards ? -1 : share.vectors);
@@ -172,14 +172,23 @@ struct Fma {
   // A panel holds at most plain_tile.vectors vectors of columns. The depth is that of the left-hand
   // factor's blocks.
 
+  // How many panels there are of a product of at most `rows` rows. If rows are one tile high, as many for each
+  // worker, where they stay two vectors wide: of H = 128 two workers of AVX-512 would have three panels, five
+  // vectors for the one and three for the other. A matrix unit's registers stay full.
+  static long panels_of(long columns, long rows, long workers) {
+    const long vectors = blocks_of<T>(columns), fewest = plain_panels(vectors);
+    if (by_unit<T> || rows > plain_tile.rows) return fewest;
+    return max(fewest, min(divide_up(fewest, workers) * workers, vectors / 2));
+  }
+
   static long columns_size(const WeightShape& shape) {
     return shape.gates * whole<T>(shape.units) * blocks_of<T>(shape.depth) * W<T>;
   }
 
   static void pack_columns_of(const Worker& worker, const T* weight, const Blocks<T>& left,
-                              long columns, T* packed) {
+                              long columns, long panels, T* packed) {
     const Range mine = whole_part(left.count(), worker.id, worker.count, Blocks<T>::abreast);
-    for_panels(columns, [&](Range own) {
+    for_panels(columns, panels, [&](Range own) {
       const long column = own.begin * W<T>;
       const Panel<T> panel{packed + left.depth(left.count()) * column, own.end - own.begin};
       pack_for_blocks(left, mine, weight, columns, column, columns - column, panel,
@@ -191,7 +200,7 @@ struct Fma {
   static void pack_transposed_of(const Worker& worker, const T* weight, long depth, long columns,
                                  T* packed) {
     const Range mine = part(blocks_of<T>(columns), worker.id, worker.count);
-    for_panels(columns, [&](Range own) {
+    for_panels(columns, plain_panels(blocks_of<T>(columns)), [&](Range own) {
       const long n = own.end - own.begin;
       for (long i = max(own.begin, mine.begin); i < min(own.end, mine.end); ++i) {
         T* const panel = packed + whole<T>(depth) * own.begin * W<T>;
@@ -206,7 +215,7 @@ struct Fma {
   // every tile in parts, so that it comes from the L2 cache; between parts the sums lie in `sums`.
   template <class End>
   static void columns(const Worker& worker, const Blocks<T>& left, long line, Range rows,
-                      long columns, const T* packed, bool backwards, Sum<T>* sums,
+                      long columns, long panels, const T* packed, bool backwards, Sum<T>* sums,
                       const End& end) {
     const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
     const long depth = left.depth(left.count());
@@ -214,13 +223,14 @@ struct Fma {
                         batch < fetching().rows;
     UnitScope scope;
     TileMemory<T> memory;
-    for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
+    for_shares(worker, batch, vectors, panels, plain_tile.rows, backwards,
                [&](const Share& share) {
       const long lanes = share.vectors * W<T>, size = lanes * depth;
       const T* panel = packed + share.first * depth * W<T>;
       const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
       const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
-      const long bytes = share.vectors * depth * vector_bytes<T>;
+      // Of the widest panel that there may be, so that a sum does not depend on the workers.
+      const long bytes = min(vectors, plain_tile.vectors) * depth * vector_bytes<T>;
       const long parts = batch > panel_rows ? 1 : parts_of(bytes, fetching().part);
       for (long i = 0; i < parts; ++i) {
         const Range range = whole_part(left.count(), i, parts, Blocks<T>::abreast);
@@ -256,7 +266,8 @@ struct Fma {
                       long columns, const T* packed, const End& end) {
     UnitScope scope;
     TileMemory<T> memory;
-    for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,
+    const long vectors = blocks_of<T>(columns);
+    for_shares(worker, rows.end - rows.begin, vectors, plain_panels(vectors),
                plain_tile.rows, false, [&](const Share& share) {
       const T* panel = packed + whole<T>(depth) * share.first * W<T>;
       for_heights(plain_tile.rows, share, rows, [&](long height, long row) {
@@ -270,9 +281,8 @@ struct Fma {
 
  private:
   template <class Body>
-  FL_INLINE static void for_panels(long columns, const Body& body) {
-    const long vectors = blocks_of<T>(columns), panels = divide_up(vectors, plain_tile.vectors);
-    for (long i = 0; i < panels; ++i) body(part(vectors, i, panels));
+  FL_INLINE static void for_panels(long columns, long panels, const Body& body) {
+    for (long i = 0; i < panels; ++i) body(part(blocks_of<T>(columns), i, panels));
   }
 };
 

@@ -228,11 +228,12 @@ struct Ready {
     const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
+    const long blocks = blocks_of<float>(shape.units);
 #if defined(FL_UNIT)
     if (count >= weight->unit_rows) {
       UnitScope scope;
       Vec<float> memory[unit_tile * tile_gates];
-      for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
+      for_shares(worker, count, blocks, blocks, unit_tile, backwards,
                  [&](const Share& share) {
         const uint8_t* const panel = weight->panels + share.first * panel_bytes;
         for_heights(unit_tile, share, rows, [&](long height, long row) {
@@ -261,7 +262,7 @@ struct Ready {
       return gates_of_a_row<float>(worker, rows.begin, shape, backwards, begin, add, end);
     }
     Vec<float> memory[F::tallest * tile_gates];
-    for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
+    for_shares(worker, count, blocks, blocks, F::tallest, backwards,
                [&](const Share& share) {
       const long unit = share.first * W<float>;
       const Product product = product_of(unit);
