@@ -39,6 +39,11 @@ Blocks<Sum<T>> logits_of(const Factors<T>& f) {
   return {sums_of(f.blocks), 1, f.units, f.rows};
 }
 
+template <class T>
+long step_panels(const Factors<T>& f) {
+  return Fma<T>::panels_of(f.columns, f.batch, f.workers);
+}
+
 // What belongs to a product but is not timed: factors that a call packs once for all steps, or
 // that another product leaves in blocks; and, `after`, a result that lies in blocks.
 template <class T>
@@ -52,7 +57,7 @@ void prepare_product(const Factors<T>& f, bool after) {
     to_blocks(f.left, left);
     if (f.product == Product::step_back) {
       Fma<T>::pack_columns_of(Worker{}, f.right, left, f.columns,
-                              plain_panels(blocks_of<T>(f.columns)), f.packed);
+                              step_panels(f), f.packed);
     }
     if (f.product == Product::columns) pair_rows(Worker{}, left);
   }
@@ -84,8 +89,8 @@ void steps_back_alone(const Worker& worker, const Factors<T>& f, Sum<T>* sums) {
   const long columns = f.columns;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     const long line = t * f.batch;
-    Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, plain_panels(blocks_of<T>(columns)),
-                    f.packed, t % 2, sums,
+    Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, step_panels(f), f.packed, t % 2,
+                    sums,
                     [&](const Sums<T>& tile, long first, long row) {
       const long column = first * W<T>;
       store(tile, f.out + (line + row) * columns + column, columns, columns - column);

@@ -187,13 +187,14 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   constexpr long wide = sizeof(Sum<T>) / sizeof(T);  // logits and their maxima are sums
   const bool steps = kind.product == Product::step || kind.product == Product::step_back;
   const bool logits = kind.product == Product::logits, plain = kind.product == Product::input;
-  const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes) * wide;
+  f.workers = team_size();
+  const long lanes = f.workers * (f.units + kernels.shapes.lanes) * wide;
   const long size = plain ? 1 : kernels.blocks_size(f.groups, f.units, f.rows | 1) * wide;
   const Tensor blocks = fresh({size}, left.dtype());
   const long recurrent = kernels.recurrent_size({4, f.units, f.units}, 0, false);
   const Tensor packed = fresh({steps ? recurrent : logits ? lanes : 1}, left.dtype());
-  const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.dtype());
-  const long rows = plain ? f.rows : workers * f.batch;
+  const Tensor panels = fresh({f.workers, kernels.shapes.panel_size}, left.dtype());
+  const long rows = plain ? f.rows : f.workers * f.batch;
   const Tensor ready = fresh({kernels.ready_size(rows, left.size(1))}, left.dtype());
   f.blocks = data_of<T>(blocks);
   f.packed = data_of<T>(packed);

@@ -12,7 +12,7 @@ enum class Product { input, step, step_back, rows, columns, logits };
 template <class T>
 struct Factors {
   Product product;
-  long rows, batch, groups, units, columns;
+  long rows, batch, groups, units, columns, workers;
   const T *left, *right;
   Sum<T>* out;
   T *blocks, *packed, *panels, *ready;  // scratch

@@ -57,6 +57,7 @@ FL_INLINE Blocks<T> by_inner_of(const Lane<T>& lane, const LaneGradient<T>& grad
   return made_by(lane, k, gradient.scratch.by_inner[k]);
 }
 
+// Panels of a product of each step, as they are packed and as they are read.
 template <class T>
 long panels_of(const Worker& worker, const Lane<T>& lane, long columns) {
   return Fma<T>::panels_of(columns, lane.batch, worker.count);

@@ -62,9 +62,9 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
 template <class T>
 void pack_backward(const Lane<T>& lane, const LaneGradient<T>& gradient, const Packed<T>& packed) {
   Fma<T>::pack_columns_of(alone, lane.weights.w_hh, by_recurrent_of(lane, gradient), lane.outputs,
-                          plain_panels(blocks_of<T>(lane.outputs)), packed.recurrent);
+                          panels_of(alone, lane, lane.outputs), packed.recurrent);
   Fma<T>::pack_columns_of(alone, lane.weights.w_ih, by_input_of(lane, gradient), lane.inputs,
-                          plain_panels(blocks_of<T>(lane.inputs)), packed.input);
+                          panels_of(alone, lane, lane.inputs), packed.input);
 }
 
 // dx = dgates w_ih, of one step.
@@ -73,7 +73,7 @@ void input_gradient(const Lane<T>& lane, const LaneGradient<T>& gradient, long t
                     Sum<T>* dx, Sum<T>* sums) {
   const long row = row_of(lane, t), inputs = lane.inputs;
   Fma<T>::columns(alone, by_input_of(lane, gradient), row, {0, lane.batch}, inputs,
-                  plain_panels(blocks_of<T>(inputs)), packed, false, sums,
+                  panels_of(alone, lane, inputs), packed, false, sums,
                   [&](const Sums<T>& tile, long first, long b) {
     const long column = first * W<T>;
     store(tile, dx + b * inputs + column, inputs, inputs - column);

@@ -229,7 +229,7 @@ struct Fma {
       const T* panel = packed + share.first * depth * W<T>;
       const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
       const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
-      // Of the widest panel that there may be, so that a sum does not depend on the workers.
+      // The widest panel that there may be, so that a sum does not depend on the workers.
       const long bytes = min(vectors, plain_tile.vectors) * depth * vector_bytes<T>;
       const long parts = batch > panel_rows ? 1 : parts_of(bytes, fetching().part);
       for (long i = 0; i < parts; ++i) {
