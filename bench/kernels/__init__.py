@@ -27,9 +27,14 @@ FOLDER = HERE.parents[1] / "build" / "bench"
 WHOLE, MEASURING = FOLDER / "_bench.so", FOLDER / "measuring" / "_bench.so"
 
 
+def has_amx() -> bool:
+    """Return whether this CPU has AMX."""
+    return "amx" in native.OPS.isa_names(torch.bfloat16)
+
+
 def emulates() -> bool:
     """Return whether tests emulate AMX: where this CPU has none, or BENCH_EMULATOR is set."""
-    return "BENCH_EMULATOR" in os.environ or "amx" not in native.OPS.isa_names(torch.bfloat16)
+    return "BENCH_EMULATOR" in os.environ or not has_amx()
 
 
 @cache
@@ -86,6 +91,10 @@ def build(library: Path = WHOLE) -> None:
             flags.append("-DFL_EMULATOR")
         else:
             sources = [source for source in sources if "emulated" not in source.name]
+        if has_amx():
+            flags.append("-DFL_AMX")
+        else:
+            sources = [source for source in sources if "alone_amx" not in source.name]
         print(f"building {library}: {len(sources)} files", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
         # For this CPU alone, which takes a third less time: vectors of 64 bytes are many of SSE2's.

@@ -39,9 +39,11 @@ FL_FLOAT(avx2)
 FL_DOUBLE(avx2)
 FL_FLOAT(avx512)
 FL_DOUBLE(avx512)
+FL_BFLOAT(avx512_bf16)
+#endif
+#ifdef FL_AMX
 FL_FLOAT(amx_1)
 FL_FLOAT(amx_2)
-FL_BFLOAT(avx512_bf16)
 FL_BFLOAT(amx)
 #endif
 
@@ -81,6 +83,8 @@ const ProductKernels<float>& products_of(const Kernels<float>& kernels) {
 #if defined(__x86_64__)
       {"avx2", &avx2::float_products},
       {"avx512", &avx512::float_products},
+#endif
+#ifdef FL_AMX
       {"amx, 1 term", &amx_1::float_products},
       {"amx, 2 terms", &amx_2::float_products},
 #endif
@@ -108,6 +112,8 @@ const ProductKernels<Bf16>& products_of(const Kernels<Bf16>& kernels) {
 #endif
 #if defined(__x86_64__)
       {"avx512_bf16", &avx512_bf16::bf16_products},
+#endif
+#ifdef FL_AMX
       {"amx", &amx::bf16_products},
 #endif
   };

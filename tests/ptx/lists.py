@@ -85,6 +85,7 @@ def every_case() -> list[Case]:
             found += [Case("layers", dtype, arch, 17, L=3, T=1, p=0.3, lengths=(1, 1, 1))]
             found += [Case(kind, dtype, arch, 17, **{"T": 5, **more}) for kind, more in SCANS]
             found.append(Case("both", dtype, arch, 5, 1, T=5, **ZONED))
+            found.append(Case("both", dtype, arch, 5, 1, lengths=(3,), cell=MORE[-1]))
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -217,15 +218,12 @@ def some_cases() -> list[Case]:
         Case("steps", "tf32", 90, 33, P=20),
         Case("layers", "fp16", 90, 33, 16, L=2),  # whole blocks of rows: without a mask
         Case("layers", "tf32", 90, 17, L=3, **AGAIN),
-        Case("layers", "bf16", 90, 17, L=2, mode="per-step"),
         Case("steps", "fp16", 90, 17, L=2, P=9, p=0.3, mode="per-step"),
         Case("layers", "bf16", 90, 17, 20, L=2, path="groups of rows"),
         Case("steps", "bf16", 90, 130, 20, T=2, P=100, path="streamed"),
         Case("layers", "bf16", 90, 17, L=2, cell=GRU, path="whole sums"),
         Case("steps", "bf16", 90, 33, 20, path="a gate each"),
         Case("steps", "bf16", 90, 33, 20, path="alone", **LONG),
-        Case("both", "bf16", 90, 33, cell=GRU, path="alone", **rows),
-        Case("steps", "bf16", 90, 33, 20, **AGAIN),
         Case("both", "bf16", 90, 17, P=9, cell=WHOLE, **rows),
         Case("layers", "bf16", 90, 17, L=2, resets=True, cell=COUPLED),
         Case("layers", "bf16", 90, 33, 20, L=2, resets=True, cell=RNN),
@@ -233,7 +231,6 @@ def some_cases() -> list[Case]:
         Case("steps", "fp32", 80, 17, cell=TOLD[2]),
         *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
         # Several warps hold each element of a scan that has fewer of them than threads.
-        Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
         Case("steps", "bf16", 90, 5, 1, T=5, **ZONED),
         # One step, of kernels that other cases here have too.
         Case("steps", "bf16", 90, 17, T=1),
@@ -253,14 +250,12 @@ def some_cases() -> list[Case]:
         Case("both", "bf16", 90, 17, cell=SUMS[2], **rows),
         Case("steps", "bf16", 90, 33, 20, cell=SUMS[3], resets=True),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
-        Case("layers", "bf16", 90, 17, L=2, p=0.3, reverse=True, **rows),
         Case("steps", "bf16", 90, 17, L=2, reverse=True, **rows),
         Case("pointwise", "fp32", 80, 33),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),
         Case("both", "fp32", 80, 17, L=2, **rows),
         Case("both", "fp32", 80, 17, cell=GRU_NORM, **rows),
         Case("steps", "bf16", 80, 130, 32, T=2, path="streamed"),
-        Case("steps", "bf16", 80, 33, 20, path="a gate each"),
         Case("steps", "bf16", 80, 33, 20, path="whole sums", **LONG),
         Case("both", "bf16", 80, 17, 20, P=9, **blocks),
         # In this one several warps hold the same rows.
