@@ -87,14 +87,13 @@ def build(library: Path = WHOLE) -> None:
         if is_current(library):
             return
         sources, flags = sorted(HERE.glob("*.cpp")), ["-w"]  # the engine's build shows warnings
-        if library == WHOLE:
-            flags.append("-DFL_EMULATOR")
-        else:
+        if library == MEASURING:
             sources = [source for source in sources if "emulated" not in source.name]
-        if has_amx():
-            flags.append("-DFL_AMX")
         else:
-            sources = [source for source in sources if "alone_amx" not in source.name]
+            flags.append("-DFL_EMULATOR")
+            if not has_amx():  # it is for this CPU alone, see below
+                flags.append("-DFL_WITHOUT_AMX")
+                sources = [source for source in sources if "alone_amx" not in source.name]
         print(f"building {library}: {len(sources)} files", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
         # For this CPU alone, which takes a third less time: vectors of 64 bytes are many of SSE2's.

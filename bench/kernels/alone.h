@@ -56,8 +56,7 @@ void prepare_product(const Factors<T>& f, bool after) {
   } else if (f.product != Product::input && f.product != Product::logits) {
     to_blocks(f.left, left);
     if (f.product == Product::step_back) {
-      Fma<T>::pack_columns_of(Worker{}, f.right, left, f.columns,
-                              step_panels(f), f.packed);
+      Fma<T>::pack_columns_of(Worker{}, f.right, left, f.columns, step_panels(f), f.packed);
     }
     if (f.product == Product::columns) pair_rows(Worker{}, left);
   }
@@ -90,8 +89,7 @@ void steps_back_alone(const Worker& worker, const Factors<T>& f, Sum<T>* sums) {
   for (long t = 0; t < f.rows / f.batch; ++t) {
     const long line = t * f.batch;
     Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, step_panels(f), f.packed, t % 2,
-                    sums,
-                    [&](const Sums<T>& tile, long first, long row) {
+                    sums, [&](const Sums<T>& tile, long first, long row) {
       const long column = first * W<T>;
       store(tile, f.out + (line + row) * columns + column, columns, columns - column);
     });

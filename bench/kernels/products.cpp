@@ -13,6 +13,10 @@
 #include "ops/check.h"
 #include "ops/ops.h"
 
+#if defined(__x86_64__) && !defined(FL_WITHOUT_AMX)
+#define FL_AMX
+#endif
+
 namespace fused_lstm {
 
 #define FL_FLOAT(isa)                                  \
