@@ -26,9 +26,6 @@ namespace {
 
 constexpr long most_parts = 16;
 
-// Calls below this end about when a sleeping thread has come.
-constexpr long worth_a_wake = 60'000;  // nanoseconds
-
 // Sends this thread off a core, where it may use another, and lets it back at the end. A binding of the
 // process, or of this thread, to other cores that is made meanwhile has the last word.
 class AvoidCore {
@@ -254,7 +251,7 @@ void run_phases(const Phases& phases) {
   };
   void* const argument = const_cast<Phases*>(&phases);
 #if defined(__linux__) && defined(_OPENMP)
-  const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
+  const bool fits = !phases.by_team && phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
   if (fits) {
     if (run_where_awake(phases.parts, body, argument)) return;
     ThreadPool* const pool = take_pool();

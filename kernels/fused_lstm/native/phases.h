@@ -8,12 +8,16 @@
 
 namespace fused_lstm {
 
+// Calls below this end about when a sleeping thread has come.
+constexpr long worth_a_wake = 60'000;  // nanoseconds
+
 // A call's work: phases one after another, each in parts that may run at once, on any thread. What a
 // part gives is the same whoever runs it.
 struct Phases {
   long count;
   long parts;        // of each phase
   long nanoseconds;  // about what all of it takes one thread
+  bool by_team;      // as it runs where torch's threads are awake
   void (*run)(void* argument, long phase, const Worker& part);  // a part has no barrier, nor throws
   void* argument;
 };

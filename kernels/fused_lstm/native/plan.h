@@ -92,6 +92,7 @@ enum class Pass { inference, forward, backward };
 struct Plan {
   bool is_short;   // weights are read as they lie, in all layers in one go
   bool alone;      // where is_short: on one worker
+  bool by_team;    // where is_short: on torch's team, else on threads of our own
   long nanoseconds;  // where is_short: about what it takes one worker
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on one worker or half of the team
@@ -114,6 +115,8 @@ struct Plan {
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers
   Buffer panels;             // one for each worker
+
+  bool each_alone() const { return abreast == team; }  // whether each lane is one worker's
 };
 
 // Whether a forward pass has so few rows that weights are best read as they lie. It is computed in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 import torch
@@ -103,10 +104,14 @@ def test_a_small_step_is_one_workers(workers, change):
 
 
 @pytest.mark.skipif(native.most_threads() < 2, reason="a quota grants one core")
-def test_a_team_measures_how_long_it_takes_to_meet():
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_team_measures_how_long_it_takes_to_meet(prepared):
     """Nobody knows it before, nor of a team that has more workers."""
     torch.set_num_threads(2)
     layer, x = fused_lstm.LSTM(8, 192, engine="native"), torch.randn(3, 20, 8)
+    if prepared:  # a team divides a prepared layer's steps if they are small and many
+        layer, x = fused_lstm.prepare(nn.LSTM(15, 15)), torch.randn(90, 30, 15)
+        time.sleep(0.15)  # what another test has measured holds no longer
     found = []
     for _ in range(20):  # it holds for a tenth of a second, which a busy machine may take
         layer(x)

@@ -49,7 +49,7 @@ def two_threads() -> Iterator[None]:
 
 
 def calls(seed: int) -> list[tuple[nn.Module, torch.Tensor]]:
-    """Layers and inputs of short calls: as they are and prepared, both ways, projected."""
+    """Layers and inputs of short calls: as they are, prepared, both ways, projected, of small steps."""
     torch.manual_seed(seed)
     plain = fused_lstm.LSTM(70, 300, 2, engine="native").eval()
     both = nn.LSTM(40, 130, 2, bidirectional=True)
@@ -59,6 +59,7 @@ def calls(seed: int) -> list[tuple[nn.Module, torch.Tensor]]:
         (fused_lstm.prepare(nn.Sequential(both))[0], torch.randn(5, 2, 40)),
         (projected, torch.randn(4, 2, 70)),
         (fused_lstm.prepare(nn.GRU(128, 256, 2), torch.bfloat16), torch.randn(3, 8, 128)),
+        (fused_lstm.prepare(nn.LSTM(15, 15)), torch.randn(90, 30, 15)),
     ]
 
 

@@ -171,9 +171,10 @@ struct ForwardPass {
   // weights.
   template <class W, class Own>
   void in_one_go(const PhasedSweep<T, W>& sweep, const Own& own) {
-    // Phases from `first` on: of `count` lanes from `lane` on; or, of 0, one of the layer's dropout.
+    // Phases from `first` on: of `count` lanes from `lane` on, so many of theirs in each; or, of 0, one of
+    // the layer's dropout.
     struct Stretch {
-      long first, lane, count, layer;
+      long first, lane, count, layer, in_each;
     };
     const long at_once = s.given ? s.heads : plan.abreast, size = s.rows * s.width();
     std::vector<Lane<T>> lanes;
@@ -193,11 +194,12 @@ struct ForwardPass {
       }
       weights.push_back(own(index));
       if (index % at_once == 0) {
-        stretches.push_back({phases.count, index, at_once, layer});
-        phases.count += sweep.phases(lanes[index], weights[index]);
+        const long of_lane = sweep.phases(lanes[index], weights[index]);
+        stretches.push_back({phases.count, index, at_once, layer, plan.each_alone() ? of_lane : 1});
+        phases.count += plan.each_alone() ? 1 : of_lane;
       }
       if ((index + 1) % s.abreast() || !dropped.defined() || layer + 1 == s.layers) continue;
-      stretches.push_back({phases.count++, index, 0, layer});
+      stretches.push_back({phases.count++, index, 0, layer, 1});
     }
     const auto run = [&](long phase, const Worker& worker) {
       auto at = stretches.end() - 1;
@@ -207,12 +209,16 @@ struct ForwardPass {
                         part_of<T>(dropped, 0));
         return;
       }
+      const long begin = (phase - at->first) * at->in_each;
       for_lanes(worker, at->count, plan, [&](const Worker& part, long n, long) {
-        sweep.run(part, lanes[at->lane + n], weights[at->lane + n], phase - at->first);
+        for (long k = begin; k < begin + at->in_each; ++k) {
+          sweep.run(part, lanes[at->lane + n], weights[at->lane + n], k);
+        }
       });
     };
     phases.parts = plan.alone ? 1 : plan.team;
     phases.nanoseconds = plan.nanoseconds;
+    phases.by_team = plan.by_team;
     phases.argument = const_cast<void*>(static_cast<const void*>(&run));
     phases.run = [](void* argument, long phase, const Worker& worker) {
       (*static_cast<decltype(run)*>(argument))(phase, worker);
