@@ -1,4 +1,4 @@
-"""A prepared layer is as fast as the layer that it replaces, at sixty drawn calls and at six of small steps."""
+"""A prepared layer is as fast as the layer it replaces, at sixty calls and six of small steps."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def two_threads() -> Iterator[None]:
 
 
 def calls(seed: int) -> list[tuple[nn.Module, torch.Tensor]]:
-    """Layers and inputs of short calls: as they are, prepared, both ways, projected, of small steps."""
+    """Layers and inputs of short calls: plain, prepared, both ways, projected, of small steps."""
     torch.manual_seed(seed)
     plain = fused_lstm.LSTM(70, 300, 2, engine="native").eval()
     both = nn.LSTM(40, 130, 2, bidirectional=True)

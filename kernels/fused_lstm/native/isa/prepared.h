@@ -51,8 +51,9 @@ constexpr long unit_rows(Prepared kind, long depth, bool once) {
 // layer packs them: they are taller, and their sums begin where x's part lies. Fewer rows wait for
 // weights, which are fetched ahead (an Emerald Rapids: 8 rows of H = 1024 would take 1.03 times as long in
 // a layer's tiles, 16 take 0.92, of a GRU 0.84). Weights that are near come at once (a Zen 4, 2 to 10 rows:
-// H = 16 takes 0.84 to 0.96 times as long, H = 64 0.95 to 0.98).
-constexpr long near_weights = 128 << 10;  // bytes
+// H = 16 takes 0.84 to 0.96 times as long, H = 64 0.95 to 0.98, H = 100 to 256 in the median 0.92, on two
+// threads 0.98).
+constexpr long near_weights = 1 << 20;  // bytes
 constexpr long many_rows(long bytes) { return bytes <= near_weights ? 2 : 12; }
 
 constexpr bool of_bytes(Prepared kind) {
