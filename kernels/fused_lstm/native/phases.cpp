@@ -251,8 +251,8 @@ void run_phases(const Phases& phases) {
   };
   void* const argument = const_cast<Phases*>(&phases);
 #if defined(__linux__) && defined(_OPENMP)
-  const bool fits = !phases.by_team && phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
-  if (fits) {
+  const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
+  if (fits && !phases.by_team) {
     if (run_where_awake(phases.parts, body, argument)) return;
     ThreadPool* const pool = take_pool();
     pool->grow(phases.parts - 1);

@@ -1,7 +1,8 @@
-// Runs short calls on threads of our own or, where torch's are awake, on those (`run_where_awake`). A region
-// of OpenMP's ends when each thread has reached its end, one too that another process keeps from its core
-// for milliseconds. A thread of ours takes a part of the work once it has a core, and the caller takes the
-// rest: a thread without a part is not waited for.
+// Runs short calls on threads of our own; or on torch's, where those are awake (`run_where_awake`) or a plan
+// counts on the time that they have been seen to need for a meeting. A region of OpenMP's ends when each
+// thread has reached its end, one too that another process keeps from its core for milliseconds. A thread of
+// ours takes a part of the work once it has a core, and the caller takes the rest: a thread without a part is
+// not waited for.
 #pragma once
 
 #include "threads.h"
@@ -17,7 +18,7 @@ struct Phases {
   long count;
   long parts;        // of each phase
   long nanoseconds;  // about what all of it takes one thread
-  bool by_team;      // as it runs where torch's threads are awake
+  bool by_team;      // on torch's threads, awake or not
   void (*run)(void* argument, long phase, const Worker& part);  // a part has no barrier, nor throws
   void* argument;
 };
