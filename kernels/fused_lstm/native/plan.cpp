@@ -181,7 +181,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
   if (plan.is_short) return;
   const long rows = s.given || all_in_steps ? 0 : std::min(plan.chunk * s.batch, s.rows);
-  const long workers = plan.wavefront || plan.abreast == plan.team ? 1 : plan.team;  // of a lane
+  const long workers = plan.wavefront || plan.each_alone() ? 1 : plan.team;  // of a lane
   const long depth = std::max(s.outputs, s.inner.widest);  // of a step's factors
   const long inputs = inputs_in_step(plan, s);
   const long ready = std::max(m.ready_size(rows, s.input().depth),

@@ -345,7 +345,7 @@ struct SweepScratch {
 // numbers differ by a multiple of `abreast` have the same scratch, and follow one another.
 template <class Body>
 void for_lanes(const Worker& worker, long lanes, const Plan& plan, const Body& body) {
-  if (plan.abreast == plan.team) {
+  if (plan.each_alone()) {
     for (long slot = worker.id; slot < plan.abreast; slot += worker.count) {
       for (long lane = slot; lane < lanes; lane += plan.abreast) body(Worker{}, lane, worker.id);
     }

@@ -171,10 +171,9 @@ struct ForwardPass {
   // weights.
   template <class W, class Own>
   void in_one_go(const PhasedSweep<T, W>& sweep, const Own& own) {
-    // Phases from `first` on: of `count` lanes from `lane` on, so many of theirs in each; or, of 0, one of
-    // the layer's dropout.
+    // Phases from `first` on: of `count` lanes from `lane` on; or, of 0, one of the layer's dropout.
     struct Stretch {
-      long first, lane, count, layer, in_each;
+      long first, lane, count, layer;
     };
     const long at_once = s.given ? s.heads : plan.abreast, size = s.rows * s.width();
     std::vector<Lane<T>> lanes;
@@ -194,12 +193,11 @@ struct ForwardPass {
       }
       weights.push_back(own(index));
       if (index % at_once == 0) {
-        const long of_lane = sweep.phases(lanes[index], weights[index]);
-        stretches.push_back({phases.count, index, at_once, layer, plan.each_alone() ? of_lane : 1});
-        phases.count += plan.each_alone() ? 1 : of_lane;
+        stretches.push_back({phases.count, index, at_once, layer});
+        phases.count += plan.each_alone() ? 1 : sweep.phases(lanes[index], weights[index]);
       }
       if ((index + 1) % s.abreast() || !dropped.defined() || layer + 1 == s.layers) continue;
-      stretches.push_back({phases.count++, index, 0, layer, 1});
+      stretches.push_back({phases.count++, index, 0, layer});
     }
     const auto run = [&](long phase, const Worker& worker) {
       auto at = stretches.end() - 1;
@@ -209,11 +207,13 @@ struct ForwardPass {
                         part_of<T>(dropped, 0));
         return;
       }
-      const long begin = (phase - at->first) * at->in_each;
+      const long first = phase - at->first;
       for_lanes(worker, at->count, plan, [&](const Worker& part, long n, long) {
-        for (long k = begin; k < begin + at->in_each; ++k) {
-          sweep.run(part, lanes[at->lane + n], weights[at->lane + n], k);
-        }
+        const Lane<T>& lane = lanes[at->lane + n];
+        const W& lane_weights = weights[at->lane + n];
+        // A worker that has a lane to itself runs all of the lane's phases in one.
+        const long end = plan.each_alone() ? sweep.phases(lane, lane_weights) : first + 1;
+        for (long k = first; k < end; ++k) sweep.run(part, lane, lane_weights, k);
       });
     };
     phases.parts = plan.alone ? 1 : plan.team;
