@@ -182,6 +182,20 @@ def test_many_rows_are_divided_too(dtype):
     assert torch.equal(*outputs)
 
 
+@pytest.mark.parametrize("layers", [2, 3, 4])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_layers_that_run_a_step_apart_are_those_that_run_in_turns(kind, layers):
+    """Of 2 and of 4 layers each is one thread's whole, where a step is large enough to divide."""
+    module = fused_lstm.prepare(kind(30, 70, num_layers=layers))
+    for steps in (1, 2, 9):
+        x, found = torch.randn(steps, 6, 30), []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            y, last = module(x)
+            found.append([y, *(last if isinstance(last, tuple) else (last,))])
+        assert all(map(torch.equal, *found))
+
+
 @pytest.mark.parametrize("gates", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 def test_a_packed_matrix_is_the_matrix(dtype, gates):

@@ -199,7 +199,15 @@ struct ForwardPass {
       if ((index + 1) % s.abreast() || !dropped.defined() || layer + 1 == s.layers) continue;
       stretches.push_back({phases.count++, index, 0, layer});
     }
+    if (plan.wavefront) phases.count = s.steps + s.layers - 1;
     const auto run = [&](long phase, const Worker& worker) {
+      if (plan.wavefront) {  // a lane has a phase a step
+        for (long layer = worker.id; layer < s.layers; layer += worker.count) {
+          const long place = phase - layer;
+          if (place >= 0 && place < s.steps) sweep.run(Worker{}, lanes[layer], weights[layer], place);
+        }
+        return;
+      }
       auto at = stretches.end() - 1;
       while (at->first > phase) --at;
       if (at->count == 0) {
