@@ -57,7 +57,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_bench, m) {
       "plan(int steps, int batch, int inputs, int hidden, int layers, str fuse, bool save, *,"
       " int directions=1, int projected=0, bool even=True, bool dropout=False,"
       " ScalarType dtype=float, int? threads=None, str isa=\"\","
-      " str? precision=None, str cell=\"\", int meeting=0) -> str");
+      " str? precision=None, str cell=\"\", int meeting=0, bool prepared=False) -> str");
   m.def("meeting_time(int workers) -> int");
   m.def("fetching(bool intel, int l2, int registers) -> int[]");
   m.def("prepared_ahead(bool intel, int l2, int bytes) -> int");

@@ -23,7 +23,7 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                  const std::string& fuse, bool save, int64_t directions, int64_t projected,
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
                  const std::string& isa, const PrecisionOverride& precision, const std::string& cell,
-                 int64_t meeting);
+                 int64_t meeting, bool prepared);
 
 int64_t meeting_of(int64_t workers);
 

@@ -49,8 +49,9 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
 }
 
 const char* order_of(const Plan& plan) {
-  if (plan.is_short) return plan.alone ? "a short call on one thread" : "a short call";
-  return plan.wavefront ? "a wavefront" : "in turns";
+  if (plan.wavefront) return "a wavefront";
+  if (!plan.is_short) return "in turns";
+  return plan.alone ? "a short call on one thread" : "a short call";
 }
 
 // A few lines to read, of the kernels that run forwards and of those that run backwards.
@@ -88,7 +89,7 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                  const std::string& fuse, bool save, int64_t directions, int64_t projected,
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
                  const std::string& isa, const PrecisionOverride& precision, const std::string& cell,
-                 int64_t meeting) {
+                 int64_t meeting, bool prepared) {
   check_fuse(fuse);
   const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16,
@@ -113,6 +114,8 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.norm = named.options.norm;
   s.narrow = dtype == Dtype::BFloat16;
   s.unit = s.narrow && has_unit(set);
+  s.prepared = prepared;
+  s.weight_bytes = bytes_of(dtype);
   const int terms = terms_of(dtype, precision);
   const auto machine = [&](bool as_they_lie, Pass pass) {
     const bool wide = s.narrow && (as_they_lie || !set.for_bf16);

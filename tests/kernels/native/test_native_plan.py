@@ -62,6 +62,26 @@ def test_layers_are_a_wavefront_where_a_step_is_small(order, change):
 
 
 @pytest.mark.parametrize(
+    ("order", "change"),
+    [
+        ("a wavefront", {}),
+        ("a wavefront", {"cell": "gru", "batch": 2, "hidden": 64, "inputs": 64}),
+        ("a short call", {"cell": "rnn_tanh"}),  # which has no tiles of a layer
+        ("a short call", {"batch": 1, "hidden": 64, "inputs": 64}),
+        ("a short call", {"hidden": 111}),
+        ("a short call", {"layers": 3}),
+        ("a short call on one thread", {"batch": 2, "hidden": 16, "inputs": 16}),
+    ],
+    ids=str,
+)
+def test_prepared_layers_are_a_wavefront_where_they_have_a_layers_tiles(order, change):
+    if "avx512" not in native.OPS.isa_names():
+        pytest.skip("this CPU has no AVX-512")
+    sizes = {"inputs": 110, "hidden": 110, "isa": "avx512", "prepared": True}
+    assert f"layers: {order};" in plan(**sizes | change, save=False)
+
+
+@pytest.mark.parametrize(
     ("lanes", "change"),
     [
         (2, {}),
