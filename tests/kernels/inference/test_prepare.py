@@ -185,7 +185,7 @@ def test_many_rows_are_divided_too(dtype):
 @pytest.mark.parametrize("layers", [2, 3, 4])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_layers_that_run_a_step_apart_are_those_that_run_in_turns(kind, layers):
-    """Of 2 and of 4 layers each is one thread's whole, where a step is large enough to divide."""
+    """Layers, 2 or 4 of them, are one thread's each, where a step is large enough to divide."""
     module = fused_lstm.prepare(kind(30, 70, num_layers=layers))
     for steps in (1, 2, 9):
         x, found = torch.randn(steps, 6, 30), []

@@ -200,14 +200,15 @@ struct ForwardPass {
       stretches.push_back({phases.count++, index, 0, layer});
     }
     if (plan.wavefront) phases.count = s.steps + s.layers - 1;
-    const auto run = [&](long phase, const Worker& worker) {
-      if (plan.wavefront) {  // a lane has a phase a step
-        for (long layer = worker.id; layer < s.layers; layer += worker.count) {
-          const long place = phase - layer;
-          if (place >= 0 && place < s.steps) sweep.run(Worker{}, lanes[layer], weights[layer], place);
-        }
-        return;
+    // A phase of a wavefront: a step of each layer, one behind the layer below. A lane has a phase a step.
+    const auto diagonal = [&](long phase, const Worker& worker) {
+      for (long layer = worker.id; layer < s.layers; layer += worker.count) {
+        const long place = phase - layer;
+        if (place >= 0 && place < s.steps) sweep.run(Worker{}, lanes[layer], weights[layer], place);
       }
+    };
+    const auto run = [&](long phase, const Worker& worker) {
+      if (plan.wavefront) return diagonal(phase, worker);
       auto at = stretches.end() - 1;
       while (at->first > phase) --at;
       if (at->count == 0) {
