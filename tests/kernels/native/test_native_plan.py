@@ -207,6 +207,17 @@ def test_steps_make_input_products_with_near_weights(isa):
         assert not is_in_step(**near | change), change
 
 
+@pytest.mark.parametrize(
+    ("in_step", "change"), [(True, {}), (False, {"steps": 2}), (False, {"batch": 1})]
+)
+def test_a_prepared_call_of_one_step_meets_once(in_step, change):
+    if "avx512" not in native.OPS.isa_names():
+        pytest.skip("this CPU has no AVX-512")
+    one = {"steps": 1, "batch": 22, "hidden": 112, "inputs": 112, "layers": 1, "prepared": True}
+    text = plan(isa="avx512", save=False, **one | change)
+    assert ("input product: in each step" in text) == in_step
+
+
 def test_input_products_are_made_in_parts_where_nothing_is_saved():
     shape = {"steps": 1000, "batch": 64, "hidden": 256, "inputs": 2000}
     assert "input product: 1000 of 1000 steps" in plan(**shape)
