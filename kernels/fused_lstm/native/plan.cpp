@@ -117,7 +117,7 @@ bool has_tiles(const Sizes& s, const Machine& m) {
 // 0.33 to 0.97. In float32 on two threads with up to 64 inputs, trained or not: 0.65 to 0.98. In inference
 // with near weights and 12 rows or more: 0.62 to 0.98 on two threads, prepared on one 0.84 to 1.00; with far
 // ones and few rows it takes up to 1.6. Where rows are half of the inputs: 0.75 to 1.05. Of 16 vector
-// registers with few inputs: 0.91 to 0.98. A prepared call of one step: 0.86 to 1.04, in the median 0.99,
+// registers with few inputs: 0.91 to 0.98. A prepared call of one step: 0.82 to 1.20, in the median 0.98,
 // on a Zen 4.
 bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs, bool save) {
   if (plan.wavefront) return true;
