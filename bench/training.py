@@ -255,6 +255,11 @@ def full_float32() -> Iterator[None]:
             matmul.allow_tf32 = before
 
 
+def onednn_has_bfloat16() -> bool:
+    """Return whether nn.LSTM runs under bfloat16's autocast on this CPU, where it else fails."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def setup(case: Case, o: Any) -> Work:
     """Return whole training steps of a preset: under autocast in another dtype than float32."""
     able, absent = entered(o.contenders(), o, case.name, "float32")
@@ -268,6 +273,11 @@ def setup(case: Case, o: Any) -> Work:
             return Remote(contender.engine, lesson.named(), lesson.device).call(PEERS_MODES)
 
     few = [c for c in able if autocast is None or not (c.peer or c.engine == "loop")]
+    if autocast == torch.bfloat16 and o.device.type == "cpu" and not onednn_has_bfloat16():
+        torchs = [c for c in few if c.engine == "cudnn" and c.stock]
+        why = "under autocast it needs oneDNN's bfloat16, which this CPU does not have"
+        absent |= {c.label: why for c in torchs}
+        few = [c for c in few if c not in torchs]
     facts = {"shape": lesson.shape._asdict(), "tokens": lesson.shape.tokens}
     calls = {c.label: partial(make, c) for c in few}
     return Work(calls, lesson.expected, facts, absent, autocast)

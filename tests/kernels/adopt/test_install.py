@@ -197,10 +197,14 @@ def test_autocast_gives_the_dtypes_that_torchs_has(name, x_dtype):
     """Compare dtypes: nn.LSTM's and nn.RNN's is bfloat16, a step loop's that of its operators."""
     model = getattr(nn, name)(70, 130)
     x = torch.randn(*(() if "Cell" in name else (2,)), 64, 70, dtype=x_dtype)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    runs = (name, x_dtype) != ("LSTM", torch.float32) or has_bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=runs), torch.no_grad():
         expected = tensors(model(x))
-        with fused_lstm.install():
-            found = tensors(model(x))
+    if not runs:  # it is an error of oneDNN's on such a CPU, and ours is as on others
+        expected = [t.bfloat16() for t in expected]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), fused_lstm.install():
+        found = tensors(model(x))
     assert [t.dtype for t in found] == [t.dtype for t in expected]
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.float(), b.float(), atol=2e-2, rtol=0)
