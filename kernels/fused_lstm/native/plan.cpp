@@ -106,7 +106,7 @@ Buffer totals_of(const Sizes& s, const Plan& plan, const Machine& m, long lanes)
 // Whether prepared weights are of float32 and read in a layer's own tiles: see Ready::gates.
 bool has_tiles(const Sizes& s, const Machine& m) {
   const long bytes = s.cell.h_gates() * s.hidden * s.outputs * s.weight_bytes;
-  return s.prepared && s.weight_bytes == 4 && m.shapes.lanes == prepared::lanes && s.cell.x_gates() > 1 &&
+  return s.prepared && s.weight_bytes == 4 && s.cell.x_gates() > 1 &&
          s.batch >= prepared::many_rows(bytes);
 }
 

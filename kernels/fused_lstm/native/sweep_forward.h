@@ -205,7 +205,7 @@ struct Steps {
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
-    if (lane.input_in_step) return whole_step(worker, lane, place, x, packed);
+    if (lane.input_in_step) return whole_step<Fma<T>>(worker, lane, place, x, packed.input, packed.recurrent);
     if (tiles) {
       step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
     } else {

@@ -14,12 +14,12 @@ LanePhases phases_of(const Lane<float>& lane, const PreparedWeights& weights) {
   return {lane, weights.w_hr.panels != nullptr, rows > F::tallest && !lane.input_in_step};
 }
 
-// Runs a whole step, in a layer's own tiles.
-inline void whole_phase(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
-                        long place) {
+// Runs a whole step.
+template <class F>
+void whole_phase(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
+                 long place) {
   if (place == 0) draw_masks(worker, lane, 0);
-  whole_step(worker, lane, place, lane.scratch.input_part,
-             Packed<float>{(float*)weights.w_hh.panels, (float*)weights.w_ih.panels});
+  whole_step<Ready<F>>(worker, lane, place, lane.scratch.input_part, &weights.w_ih, &weights.w_hh);
   draw_masks(worker, lane, place + 1);
 }
 
@@ -31,8 +31,8 @@ long prepared_phases(const Lane<float>& lane, const PreparedWeights& weights) {
 template <class F>
 void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                    long phase) {
-  if constexpr (Ready<F>::has_tiles) {
-    if (lane.input_in_step) return whole_phase(worker, lane, weights, phase);
+  if constexpr (F::kind == Prepared::float32) {
+    if (lane.input_in_step) return whole_phase<F>(worker, lane, weights, phase);
   }
   run_phase<Ready<F>>(
       worker, lane, phases_of<F>(lane, weights), phase, &weights.w_ih, &weights.w_hh,

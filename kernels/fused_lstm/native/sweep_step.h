@@ -205,37 +205,27 @@ FL_INLINE void prefetch_saved(const Sums<T>& tile, const Lane<T>& lane, long row
   }
 }
 
-// A step that makes its input product too, of a lane that neither normalizes nor is reset.
-// input_part: of a GRU, where the input's part of the step's gates goes.
-template <class T>
+// A step that makes its input product too, of a lane that neither normalizes nor is reset. Weights are
+// as Multiply takes them. input_part: of a GRU, where the input's part of the step's gates goes.
+template <class Multiply, class T, class E>
 void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* input_part,
-                const Packed<T>& packed) {
+                const E* w_ih, const E* w_hh) {
   const WeightShape shape = recurrent_shape(lane);
   const long inputs = lane.inputs, gates = shape.gates;
-  const long size = Fma<T>::gates_size({gates, W<T>, inputs});
   const Rows<T> x{lane.arguments.x + row_of(lane, place) * inputs, inputs};
   CellStep<T> step = cell_step<T>(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    const Rows<T> left = Fma<T>::ready(worker, lane, before.fed, lane.outputs, rows);
-    const Rows<T> fed = Fma<T>::ready(worker, lane, x, inputs, rows, lane.outputs);
-    Fma<T>::gates(
-        worker, left, rows, shape, packed.recurrent, place % 2,
+    const auto left = Multiply::ready(worker, lane, before.fed, lane.outputs, rows);
+    const auto fed = Multiply::ready(worker, lane, x, inputs, rows, lane.outputs);
+    Multiply::gates_of_two(
+        worker, fed, inputs, w_ih, left, rows, shape, w_hh, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
           if (lane.save) prefetch_saved(tile, lane, row_of(lane, place) + row, unit);
-          const Place<T> bias = load_bias(tile, lane, gates, lane.hidden, unit);
-          const T* const own = fed.data + row * fed.stride;
-          const T* const panel = packed.input + unit / W<T> * size;
-          if constexpr (by_unit<T>) {
-            bring(tile, bias);
-            multiply_ready(tile, own, fed.stride, inputs, panel);
-          } else {
-            multiply_rows(tile, bias, own, fed.stride, inputs, panel);
-          }
-          if (gates > 1 && lane.cell.apart()) {
-            leave_n(tile, lane, input_part, unit, row);
-          }
-          return place_of(tile);
+          return load_bias(tile, lane, gates, lane.hidden, unit);
+        },
+        [&](const Sums<T>& tile, long unit, long row) {
+          if (gates > 1 && lane.cell.apart()) leave_n(tile, lane, input_part, unit, row);
         },
         [&](const Sums<T>& tile, long unit, long row) {
           finish_cell(step, unit, row, tile, gates);

@@ -46,7 +46,8 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
       const long t = tick - index;
       if (t < 0 || t >= steps) continue;
       draw_masks(alone, lane, t);
-      whole_step(alone, lane, t, lane.scratch.input_part, packed_of(wave, index));
+      const Packed<T> packed = packed_of(wave, index);
+      whole_step<Fma<T>>(alone, lane, t, lane.scratch.input_part, packed.input, packed.recurrent);
       if (index == top || !wave.dropped) continue;
       const long at = row_of(lane, t) * lane.hidden;
       const long first = index * rows_in(lane) * lane.hidden + at;

@@ -65,23 +65,27 @@ FL_INLINE void store_gates(const Sums<T>& tile, long count, Sum<T>* gates, long 
   }
 }
 
-// Multiplies a single row: gates = begin + what add(tile, block) adds for a block of units. A cell
-// finishes several blocks at once, since these do not wait for each other.
-template <class T, class Begin, class Add, class End>
+// Multiplies a single row: gates = begin + what add(tile, block) adds for ABREAST blocks of units, or those
+// of them that exist. A cell finishes several blocks at once, since these do not wait for each other.
+template <class T, long ABREAST = 1, class Begin, class Add, class End>
 FL_INLINE void gates_of_a_row(const Worker& worker, long row, const WeightShape& shape, bool backwards,
                               const Begin& begin, const Add& add, const End& end) {
   Vec<T> memory[one_row * tile_gates];
   const long gates = shape.gates;
-  const Range mine = part(blocks_of<T>(shape.units), worker.id, worker.count);
+  static_assert(one_row % ABREAST == 0);
+  const Range mine = whole_part(blocks_of<T>(shape.units), worker.id, worker.count, ABREAST);
   const long groups = divide_up(mine.end - mine.begin, one_row);
-  for (long i = 0; i < groups; ++i) {
-    const long first = mine.begin + (backwards ? groups - 1 - i : i) * one_row;
+  for (long group = 0; group < groups; ++group) {
+    const long first = mine.begin + (backwards ? groups - 1 - group : group) * one_row;
     const long count = min(mine.end - first, one_row);
-    for (long n = 0; n < count; ++n) {
-      const long at = backwards ? count - 1 - n : n, block = first + at;
-      const Sums<T> tile{memory + at * gates, 1, gates};
-      bring(tile, begin(tile, block * W<T>, row));
-      add(tile, block);
+    const long adds = divide_up(count, ABREAST);
+    for (long n = 0; n < adds; ++n) {
+      const long at = (backwards ? adds - 1 - n : n) * ABREAST, next = min(at + ABREAST, count);
+      for (long i = at; i < next; ++i) {
+        const Sums<T> tile{memory + i * gates, 1, gates};
+        bring(tile, begin(tile, (first + i) * W<T>, row));
+      }
+      add(Sums<T>{memory + at * gates, 1, (next - at) * gates, next - at}, first + at);
     }
     end(Sums<T>{memory, 1, count * gates, count}, first * W<T>, row);
   }
@@ -165,6 +169,32 @@ struct Fma {
         end(tile, share.first * W<T>, row);
       });
     });
+  }
+
+  // gates[b] = begin + first[b] weight' of the first product, of `inputs` columns, then + left[b] weight';
+  // between(tile, unit, row) sees what the first one made.
+  template <class Begin, class Between, class End>
+  FL_INLINE static void gates_of_two(const Worker& worker, Rows<T> first, long inputs, const T* w_first,
+                                     Rows<T> left, Range rows, const WeightShape& shape, const T* packed,
+                                     bool backwards, const Begin& begin, const Between& between,
+                                     const End& end) {
+    const long size = gates_size({shape.gates, W<T>, inputs});
+    gates(
+        worker, left, rows, shape, packed, backwards,
+        [&](const Sums<T>& tile, long unit, long row) {
+          const Place<T> from = begin(tile, unit, row);
+          const T* const own = first.data + row * first.stride;
+          const T* const panel = w_first + unit / W<T> * size;
+          if constexpr (by_unit<T>) {
+            bring(tile, from);
+            multiply_ready(tile, own, first.stride, inputs, panel);
+          } else {
+            multiply_rows(tile, from, own, first.stride, inputs, panel);
+          }
+          between(tile, unit, row);
+          return place_of(tile);
+        },
+        end);
   }
 
   // --- out[b] = left[b] weight, weight [depth, columns] ---

@@ -207,9 +207,12 @@ template <class F>
 struct Ready {
   // Panels lie as a layer packs them.
   static constexpr bool has_tiles = FL_BYTES == 64 && F::kind == Prepared::float32;
+  // Vectors that hold a gate's units of a block. They are multiplied together, so that whole lines of the
+  // cache are read: of AVX2, two.
+  static constexpr long slices = prepared::lanes / W<float>;
 
   FL_INLINE static Rows<float> ready(const Worker&, const Lane<float>&, Rows<float> left,
-                                     long, Range) {
+                                     long, Range, long = 0) {
     return left;
   }
 
@@ -228,7 +231,7 @@ struct Ready {
     const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
-    const long blocks = blocks_of<float>(shape.units);
+    const long blocks = prepared::blocks_of(shape.units);
 #if defined(FL_UNIT)
     if (count >= weight->unit_rows) {
       UnitScope scope;
@@ -248,36 +251,94 @@ struct Ready {
       return;
     }
 #endif
-    const auto product_of = [&](long unit) {
-      const long block = unit / prepared::lanes, lane = unit % prepared::lanes;
-      const uint8_t* const panel =
-          weight->panels + block * panel_bytes + lane * prepared::word;
-      return Product{factor, rows.begin, words, panel, *weight,
-                     block * shape.gates * prepared::lanes + lane};
+    const auto product_of = [&](long block) {
+      return Product{factor, rows.begin, words, weight->panels + block * panel_bytes, *weight,
+                     block * shape.gates * prepared::lanes};
     };
     if (count == 1) {
-      const auto add = [&](const Sums<float>& tile, long block) {
-        add_product(tile, product_of(block * W<float>), rows.begin);
+      const auto add = [&](const Sums<float>& tile, long first) {
+        const Product product = product_of(first / slices);
+        typename F::Sums sums[slices * tile_gates];
+        add_words(sums, 1, shape.gates, product, rows.begin, {0, words}, weight->ahead);
+        for (long slice = 0; slice < tile.abreast; ++slice) {
+          add_sums({tile.data + slice * shape.gates, 1, shape.gates}, sums, product, rows.begin, slice);
+        }
       };
-      return gates_of_a_row<float>(worker, rows.begin, shape, backwards, begin, add, end);
+      return gates_of_a_row<float, slices>(worker, rows.begin, shape, backwards, begin, add, end);
     }
-    Vec<float> memory[F::tallest * tile_gates];
-    for_shares(worker, count, blocks, blocks, F::tallest, backwards,
-               [&](const Share& share) {
-      const long unit = share.first * W<float>;
-      const Product product = product_of(unit);
+    if constexpr (in_registers) {
+      const auto* const panels = reinterpret_cast<const float*>(weight->panels);
+      for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long block, long row) {
+        Place<float> from[slices] = {};
+        tiles.each([&](long slice, const Sums<float>& tile, long unit) {
+          from[slice] = begin(tile, unit, row);
+        });
+        tiles.add(from, left, row, shape.depth,
+                  panels + block * shape.depth * shape.gates * prepared::lanes);
+        tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
+      });
+      return;
+    }
+    for_shares(worker, count, blocks, blocks, F::tallest, backwards, [&](const Share& share) {
+      const Product product = product_of(share.first);
+      const long unit = share.first * prepared::lanes;
+      const long exist = min(slices, divide_up(shape.units - unit, W<float>));
+      Vec<float> memory[slices][F::tallest * tile_gates];
+      const auto bring_tiles = [&](long height, long row) {
+        for (long slice = 0; slice < exist; ++slice) {
+          const Sums<float> tile{memory[slice], height, shape.gates};
+          bring(tile, begin(tile, unit + slice * W<float>, row));
+        }
+      };
+      const auto end_tiles = [&](const typename F::Sums* sums, long height, long row) {
+        for (long slice = 0; slice < exist; ++slice) {
+          const Sums<float> tile{memory[slice], height, shape.gates};
+          add_sums(tile, sums, product, row, slice);
+          end(tile, unit + slice * W<float>, row);
+        }
+      };
       if constexpr (by_parts) {
         if (share.blocks.end - share.blocks.begin > 1 && weight->ahead > 0) {
-          return product_by_parts(share, rows, product, shape.gates, unit, begin, end);
+          return product_by_parts(share, rows, product, shape.gates, bring_tiles, end_tiles);
         }
       }
       for_heights(F::tallest, share, rows, [&](long height, long row) {
-        const Sums<float> tile{memory, height, shape.gates};
-        bring(tile, begin(tile, unit, row));
-        add_product(tile, product, row);
-        end(tile, unit, row);
+        bring_tiles(height, row);
+        typename F::Sums sums[F::tallest * slices * tile_gates];
+        add_words(sums, height, shape.gates, product, row, {0, words}, weight->ahead);
+        end_tiles(sums, height, row);
       });
     });
+  }
+
+  // As Fma's, of float32.
+  template <class Begin, class Between, class End>
+  FL_INLINE static void gates_of_two(const Worker& worker, Rows<float> first, long inputs,
+                                     const PreparedMatrix* w_first, Rows<float> left, Range rows,
+                                     const WeightShape& shape, const PreparedMatrix* weight,
+                                     bool backwards, const Begin& begin, const Between& between,
+                                     const End& end) {
+    const auto* const panels = reinterpret_cast<const float*>(weight->panels);
+    const auto* const panels_first = reinterpret_cast<const float*>(w_first->panels);
+    if constexpr (has_tiles) {
+      Fma<float>::gates_of_two(worker, first, inputs, panels_first, left, rows, shape, panels, backwards,
+                               begin, between, end);
+    } else {
+      for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long block, long row) {
+        Place<float> from[slices] = {};
+        tiles.each([&](long slice, const Sums<float>& tile, long unit) {
+          from[slice] = begin(tile, unit, row);
+        });
+        tiles.add(from, first, row, inputs, panels_first + block * inputs * shape.gates * prepared::lanes);
+        tiles.each([&](long slice, const Sums<float>& tile, long unit) {
+          between(tile, unit, row);
+          from[slice] = place_of(tile);
+        });
+        tiles.add(from, left, row, shape.depth,
+                  panels + block * shape.depth * shape.gates * prepared::lanes);
+        tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
+      });
+    }
   }
 
   template <class End>
@@ -362,23 +423,25 @@ struct Ready {
   };
 
   // sums[r] = (if k begins with 0) or += the words `k` of the rows from a row on times those of the
-  // weights. ahead: bytes that are fetched ahead, see ahead_of; or 0.
+  // weights: of a row's vectors, slices * GATES, as many as there are gates. ahead: bytes that are fetched
+  // ahead, see ahead_of; or 0.
   template <int R, int GATES>
   __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
-                                                     long row, Range k, long ahead) {
+                                                     long row, long first, Range k,
+                                                     long ahead) {
     // So many sums of each element that a product does not wait for the one before.
     constexpr int most = F::parts > 1 ? 2 : 8;  // registers
     constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
     constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
     constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = product.row(row);
-    const uint8_t* panel = product.panel + k.begin * row_bytes;
+    const uint8_t* panel = product.panel + k.begin * row_bytes + first * (W<float> * prepared::word);
     const long stride = product.left.stride;
     typename F::Sums more[chains][R][GATES] = {};
     if (k.begin > 0) {
       FL_UNROLL for (int r = 0; r < R; ++r) {
         FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
-          more[0][r][gate] = sums[r * GATES + gate];
+          more[0][r][gate] = sums[r * slices * GATES + gate];
         }
       }
     }
@@ -398,7 +461,7 @@ struct Ready {
         FL_UNROLL for (int chain = 1; chain < chains; ++chain) {
           more[0][r][gate] += more[chain][r][gate];
         }
-        sums[r * GATES + gate] = more[0][r][gate];
+        sums[r * slices * GATES + gate] = more[0][r][gate];
       }
     }
   }
@@ -407,31 +470,125 @@ struct Ready {
                                   const Product& product, long row, Range k, long ahead) {
     with_constant<F::tallest>(rows, [&](auto height) {
       constexpr int R = decltype(height)::value;
-      if (gates == 4) return add_words_of<R, 4>(sums, product, row, k, ahead);
-      if (gates == 3) return add_words_of<R, 3>(sums, product, row, k, ahead);
-      if (gates == 2) return add_words_of<R, 2>(sums, product, row, k, ahead);
-      add_words_of<R, 1>(sums, product, row, k, ahead);
+      for (long first = 0; first < slices * gates; first += gates) {
+        if (gates == 4) {
+          add_words_of<R, 4>(sums + first, product, row, first, k, ahead);
+        } else if (gates == 3) {
+          add_words_of<R, 3>(sums + first, product, row, first, k, ahead);
+        } else if (gates == 2) {
+          add_words_of<R, 2>(sums + first, product, row, first, k, ahead);
+        } else {
+          add_words_of<R, 1>(sums + first, product, row, first, k, ahead);
+        }
+      }
     });
   }
 
-  // tile[r] += what the sums of a row stand for.
+  // tile[r] += what the sums of a row stand for, of each gate's vectors one.
   FL_INLINE static void add_sums(const Sums<float>& tile, const typename F::Sums* sums,
-                                 const Product& product, long row) {
+                                 const Product& product, long row, long slice) {
     for (long gate = 0; gate < tile.vectors; ++gate) {
-      const Of of(product.weight, product.at + gate * prepared::lanes);
+      const long vector = gate * slices + slice;
+      const Of of(product.weight, product.at + vector * W<float>);
       for (long r = 0; r < tile.rows; ++r) {
-        tile[r][gate] +=
-            of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
+        tile[r][gate] += of.value(sums[r * slices * tile.vectors + vector], product.left,
+                                  row - product.begin + r);
       }
     }
   }
 
-  // tile[r] += left[row + r] weight'.
-  FL_INLINE static void add_product(const Sums<float>& tile, const Product& product, long row) {
-    typename F::Sums sums[F::tallest * tile_gates];
-    add_words(sums, tile.rows, tile.vectors, product, row, {0, product.words},
-              product.weight.ahead);
-    add_sums(tile, sums, product, row);
+  // --- float32 of which a block is several vectors wide ---
+  //
+  // As in a layer's tiles sums begin in registers, and stay there. A tile's vectors are made in parts of a
+  // few that lie side by side: both halves of a gate, so that whole lines of the cache are read.
+
+  static constexpr bool in_registers = slices > 1 && F::kind == Prepared::float32;
+
+  // Rows of a tile, and vectors of such a part.
+  static constexpr Shape block_tile(long gates) {
+    return tile_of(gates == 3 ? 3 : min(gates * slices, max_vectors));
+  }
+
+  template <int R, int GATES>
+  struct BlockTile {
+    // tiles[slice][r][gate] = from[slice], of row r and a gate, + left[r] panel.
+    __attribute__((noinline)) static void run(const Place<float>* from, Vec<float>* tiles,
+                                              const float* left, long stride, long depth,
+                                              const float* panel) {
+      constexpr int N = block_tile(GATES).vectors;
+      Vec<float> last[slices] = {};
+      for (long slice = 0; slice < slices; ++slice) {
+        if (from[slice].last) last[slice] = load(from[slice].last);  // it may lie in the tile
+      }
+      FL_UNROLL for (int first = 0; first < GATES * slices; first += N) {
+        Tile<float, R, N> tile;
+        FL_UNROLL for (int n = 0; n < N; ++n) {
+          const int gate = (first + n) / slices, slice = (first + n) % slices;
+          const Place<float>& place = from[slice];
+          FL_UNROLL for (int r = 0; r < R; ++r) {
+            tile.sum[r][n] = place.data ? load(place.data + r * place.row + gate * place.vector) : Vec<float>{};
+          }
+          if (gate == GATES - 1 && place.last) {
+            FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][n] = last[slice];
+          }
+        }
+        multiply<1, GATES * slices>(tile, left, stride, depth, panel + first * W<float>);
+        FL_UNROLL for (int n = 0; n < N; ++n) {
+          const int gate = (first + n) / slices, slice = (first + n) % slices;
+          FL_UNROLL for (int r = 0; r < R; ++r) {
+            tiles[slice * largest_tile + r * GATES + gate] = tile.sum[r][n];
+          }
+        }
+      }
+    }
+  };
+
+  // Tiles of some rows by the units of a block, one for each of its slices that exist.
+  struct BlockTiles {
+    Vec<float>* memory;
+    long rows, gates, unit, exist;
+
+    // Calls body(slice, tile, unit).
+    template <class Body>
+    FL_INLINE void each(const Body& body) const {
+      for (long slice = 0; slice < exist; ++slice) {
+        const Sums<float> tile{memory + slice * largest_tile, rows, gates};
+        body(slice, tile, unit + slice * W<float>);
+      }
+    }
+
+    // tiles = from + left[row ...] panel.
+    FL_INLINE void add(const Place<float>* from, Rows<float> left, long row, long depth,
+                       const float* panel) const {
+      const float* const first = left.data + row * left.stride;
+      if (gates == 4) return add_to<4>(from, first, left.stride, depth, panel);
+      if (gates == 3) return add_to<3>(from, first, left.stride, depth, panel);
+      if (gates == 2) return add_to<2>(from, first, left.stride, depth, panel);
+      add_to<1>(from, first, left.stride, depth, panel);
+    }
+
+    template <int GATES>
+    FL_INLINE void add_to(const Place<float>* from, const float* left, long stride, long depth,
+                          const float* panel) const {
+      with_constant<block_tile(GATES).rows>(rows, [&](auto height) {
+        BlockTile<decltype(height)::value, GATES>::run(from, memory, left, stride, depth, panel);
+      });
+    }
+  };
+
+  // Calls body(tiles, block, row) for this worker's tiles of the rows `rows`.
+  template <class Body>
+  FL_INLINE static void for_block_tiles(const Worker& worker, Range rows, const WeightShape& shape,
+                                        bool backwards, const Body& body) {
+    const long blocks = prepared::blocks_of(shape.units), tallest = block_tile(shape.gates).rows;
+    Vec<float> memory[slices * largest_tile];
+    for_shares(worker, rows.end - rows.begin, blocks, blocks, tallest, backwards, [&](const Share& share) {
+      const long unit = share.first * prepared::lanes;
+      const long exist = min(slices, divide_up(shape.units - unit, W<float>));
+      for_heights(tallest, share, rows, [&](long height, long row) {
+        body(BlockTiles{memory, height, shape.gates, unit, exist}, share.first, row);
+      });
+    });
   }
 
   // True of what keeps its sums in registers there.
@@ -441,31 +598,29 @@ struct Ready {
   // Weights that come from beyond the L2 cache, by parts that the L1 cache keeps until they have met all
   // tiles. Sums lie in memory between parts. (With 8 rows it is 1.05 to 1.2 times as fast on an Emerald
   // Rapids, with 20 up to 1.06; weights in the L2 cache would lose up to a tenth.)
-  template <class Begin, class End>
+  template <class Bring, class End>
   static void product_by_parts(const Share& share, Range rows, const Product& product, long gates,
-                               long unit, const Begin& begin, const End& end) {
+                               const Bring& bring_tiles, const End& end_tiles) {
     constexpr long most = 8;  // tiles at once
     const long part_words = near_bytes / (gates * prepared::lanes * prepared::word);
     const long count = rows.end - rows.begin, tiles = divide_up(count, F::tallest);
-    typename F::Sums kept[most * F::tallest * tile_gates];
-    Vec<float> memory[F::tallest * tile_gates];
+    const long vectors = slices * gates;
+    typename F::Sums kept[most * F::tallest * slices * tile_gates];
     for (long block = share.blocks.begin; block < share.blocks.end; block += most) {
       const Share some{share.first, 1, {block, min(block + most, share.blocks.end)}};
       const long first = rows.begin + part(count, block, tiles).begin;
       for (long k = 0; k < product.words; k += part_words) {
         const Range words{k, min(k + part_words, product.words)};
         for_heights(F::tallest, some, rows, [&](long height, long row) {
-          typename F::Sums* const sums = kept + (row - first) * gates;
+          typename F::Sums* const sums = kept + (row - first) * vectors;
           // The first tile waits for its part; meanwhile the others fetch the next one.
           const long ahead = row == first ? product.weight.ahead : near_bytes;
           add_words(sums, height, gates, product, row, words, ahead);
         });
       }
       for_heights(F::tallest, some, rows, [&](long height, long row) {
-        const Sums<float> tile{memory, height, gates};
-        bring(tile, begin(tile, unit, row));
-        add_sums(tile, kept + (row - first) * gates, product, row);
-        end(tile, unit, row);
+        bring_tiles(height, row);
+        end_tiles(kept + (row - first) * vectors, height, row);
       });
     }
   }
@@ -505,7 +660,7 @@ struct Ready {
       typename F::Left a[R];
       FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride, part);
       FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
-        typename F::Right b = F::right(panel + gate * prepared::lanes * prepared::word, part);
+        typename F::Right b = F::right(panel + gate * (W<float> * prepared::word), part);
         if constexpr (R > 1 && sizeof b == FL_BYTES) in_register(b);
         FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
       }
