@@ -1,7 +1,7 @@
 """`prepare` and `quantize`: layers with weights packed once, for inference on a CPU.
 
 A weight matrix is stored as the kernels of engine `native` read it. Calls of many rows of bfloat16
-take it unpacked, where the CPU has products of bfloat16; that copy is made when it is first needed.
+take it unpacked on most CPUs; that copy is made when it is first needed.
 `torch.float32` and `torch.bfloat16` are the dtypes of a product's factors. Of `torch.int8` a matrix
 has a scale for each row (output channel), and its factor, x or h, is rounded to bytes at every
 step, with a scale for each row of the batch; these products are summed in int32, exactly. With
@@ -46,8 +46,9 @@ UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 # bfloat16 than prepared weights, although they pack theirs at each call; of wide layers, whose
 # packing takes longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5
 # times as fast; on a Zen 4 with two threads 1.0 to 1.6 times, with one 0.9 to 1.1, from H rows on
-# 1.0 to 1.1. With fewer they are mostly slower.)
-MANY_ROWS = {"amx": 128, "avx512_bf16": 48}
+# 1.0 to 1.1. On a Zen 3, which widens bfloat16, 0.9 to 2.2 times, in most calls 1.2 or more. With
+# fewer they are mostly slower.)
+MANY_ROWS = {"amx": 128, "avx512_bf16": 48, "avx2": 48}
 FEWEST_MANY_ROWS = min(MANY_ROWS.values())
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 

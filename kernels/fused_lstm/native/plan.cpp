@@ -77,7 +77,8 @@ bool is_made_by_team(const Plan& plan, const Sizes& s, const Machine& m) {
 long most_workers(const Plan& plan, const Sizes& s, const Machine& m) {
   const bool by_unit = plan.is_short && !s.prepared;  // else by rows of a tile, too
   const long rows = by_unit ? 1 : divided(s.batch, m.shapes.gates.rows);
-  const long tiles = plan.abreast * divided(s.hidden, m.shapes.lanes) * rows;
+  const long units = s.prepared ? prepared::lanes : m.shapes.lanes;  // of a block
+  const long tiles = plan.abreast * divided(s.hidden, units) * rows;
   const long most = std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
   const bool divides = plan.is_short || !is_small_step(s, m, std::min(m.threads, most));
   return divides ? most : plan.abreast;
@@ -118,7 +119,7 @@ bool has_tiles(const Sizes& s, const Machine& m) {
 // with near weights and 12 rows or more: 0.62 to 0.98 on two threads, prepared on one 0.84 to 1.00; with far
 // ones and few rows it takes up to 1.6. Where rows are half of the inputs: 0.75 to 1.05. Of 16 vector
 // registers with few inputs: 0.91 to 0.98. A prepared call of one step: 0.82 to 1.20, in the median 0.98,
-// on a Zen 4.
+// on a Zen 4; of 16 registers and 12 rows or more 0.64 to 1.02, on a Zen 3.
 bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs, bool save) {
   if (plan.wavefront) return true;
   if ((plan.is_short && !has_tiles(s, m)) || !s.cell.in_tiles()) return false;
@@ -126,11 +127,12 @@ bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, lon
   if (inputs <= 16) return true;
   const long weights = s.cell.x_gates() * s.hidden * (inputs + s.outputs) * m.bytes;
   if (m.shapes.registers > 8) {  // vectors
-    if (s.steps < 8) return s.prepared && s.steps == 1;
     const bool are_many = m.shapes.registers == 32;
-    if (m.bytes == m.sum_bytes && weights <= m.threads * (1280 << 10)) {
+    const bool near = weights <= m.threads * (1280 << 10);
+    if (s.steps < 8) return s.prepared && s.steps == 1 && (are_many || near);
+    if (m.bytes == m.sum_bytes && near) {
       if (m.threads > 1 && s.batch >= 4 && inputs <= std::min(s.hidden, 64L)) return true;
-      if (are_many && s.batch >= 12 && !save && (m.threads > 1 || s.prepared)) return true;
+      if (s.batch >= 12 && !save && (s.prepared || (are_many && m.threads > 1))) return true;
     }
     return inputs * m.bytes <= (are_many ? 8 : 2) * s.batch;
   }

@@ -209,15 +209,29 @@ def test_steps_make_input_products_with_near_weights(isa):
         assert not is_in_step(**near | change), change
 
 
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
 @pytest.mark.parametrize(
     ("in_step", "change"), [(True, {}), (False, {"steps": 2}), (False, {"batch": 1})]
 )
-def test_a_prepared_call_of_one_step_meets_once(in_step, change):
-    if "avx512" not in native.OPS.isa_names():
-        pytest.skip("this CPU has no AVX-512")
+def test_a_prepared_call_of_one_step_meets_once(in_step, change, isa):
+    if isa not in native.OPS.isa_names():
+        pytest.skip(f"this CPU has no {isa}")
     one = {"steps": 1, "batch": 22, "hidden": 112, "inputs": 112, "layers": 1, "prepared": True}
-    text = plan(isa="avx512", save=False, **one | change)
+    text = plan(isa=isa, save=False, **one | change)
     assert ("input product: in each step" in text) == in_step
+
+
+def test_prepared_weights_of_avx2_are_met_in_steps_of_many_rows():
+    if "avx2" not in native.OPS.isa_names():
+        pytest.skip("this CPU has no AVX2")
+
+    def is_in_step(**change) -> bool:
+        sizes = {"steps": 20, "batch": 12, "hidden": 128, "inputs": 128, "prepared": True} | change
+        return "input product: in each step" in plan(isa="avx2", layers=1, save=False, **sizes)
+
+    assert is_in_step()
+    for change in ({"batch": 11}, {"hidden": 512}, {"prepared": False}):
+        assert not is_in_step(**change), change
 
 
 def test_input_products_are_made_in_parts_where_nothing_is_saved():

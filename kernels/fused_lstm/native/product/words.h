@@ -201,6 +201,8 @@ FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
 
 // A part of a block's weights that the L1 cache keeps while tiles take turns.
 constexpr long near_bytes = 16 << 10;
+// A worker's weights that an L2 cache keeps from step to step.
+constexpr long l2_bytes = 512 << 10;
 
 // Products as `Fma`'s and `Dots`', for step_forward and project.
 template <class F>
@@ -499,46 +501,75 @@ struct Ready {
 
   // --- float32 of which a block is several vectors wide ---
   //
-  // As in a layer's tiles sums begin in registers, and stay there. A tile's vectors are made in parts of a
-  // few that lie side by side: both halves of a gate, so that whole lines of the cache are read.
+  // As in a layer's tiles sums begin in registers, and stay there. A tile's gates are made one after
+  // another, or two at once of so few rows that their sums would wait for each other: all of a gate's
+  // vectors, so that whole lines of the cache are read.
 
   static constexpr bool in_registers = slices > 1 && F::kind == Prepared::float32;
+  static constexpr long block_rows = (registers - 1 - slices) / slices;  // 6 x 2, 2 x 4; 6 x 4 of 32 registers
 
-  // Rows of a tile, and vectors of such a part.
-  static constexpr Shape block_tile(long gates) {
-    return tile_of(gates == 3 ? 3 : min(gates * slices, max_vectors));
-  }
-
-  template <int R, int GATES>
+  template <int R>
   struct BlockTile {
+    static constexpr int at_once = 2 * slices <= max_vectors && R <= tile_of(2 * slices).rows ? 2 : 1;
+
     // tiles[slice][r][gate] = from[slice], of row r and a gate, + left[r] panel.
-    __attribute__((noinline)) static void run(const Place<float>* from, Vec<float>* tiles,
+    //
+    // A panel that is `far` is read in parts that the L1 cache keeps from gate to gate, each fetched while the
+    // one before is multiplied.
+    __attribute__((noinline)) static void run(const Place<float>* from, Vec<float>* tiles, long gates,
                                               const float* left, long stride, long depth,
-                                              const float* panel) {
-      constexpr int N = block_tile(GATES).vectors;
+                                              const float* panel, bool far) {
+      const long row = gates * prepared::lanes;
+      const long part_depth = far ? near_bytes / (row * prepared::word) : max(depth, 1);
+      Place<float> places[slices];
       Vec<float> last[slices] = {};
       for (long slice = 0; slice < slices; ++slice) {
-        if (from[slice].last) last[slice] = load(from[slice].last);  // it may lie in the tile
+        places[slice] = from[slice];
+        if (!from[slice].last) continue;
+        last[slice] = load(from[slice].last);  // which may lie in the tile, as these places do
+        places[slice].last = reinterpret_cast<const float*>(last + slice);
       }
-      FL_UNROLL for (int first = 0; first < GATES * slices; first += N) {
-        Tile<float, R, N> tile;
-        FL_UNROLL for (int n = 0; n < N; ++n) {
-          const int gate = (first + n) / slices, slice = (first + n) % slices;
-          const Place<float>& place = from[slice];
-          FL_UNROLL for (int r = 0; r < R; ++r) {
-            tile.sum[r][n] = place.data ? load(place.data + r * place.row + gate * place.vector) : Vec<float>{};
+      for (long k = 0; k == 0 || k < depth; k += part_depth) {
+        const long count = min(depth - k, part_depth), next = min(depth - k - count, part_depth);
+        long gate = 0;
+        while (gate < gates) {
+          fetch_lines(panel + count * row + gate * prepared::lanes * next, prepared::lanes * next);
+          const bool both = gate + at_once <= gates;
+          if (both) {
+            make<at_once>(places, tiles, gates, gate, left + k, stride, count, panel);
+          } else {
+            make<1>(places, tiles, gates, gate, left + k, stride, count, panel);
           }
-          if (gate == GATES - 1 && place.last) {
-            FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][n] = last[slice];
-          }
+          gate += both ? at_once : 1;
         }
-        multiply<1, GATES * slices>(tile, left, stride, depth, panel + first * W<float>);
-        FL_UNROLL for (int n = 0; n < N; ++n) {
-          const int gate = (first + n) / slices, slice = (first + n) % slices;
-          FL_UNROLL for (int r = 0; r < R; ++r) {
-            tiles[slice * largest_tile + r * GATES + gate] = tile.sum[r][n];
-          }
+        panel += count * row;
+        for (long slice = 0; slice < slices; ++slice) {
+          places[slice] = place_of(Sums<float>{tiles + slice * largest_tile, R, gates});
         }
+      }
+    }
+
+    FL_INLINE static void fetch_lines(const float* from, long size) {
+      for (long i = 0; i < size; i += line<float>) __builtin_prefetch(from + i);
+    }
+
+    template <int COUNT>
+    FL_INLINE static void make(const Place<float>* from, Vec<float>* tiles, long gates, long first,
+                               const float* left, long stride, long depth, const float* panel) {
+      Tile<float, R, COUNT * slices> tile;
+      FL_UNROLL for (int n = 0; n < COUNT * slices; ++n) {
+        const long gate = first + n / slices;
+        const Place<float>& place = from[n % slices];
+        const bool is_last = place.last && gate == gates - 1;
+        const float* const at = is_last ? place.last : place.data + gate * place.vector;
+        FL_UNROLL for (int r = 0; r < R; ++r) {
+          tile.sum[r][n] = place.data ? load(at + (is_last ? 0 : r * place.row)) : Vec<float>{};
+        }
+      }
+      multiply<1>(tile, left, stride, depth, panel + first * prepared::lanes, gates * prepared::lanes);
+      FL_UNROLL for (int n = 0; n < COUNT * slices; ++n) {
+        Vec<float>* const to = tiles + n % slices * largest_tile + first + n / slices;
+        FL_UNROLL for (int r = 0; r < R; ++r) to[r * gates] = tile.sum[r][n];
       }
     }
   };
@@ -547,6 +578,7 @@ struct Ready {
   struct BlockTiles {
     Vec<float>* memory;
     long rows, gates, unit, exist;
+    bool far;  // its weights, which no tile before has brought near
 
     // Calls body(slice, tile, unit).
     template <class Body>
@@ -561,17 +593,8 @@ struct Ready {
     FL_INLINE void add(const Place<float>* from, Rows<float> left, long row, long depth,
                        const float* panel) const {
       const float* const first = left.data + row * left.stride;
-      if (gates == 4) return add_to<4>(from, first, left.stride, depth, panel);
-      if (gates == 3) return add_to<3>(from, first, left.stride, depth, panel);
-      if (gates == 2) return add_to<2>(from, first, left.stride, depth, panel);
-      add_to<1>(from, first, left.stride, depth, panel);
-    }
-
-    template <int GATES>
-    FL_INLINE void add_to(const Place<float>* from, const float* left, long stride, long depth,
-                          const float* panel) const {
-      with_constant<block_tile(GATES).rows>(rows, [&](auto height) {
-        BlockTile<decltype(height)::value, GATES>::run(from, memory, left, stride, depth, panel);
+      with_constant<block_rows>(rows, [&](auto height) {
+        BlockTile<decltype(height)::value>::run(from, memory, gates, first, left.stride, depth, panel, far);
       });
     }
   };
@@ -580,13 +603,20 @@ struct Ready {
   template <class Body>
   FL_INLINE static void for_block_tiles(const Worker& worker, Range rows, const WeightShape& shape,
                                         bool backwards, const Body& body) {
-    const long blocks = prepared::blocks_of(shape.units), tallest = block_tile(shape.gates).rows;
+    const long blocks = prepared::blocks_of(shape.units), count = rows.end - rows.begin;
+    // Few blocks that workers cannot share evenly are divided by rows, too.
+    const bool uneven = blocks % worker.count != 0 && blocks < 4 * worker.count;
+    const long tallest =
+        uneven ? min(block_rows, max(divide_up(count, worker.count), 2)) : block_rows;
+    const bool far = blocks * prepared::panel_bytes(F::kind, shape) > worker.count * l2_bytes;
+    const long parts = divide_up(count, tallest);
     Vec<float> memory[slices * largest_tile];
-    for_shares(worker, rows.end - rows.begin, blocks, blocks, tallest, backwards, [&](const Share& share) {
+    for_shares(worker, count, blocks, blocks, tallest, backwards, [&](const Share& share) {
       const long unit = share.first * prepared::lanes;
       const long exist = min(slices, divide_up(shape.units - unit, W<float>));
       for_heights(tallest, share, rows, [&](long height, long row) {
-        body(BlockTiles{memory, height, shape.gates, unit, exist}, share.first, row);
+        const bool is_first = row == rows.begin + part(count, share.blocks.begin, parts).begin;
+        body(BlockTiles{memory, height, shape.gates, unit, exist, far && is_first}, share.first, row);
       });
     });
   }
