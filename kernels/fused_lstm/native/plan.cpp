@@ -104,11 +104,10 @@ Buffer totals_of(const Sizes& s, const Plan& plan, const Machine& m, long lanes)
   return {size > 0 ? lanes : 0, plan.team, size, true};
 }
 
-// Whether prepared weights are of float32 and read in a layer's own tiles: see Ready::gates.
-bool has_tiles(const Sizes& s, const Machine& m) {
+// Whether prepared weights are of float32 and read in tiles whose sums begin where x's part lies: see Ready::gates.
+bool has_tiles(const Sizes& s) {
   const long bytes = s.cell.h_gates() * s.hidden * s.outputs * s.weight_bytes;
-  return s.prepared && s.weight_bytes == 4 && s.cell.x_gates() > 1 &&
-         s.batch >= prepared::many_rows(bytes);
+  return s.prepared && s.weight_bytes == 4 && s.cell.x_gates() > 1 && s.batch >= prepared::many_rows(bytes);
 }
 
 // Decides whether steps make W x too, where their sums begin, given a lane's inputs. For all steps at once
@@ -122,7 +121,7 @@ bool has_tiles(const Sizes& s, const Machine& m) {
 // on a Zen 4; of 16 registers and 12 rows or more 0.64 to 1.02, on a Zen 3.
 bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs, bool save) {
   if (plan.wavefront) return true;
-  if ((plan.is_short && !has_tiles(s, m)) || !s.cell.in_tiles()) return false;
+  if ((plan.is_short && !has_tiles(s)) || !s.cell.in_tiles()) return false;
   if (s.given || s.norm || s.projected || s.resets) return false;
   if (inputs <= 16) return true;
   const long weights = s.cell.x_gates() * s.hidden * (inputs + s.outputs) * m.bytes;
@@ -259,7 +258,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   Plan plan{};
   plan.is_short = pass != Pass::backward && (s.prepared || is_short(s));
   plan.nanoseconds = nanoseconds_of(s);
-  plan.wavefront = (!plan.is_short || has_tiles(s, m)) && together && as_wavefront(s, m);
+  plan.wavefront = (!plan.is_short || has_tiles(s)) && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
   if (!plan.wavefront) m.threads = std::min(m.threads, most_workers(plan, s, m));
   plan.team = m.threads;

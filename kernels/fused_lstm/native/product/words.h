@@ -429,8 +429,7 @@ struct Ready {
   // ahead, see ahead_of; or 0.
   template <int R, int GATES>
   __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
-                                                     long row, long first, Range k,
-                                                     long ahead) {
+                                                     long row, long first, Range k, long ahead) {
     // So many sums of each element that a product does not wait for the one before.
     constexpr int most = F::parts > 1 ? 2 : 8;  // registers
     constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
@@ -531,16 +530,17 @@ struct Ready {
       }
       for (long k = 0; k == 0 || k < depth; k += part_depth) {
         const long count = min(depth - k, part_depth), next = min(depth - k - count, part_depth);
-        long gate = 0;
-        while (gate < gates) {
-          fetch_lines(panel + count * row + gate * prepared::lanes * next, prepared::lanes * next);
-          const bool both = gate + at_once <= gates;
-          if (both) {
+        const float* ahead = panel + count * row;
+        for (long gate = 0; gate < gates;) {
+          const long made = gate + at_once <= gates ? at_once : 1;
+          fetch_lines(ahead, made * prepared::lanes * next);
+          if (made == at_once) {
             make<at_once>(places, tiles, gates, gate, left + k, stride, count, panel);
           } else {
             make<1>(places, tiles, gates, gate, left + k, stride, count, panel);
           }
-          gate += both ? at_once : 1;
+          ahead += made * prepared::lanes * next;
+          gate += made;
         }
         panel += count * row;
         for (long slice = 0; slice < slices; ++slice) {
