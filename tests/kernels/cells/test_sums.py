@@ -195,8 +195,7 @@ def norm_of_x(a, *, h):
 
 @either
 def test_a_norm_takes_two_passes(engine):
-    # A mean of 1e4 beside differences of 1: one pass would lose all digits of the variance. Two
-    # round the mean, by a few units of its last place, which depends on lanes and threads.
+    # A mean of 1e4 beside differences of 1: one pass would lose all digits of the variance.
     H = 4097
     layer = fused_lstm.Recurrent(norm_of_x, 1, H, engine=engine)
     numbers = torch.randn(H) + 1e4
@@ -205,7 +204,11 @@ def test_a_norm_takes_two_passes(engine):
         layer.bias_ih_l0.zero_()
     found = layer(torch.ones(1, 1, 1))[0][0, 0]
     exact = F.layer_norm(numbers.double(), (H,))
-    assert (found - exact).abs().max() < 8 * torch.finfo(torch.float32).eps * 1e4
+    torchs = (F.layer_norm(numbers, (H,)) - exact).abs().max()
+    most = 2 * torchs + 1e-6
+    if engine == "native" and "avx512" not in native.OPS.isa_names():
+        most = 8 * torch.finfo(torch.float32).eps * 1e4  # sums of few lanes round the mean more
+    assert (found - exact).abs().max() < most
 
 
 @either

@@ -272,9 +272,7 @@ struct Ready {
       const auto* const panels = reinterpret_cast<const float*>(weight->panels);
       for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long block, long row) {
         Place<float> from[slices] = {};
-        tiles.each([&](long slice, const Sums<float>& tile, long unit) {
-          from[slice] = begin(tile, unit, row);
-        });
+        tiles.each([&](long slice, const Sums<float>& tile, long unit) { from[slice] = begin(tile, unit, row); });
         tiles.add(from, left, row, shape.depth,
                   panels + block * shape.depth * shape.gates * prepared::lanes);
         tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
@@ -283,21 +281,18 @@ struct Ready {
     }
     for_shares(worker, count, blocks, blocks, F::tallest, backwards, [&](const Share& share) {
       const Product product = product_of(share.first);
-      const long unit = share.first * prepared::lanes;
-      const long exist = min(slices, divide_up(shape.units - unit, W<float>));
-      Vec<float> memory[slices][F::tallest * tile_gates];
+      Vec<float> memory[slices * largest_tile];
+      const auto tiles_of = [&](long height) { return BlockTiles(memory, height, shape, share.first, false); };
       const auto bring_tiles = [&](long height, long row) {
-        for (long slice = 0; slice < exist; ++slice) {
-          const Sums<float> tile{memory[slice], height, shape.gates};
-          bring(tile, begin(tile, unit + slice * W<float>, row));
-        }
+        tiles_of(height).each([&](long, const Sums<float>& tile, long unit) {
+          bring(tile, begin(tile, unit, row));
+        });
       };
       const auto end_tiles = [&](const typename F::Sums* sums, long height, long row) {
-        for (long slice = 0; slice < exist; ++slice) {
-          const Sums<float> tile{memory[slice], height, shape.gates};
+        tiles_of(height).each([&](long slice, const Sums<float>& tile, long unit) {
           add_sums(tile, sums, product, row, slice);
-          end(tile, unit + slice * W<float>, row);
-        }
+          end(tile, unit, row);
+        });
       };
       if constexpr (by_parts) {
         if (share.blocks.end - share.blocks.begin > 1 && weight->ahead > 0) {
@@ -313,7 +308,7 @@ struct Ready {
     });
   }
 
-  // As Fma's, of float32.
+  // Makes gates of two products as Fma does, of float32.
   template <class Begin, class Between, class End>
   FL_INLINE static void gates_of_two(const Worker& worker, Rows<float> first, long inputs,
                                      const PreparedMatrix* w_first, Rows<float> left, Range rows,
@@ -328,9 +323,7 @@ struct Ready {
     } else {
       for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long block, long row) {
         Place<float> from[slices] = {};
-        tiles.each([&](long slice, const Sums<float>& tile, long unit) {
-          from[slice] = begin(tile, unit, row);
-        });
+        tiles.each([&](long slice, const Sums<float>& tile, long unit) { from[slice] = begin(tile, unit, row); });
         tiles.add(from, first, row, inputs, panels_first + block * inputs * shape.gates * prepared::lanes);
         tiles.each([&](long slice, const Sums<float>& tile, long unit) {
           between(tile, unit, row);
@@ -500,9 +493,9 @@ struct Ready {
 
   // --- float32 of which a block is several vectors wide ---
   //
-  // As in a layer's tiles sums begin in registers, and stay there. A tile's gates are made one after
-  // another, or two at once of so few rows that their sums would wait for each other: all of a gate's
-  // vectors, so that whole lines of the cache are read.
+  // Sums begin in registers, and stay there, as in a layer's tiles. Gates are made one after another, or two
+  // at once of so few rows that their sums would wait for each other: all of a gate's vectors, so that whole
+  // lines of the cache are read.
 
   static constexpr bool in_registers = slices > 1 && F::kind == Prepared::float32;
   static constexpr long block_rows = (registers - 1 - slices) / slices;  // 6 x 2, 2 x 4; 6 x 4 of 32 registers
@@ -580,6 +573,14 @@ struct Ready {
     long rows, gates, unit, exist;
     bool far;  // its weights, which no tile before has brought near
 
+    BlockTiles(Vec<float>* memory, long rows, const WeightShape& shape, long block, bool far)
+        : memory(memory),
+          rows(rows),
+          gates(shape.gates),
+          unit(block * prepared::lanes),
+          exist(min(slices, divide_up(shape.units - unit, W<float>))),
+          far(far) {}
+
     // Calls body(slice, tile, unit).
     template <class Body>
     FL_INLINE void each(const Body& body) const {
@@ -612,11 +613,9 @@ struct Ready {
     const long parts = divide_up(count, tallest);
     Vec<float> memory[slices * largest_tile];
     for_shares(worker, count, blocks, blocks, tallest, backwards, [&](const Share& share) {
-      const long unit = share.first * prepared::lanes;
-      const long exist = min(slices, divide_up(shape.units - unit, W<float>));
       for_heights(tallest, share, rows, [&](long height, long row) {
         const bool is_first = row == rows.begin + part(count, share.blocks.begin, parts).begin;
-        body(BlockTiles{memory, height, shape.gates, unit, exist, far && is_first}, share.first, row);
+        body(BlockTiles(memory, height, shape, share.first, far && is_first), share.first, row);
       });
     });
   }
