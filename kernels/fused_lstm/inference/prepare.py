@@ -42,6 +42,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
+# Instruction sets whose vectors hold a block's units. They read all gates of float32 together, others one
+# after another.
+WIDE = ("amx", "avx512_bf16", "avx512")
 # Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in
 # bfloat16 than prepared weights, although they pack theirs at each call; of wide layers, whose
 # packing takes longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5
@@ -214,10 +217,13 @@ def words_of(depth: int, dtype: torch.dtype) -> int:
     return words if dtype == torch.float32 else math.ceil(words / ABREAST) * ABREAST
 
 
-def pack(weight: Tensor, gates: int, scale: Tensor | None = None) -> Tensor:
+def pack(
+    weight: Tensor, gates: int, scale: Tensor | None = None, *, apart: bool = False
+) -> Tensor:
     """Return a matrix [gates * units, depth] packed: [blocks, words, gates, 16 units, word], flat.
 
-    Of int8, with the scale [gates * units] of each row, the panels are followed by what each row
+    With `apart`, which float32 can have, gates lie one behind another: [blocks, gates, words, 16],
+    of which the first two dimensions are one, and the last two. Of int8, with the scale [gates * units] of each row, the panels are followed by what each row
     adds for its factor's zero point (int32) and by the scales, [blocks, gates, 16] each.
     """
     (rows, depth), deep = weight.shape, WORD // weight.itemsize
@@ -226,6 +232,8 @@ def pack(weight: Tensor, gates: int, scale: Tensor | None = None) -> Tensor:
     behind = words_of(depth, weight.dtype) * deep - depth
     padded = F.pad(weight.detach().view(gates, units, depth), (0, behind, 0, more))
     words = padded.view(gates, -1, UNITS, padded.shape[2] // deep, deep)
+    if apart:
+        return words.permute(1, 0, 3, 2, 4).flatten(2).flatten(0, 1)
     panels = words.permute(1, 3, 0, 2, 4).contiguous().flatten()
     if scale is None:
         return panels
@@ -242,7 +250,10 @@ def unpack(packed: Tensor, gates: int, units: int, depth: int) -> tuple[Tensor, 
     deep = WORD // packed.itemsize
     blocks, words = math.ceil(units / UNITS), words_of(depth, packed.dtype)
     size = blocks * words * gates * UNITS * deep
-    panels = packed[:size].view(blocks, words, gates, UNITS, deep).permute(2, 0, 3, 1, 4)
+    if packed.dim() == 2:  # gates lie apart
+        panels = packed.view(blocks, gates, words, UNITS, deep).permute(1, 0, 3, 2, 4)
+    else:
+        panels = packed[:size].view(blocks, words, gates, UNITS, deep).permute(2, 0, 3, 1, 4)
     weight = panels.reshape(gates, blocks * UNITS, words * deep)[:, :units, :depth]
     scale = None
     if packed.dtype == torch.int8:
@@ -324,7 +335,8 @@ class Prepared(nn.Module):
             weight, scale = to_int8(weight)
         elif scale is None:
             weight = weight.detach().to(self.dtype)
-        packed = pack(weight, self._gates(name), scale)
+        apart = self.dtype == torch.float32 and torch.ops.fused_lstm_native.isa() not in WIDE
+        packed = pack(weight, self._gates(name), scale, apart=apart)
         return torch.ops.fused_lstm_native.on_large_pages(packed)
 
     def _unpack(self) -> list[Tensor]:

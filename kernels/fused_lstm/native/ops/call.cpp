@@ -279,7 +279,8 @@ void check_states(const Call& call, const Arguments& given) {
   check(given.c0, "c0", {s.lanes(), s.batch, s.cell.states * s.state_units()}, call.given);
 }
 
-// Checks the weights of layers. Prepared matrices are so many bytes, and vectors beside them float32.
+// Checks the weights of layers. Prepared matrices are so many bytes, or lie gate by gate; vectors beside them
+// are float32.
 void check_weights(const Call& call, const Arguments& given) {
   const Sizes& s = call.sizes;
   const bool prepared = given.kind == Arguments::prepared;
@@ -292,8 +293,13 @@ void check_weights(const Call& call, const Arguments& given) {
       if (!prepared) {
         check(given.weights[at], "weights", slot.dimensions(), dtype, at);
       } else if (slot.is_matrix()) {
-        const long bytes = prepared::bytes_of(call.prepared, slot.shape);
-        check(given.weights[at], "weights", {bytes / bytes_of(dtype)}, dtype, at);
+        const long size = prepared::bytes_of(call.prepared, slot.shape) / bytes_of(dtype);
+        if (call.apart) {
+          const long gates = prepared::blocks_of(slot.shape.units) * slot.shape.gates;
+          check(given.weights[at], "weights", {gates, size / gates}, dtype, at);
+        } else {
+          check(given.weights[at], "weights", {size}, dtype, at);
+        }
       } else {
         check(given.weights[at], "weights", slot.dimensions(), Dtype::Float, at);
       }
@@ -358,6 +364,7 @@ void set_prepared_dtypes(Call& call, const Arguments& given) {
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
                   : given.weight_only     ? Prepared::int8_weights
                                           : Prepared::int8;
+  call.apart = of == Dtype::Float && given.weights[0].sizes().size() == 2;
   call.sizes.prepared = true;
   call.sizes.unit = of == Dtype::BFloat16 && call.isa->for_bf16_rows.run;
   call.sizes.weight_bytes = bytes_of(of);

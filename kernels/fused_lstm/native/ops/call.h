@@ -113,6 +113,7 @@ struct Call {
   Dtype weight_dtype;   // that weights are read in: the given one where they are read as they lie
   int terms;            // of float32 factors: see with_factors
   Prepared prepared;    // what prepared weights are of, where sizes.prepared
+  bool apart;           // their gates lie apart: see PreparedMatrix
   bool together;                // lanes may run at once: fuse="layers"
   Slots slots;                  // of a lane of the first layer; none of heads
   Tensor x, h0, c0;         // x: x's part of the gates where sizes.given

@@ -264,7 +264,7 @@ struct ForwardPass {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
         const auto matrix = [&](const uint8_t* packed, const WeightShape& shape) {
           PreparedMatrix made =
-              packed ? prepared::matrix_of(kind, packed, shape) : PreparedMatrix{};
+              packed ? prepared::matrix_of(kind, packed, call.apart, shape) : PreparedMatrix{};
           made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions));
           made.left_size = size;
           made.ahead = ahead;

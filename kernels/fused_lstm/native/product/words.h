@@ -201,13 +201,10 @@ FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
 
 // A part of a block's weights that the L1 cache keeps while tiles take turns.
 constexpr long near_bytes = 16 << 10;
-// A worker's weights that an L2 cache keeps from step to step.
-constexpr long l2_bytes = 512 << 10;
-
 // Products as `Fma`'s and `Dots`', for step_forward and project.
 template <class F>
 struct Ready {
-  // Panels lie as a layer packs them.
+  // Panels lie as a layer packs them, where gates are not apart.
   static constexpr bool has_tiles = FL_BYTES == 64 && F::kind == Prepared::float32;
   // Vectors that hold a gate's units of a block. They are multiplied together, so that whole lines of the
   // cache are read: of AVX2, two.
@@ -225,7 +222,7 @@ struct Ready {
     const long count = rows.end - rows.begin;
     if constexpr (has_tiles) {
       const long bytes = prepared::blocks_of(shape.units) * prepared::panel_bytes(F::kind, shape);
-      if (shape.gates > 1 && count >= prepared::many_rows(bytes)) {
+      if (!weight->apart && shape.gates > 1 && count >= prepared::many_rows(bytes)) {
         return Fma<float>::gates(worker, left, rows, shape, (const float*)weight->panels, backwards,
                                  begin, end);
       }
@@ -253,11 +250,12 @@ struct Ready {
       return;
     }
 #endif
+    const prepared::Strides strides = prepared::strides_of(F::kind, weight->apart, shape);
     const auto product_of = [&](long block) {
-      return Product{factor, rows.begin, words, weight->panels + block * panel_bytes, *weight,
+      return Product{factor, rows.begin, words, weight->panels + block * panel_bytes, strides, *weight,
                      block * shape.gates * prepared::lanes};
     };
-    if (count == 1) {
+    if (count == 1 && (slices > 1 || !weight->apart)) {
       const auto add = [&](const Sums<float>& tile, long first) {
         const Product product = product_of(first / slices);
         typename F::Sums sums[slices * tile_gates];
@@ -268,16 +266,15 @@ struct Ready {
       };
       return gates_of_a_row<float, slices>(worker, rows.begin, shape, backwards, begin, add, end);
     }
-    if constexpr (in_registers) {
-      const auto* const panels = reinterpret_cast<const float*>(weight->panels);
-      for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long block, long row) {
-        Place<float> from[slices] = {};
-        tiles.each([&](long slice, const Sums<float>& tile, long unit) { from[slice] = begin(tile, unit, row); });
-        tiles.add(from, left, row, shape.depth,
-                  panels + block * shape.depth * shape.gates * prepared::lanes);
-        tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
-      });
-      return;
+    if constexpr (F::kind == Prepared::float32) {
+      if (slices > 1 || weight->apart) {
+        return for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long row) {
+          Place<float> from[slices] = {};
+          tiles.each([&](long slice, const Sums<float>& tile, long unit) { from[slice] = begin(tile, unit, row); });
+          tiles.add(from, left, row, shape, *weight);
+          tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
+        });
+      }
     }
     for_shares(worker, count, blocks, blocks, F::tallest, backwards, [&](const Share& share) {
       const Product product = product_of(share.first);
@@ -315,25 +312,25 @@ struct Ready {
                                      const WeightShape& shape, const PreparedMatrix* weight,
                                      bool backwards, const Begin& begin, const Between& between,
                                      const End& end) {
-    const auto* const panels = reinterpret_cast<const float*>(weight->panels);
-    const auto* const panels_first = reinterpret_cast<const float*>(w_first->panels);
     if constexpr (has_tiles) {
-      Fma<float>::gates_of_two(worker, first, inputs, panels_first, left, rows, shape, panels, backwards,
-                               begin, between, end);
-    } else {
-      for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long block, long row) {
-        Place<float> from[slices] = {};
-        tiles.each([&](long slice, const Sums<float>& tile, long unit) { from[slice] = begin(tile, unit, row); });
-        tiles.add(from, first, row, inputs, panels_first + block * inputs * shape.gates * prepared::lanes);
-        tiles.each([&](long slice, const Sums<float>& tile, long unit) {
-          between(tile, unit, row);
-          from[slice] = place_of(tile);
-        });
-        tiles.add(from, left, row, shape.depth,
-                  panels + block * shape.depth * shape.gates * prepared::lanes);
-        tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
-      });
+      if (!weight->apart) {
+        const auto* const panels = reinterpret_cast<const float*>(weight->panels);
+        const auto* const panels_first = reinterpret_cast<const float*>(w_first->panels);
+        return Fma<float>::gates_of_two(worker, first, inputs, panels_first, left, rows, shape, panels, backwards,
+                                        begin, between, end);
+      }
     }
+    for_block_tiles(worker, rows, shape, backwards, [&](const BlockTiles& tiles, long row) {
+      Place<float> from[slices] = {};
+      tiles.each([&](long slice, const Sums<float>& tile, long unit) { from[slice] = begin(tile, unit, row); });
+      tiles.add(from, first, row, {shape.gates, shape.units, inputs}, *w_first);
+      tiles.each([&](long slice, const Sums<float>& tile, long unit) {
+        between(tile, unit, row);
+        from[slice] = place_of(tile);
+      });
+      tiles.add(from, left, row, shape, *weight);
+      tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
+    });
   }
 
   template <class End>
@@ -411,6 +408,7 @@ struct Ready {
     long begin;                    // the row that is the factor's first
     long words;                    // of a row
     const uint8_t* panel;
+    prepared::Strides strides;     // of it
     const PreparedMatrix& weight;  // whose panel that is,
     long at;                       // and where the columns' sums and scales begin
 
@@ -426,10 +424,16 @@ struct Ready {
     // So many sums of each element that a product does not wait for the one before.
     constexpr int most = F::parts > 1 ? 2 : 8;  // registers
     constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
-    constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
     constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = product.row(row);
-    const uint8_t* panel = product.panel + k.begin * row_bytes + first * (W<float> * prepared::word);
+    const long row_bytes = slices == 1 ? GATES * prepared::lanes * prepared::word : product.strides.k * prepared::word;
+    const uint8_t* panel = product.panel + k.begin * row_bytes;
+    long vectors[GATES];  // bytes of a panel's row before each
+    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+      const long lane = (first + gate) % slices * W<float>;
+      vectors[gate] = slices == 1 ? gate * (W<float> * prepared::word)
+                                  : ((first + gate) / slices * product.strides.gate + lane) * prepared::word;
+    }
     const long stride = product.left.stride;
     typename F::Sums more[chains][R][GATES] = {};
     if (k.begin > 0) {
@@ -442,13 +446,13 @@ struct Ready {
     long at = k.begin;
     for (; at + chains <= k.end; at += chains) {
       FL_UNROLL for (int chain = 0; chain < chains; ++chain, panel += row_bytes) {
-        if (FL_BYTES == 64 && ahead) fetch<row_bytes>(panel + ahead);
-        add_word(more[chain], factor + (at + chain) * left_word, stride, panel);
+        if (slices == 1 && ahead) fetch<GATES * FL_BYTES>(panel + ahead);
+        add_word(more[chain], factor + (at + chain) * left_word, stride, panel, vectors);
       }
     }
     for (; at < k.end; ++at, panel += row_bytes) {
-      if (FL_BYTES == 64 && ahead) fetch<row_bytes>(panel + ahead);
-      add_word(more[0], factor + at * left_word, stride, panel);
+      if (slices == 1 && ahead) fetch<GATES * FL_BYTES>(panel + ahead);
+      add_word(more[0], factor + at * left_word, stride, panel, vectors);
     }
     FL_UNROLL for (int r = 0; r < R; ++r) {
       FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
@@ -491,28 +495,23 @@ struct Ready {
     }
   }
 
-  // --- float32 of which a block is several vectors wide ---
+  // --- float32 in tiles of a block ---
   //
   // Sums begin in registers, and stay there, as in a layer's tiles. Gates are made one after another, or two
   // at once of so few rows that their sums would wait for each other: all of a gate's vectors, so that whole
   // lines of the cache are read.
 
-  static constexpr bool in_registers = slices > 1 && F::kind == Prepared::float32;
-  static constexpr long block_rows = (registers - 1 - slices) / slices;  // 6 x 2, 2 x 4; 6 x 4 of 32 registers
+  static constexpr long block_rows =  // 6 x 2, 2 x 4; 6 x 4 of 32 registers
+      min((registers - 1 - slices) / slices, largest_tile / tile_gates);
 
   template <int R>
   struct BlockTile {
     static constexpr int at_once = 2 * slices <= max_vectors && R <= tile_of(2 * slices).rows ? 2 : 1;
 
     // tiles[slice][r][gate] = from[slice], of row r and a gate, + left[r] panel.
-    //
-    // A panel that is `far` is read in parts that the L1 cache keeps from gate to gate, each fetched while the
-    // one before is multiplied.
     __attribute__((noinline)) static void run(const Place<float>* from, Vec<float>* tiles, long gates,
                                               const float* left, long stride, long depth,
-                                              const float* panel, bool far) {
-      const long row = gates * prepared::lanes;
-      const long part_depth = far ? near_bytes / (row * prepared::word) : max(depth, 1);
+                                              const float* panel, const prepared::Strides& strides, bool far) {
       Place<float> places[slices];
       Vec<float> last[slices] = {};
       for (long slice = 0; slice < slices; ++slice) {
@@ -521,34 +520,21 @@ struct Ready {
         last[slice] = load(from[slice].last);  // which may lie in the tile, as these places do
         places[slice].last = reinterpret_cast<const float*>(last + slice);
       }
-      for (long k = 0; k == 0 || k < depth; k += part_depth) {
-        const long count = min(depth - k, part_depth), next = min(depth - k - count, part_depth);
-        const float* ahead = panel + count * row;
-        for (long gate = 0; gate < gates;) {
-          const long made = gate + at_once <= gates ? at_once : 1;
-          fetch_lines(ahead, made * prepared::lanes * next);
-          if (made == at_once) {
-            make<at_once>(places, tiles, gates, gate, left + k, stride, count, panel);
-          } else {
-            make<1>(places, tiles, gates, gate, left + k, stride, count, panel);
-          }
-          ahead += made * prepared::lanes * next;
-          gate += made;
+      for (long gate = 0; gate < gates;) {
+        const long made = gate + at_once <= gates ? at_once : 1;
+        if (made == at_once) {
+          make<at_once>(places, tiles, gates, gate, left, stride, depth, panel, strides, far);
+        } else {
+          make<1>(places, tiles, gates, gate, left, stride, depth, panel, strides, far);
         }
-        panel += count * row;
-        for (long slice = 0; slice < slices; ++slice) {
-          places[slice] = place_of(Sums<float>{tiles + slice * largest_tile, R, gates});
-        }
+        gate += made;
       }
-    }
-
-    FL_INLINE static void fetch_lines(const float* from, long size) {
-      for (long i = 0; i < size; i += line<float>) __builtin_prefetch(from + i);
     }
 
     template <int COUNT>
     FL_INLINE static void make(const Place<float>* from, Vec<float>* tiles, long gates, long first,
-                               const float* left, long stride, long depth, const float* panel) {
+                               const float* left, long stride, long depth, const float* panel,
+                               const prepared::Strides& strides, bool far) {
       Tile<float, R, COUNT * slices> tile;
       FL_UNROLL for (int n = 0; n < COUNT * slices; ++n) {
         const long gate = first + n / slices;
@@ -559,10 +545,39 @@ struct Ready {
           tile.sum[r][n] = place.data ? load(at + (is_last ? 0 : r * place.row)) : Vec<float>{};
         }
       }
-      multiply<1>(tile, left, stride, depth, panel + first * prepared::lanes, gates * prepared::lanes);
+      panel += first * strides.gate;
+      if (far) {
+        multiply_gates<true>(tile, left, stride, depth, panel, strides);
+      } else {
+        multiply_gates<false>(tile, left, stride, depth, panel, strides);
+      }
       FL_UNROLL for (int n = 0; n < COUNT * slices; ++n) {
         Vec<float>* const to = tiles + n % slices * largest_tile + first + n / slices;
         FL_UNROLL for (int r = 0; r < R; ++r) to[r * gates] = tile.sum[r][n];
+      }
+    }
+
+    // tile[r] += left[r] panel, with what is far on its way into the cache.
+    template <bool FAR, int N>
+    FL_INLINE static void multiply_gates(Tile<float, R, N>& tile, const float* left, long stride, long depth,
+                                         const float* panel, const prepared::Strides& strides) {
+      constexpr long distance = 16;
+      const long gate = strides.gate, row = strides.k;
+      for (long k = 0; k < depth; ++k, panel += row) {
+        Vec<float> b[N];
+        FL_UNROLL for (int n = 0; n < N; ++n) {
+          const float* const at = panel + n / slices * gate + n % slices * W<float>;
+          if (FAR && n % slices == 0) __builtin_prefetch(at + distance * prepared::lanes);
+          b[n] = load(at);
+          if constexpr (R > 1) in_register(b[n]);
+        }
+        FL_UNROLL for (int r = 0; r < R; ++r) {
+          const Vec<float> scalar = broadcast(left[r * stride + k]);
+          FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] += scalar * b[n];
+        }
+        FL_UNROLL for (int r = 0; r < R; ++r) {
+          FL_UNROLL for (int n = 0; n < N; ++n) in_register(tile.sum[r][n]);
+        }
       }
     }
   };
@@ -590,17 +605,20 @@ struct Ready {
       }
     }
 
-    // tiles = from + left[row ...] panel.
-    FL_INLINE void add(const Place<float>* from, Rows<float> left, long row, long depth,
-                       const float* panel) const {
+    // tiles = from + left[row ...] weight, of its shape.
+    FL_INLINE void add(const Place<float>* from, Rows<float> left, long row, const WeightShape& shape,
+                       const PreparedMatrix& weight) const {
       const float* const first = left.data + row * left.stride;
+      const prepared::Strides strides = prepared::strides_of(F::kind, weight.apart, shape);
+      const auto* const panel = reinterpret_cast<const float*>(weight.panels) + unit * shape.depth * gates;
       with_constant<block_rows>(rows, [&](auto height) {
-        BlockTile<decltype(height)::value>::run(from, memory, gates, first, left.stride, depth, panel, far);
+        BlockTile<decltype(height)::value>::run(from, memory, gates, first, left.stride, shape.depth, panel,
+                                                strides, far);
       });
     }
   };
 
-  // Calls body(tiles, block, row) for this worker's tiles of the rows `rows`.
+  // Calls body(tiles, row) for this worker's tiles of the rows `rows`.
   template <class Body>
   FL_INLINE static void for_block_tiles(const Worker& worker, Range rows, const WeightShape& shape,
                                         bool backwards, const Body& body) {
@@ -609,13 +627,12 @@ struct Ready {
     const bool uneven = blocks % worker.count != 0 && blocks < 4 * worker.count;
     const long tallest =
         uneven ? min(block_rows, max(divide_up(count, worker.count), 2)) : block_rows;
-    const bool far = blocks * prepared::panel_bytes(F::kind, shape) > worker.count * l2_bytes;
     const long parts = divide_up(count, tallest);
     Vec<float> memory[slices * largest_tile];
     for_shares(worker, count, blocks, blocks, tallest, backwards, [&](const Share& share) {
       for_heights(tallest, share, rows, [&](long height, long row) {
         const bool is_first = row == rows.begin + part(count, share.blocks.begin, parts).begin;
-        body(BlockTiles(memory, height, shape, share.first, far && is_first), share.first, row);
+        body(BlockTiles(memory, height, shape, share.first, is_first), row);
       });
     });
   }
@@ -684,12 +701,12 @@ struct Ready {
 
   template <int R, int GATES>
   FL_INLINE static void add_word(typename F::Sums (&sum)[R][GATES], const uint8_t* left,
-                                 long stride, const uint8_t* panel) {
+                                 long stride, const uint8_t* panel, const long (&vectors)[GATES]) {
     FL_UNROLL for (int part = 0; part < F::parts; ++part) {
       typename F::Left a[R];
       FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride, part);
       FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
-        typename F::Right b = F::right(panel + gate * (W<float> * prepared::word), part);
+        typename F::Right b = F::right(panel + vectors[gate], part);
         if constexpr (R > 1 && sizeof b == FL_BYTES) in_register(b);
         FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
       }
