@@ -42,9 +42,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
-# Instruction sets whose vectors hold a block's units. They read all gates of float32 together, others one
-# after another.
-WIDE = ("amx", "avx512_bf16", "avx512")
+# Instruction sets whose vectors hold a block's units. They read gates of float32 together, others one
+# after another. Each reads what others packed.
+GATES_TOGETHER = ("amx", "avx512_bf16", "avx512")
 # Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in
 # bfloat16 than prepared weights, although they pack theirs at each call; of wide layers, whose
 # packing takes longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5
@@ -335,7 +335,7 @@ class Prepared(nn.Module):
             weight, scale = to_int8(weight)
         elif scale is None:
             weight = weight.detach().to(self.dtype)
-        apart = self.dtype == torch.float32 and torch.ops.fused_lstm_native.isa() not in WIDE
+        apart = self.dtype == torch.float32 and torch.ops.fused_lstm_native.isa() not in GATES_TOGETHER
         packed = pack(weight, self._gates(name), scale, apart=apart)
         return torch.ops.fused_lstm_native.on_large_pages(packed)
 

@@ -19,6 +19,7 @@ import fresh
 import fused_lstm
 from cases import cells_in_turn
 from fused_lstm import native, zoo
+from fused_lstm.inference import prepare
 from fused_lstm.inference.prepare import MANY_ROWS, Prepared, pack, to_int8, unpack
 
 CPU = torch.device("cpu")
@@ -157,6 +158,33 @@ def test_it_is_the_layer(every_isa, case, dtype, T, B, I, H, threads):
         torch.testing.assert_close(a, b, rtol=0, atol=2 * CLOSE[dtype])
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["gates together", "gates apart"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("T", "B", "I", "H"), [(4, 1, 21, 37), (3, 2, 33, 20), WHOLE, ENDING])
+def test_weights_are_read_as_another_cpu_packed_them(isa, monkeypatch, case, apart, T, B, I, H):
+    monkeypatch.setattr(prepare, "GATES_TOGETHER", () if apart else (isa,))
+    module, x = layers_of(case, I, H), torch.randn(T, B, I)
+    prepared = fused_lstm.prepare(copy.deepcopy(module))
+    assert {weight.dim() for weight in prepared.weights} == ({1, 2} if apart else {1})
+    with torch.no_grad():
+        torch.testing.assert_close(
+            prepared(x)[0], module(x)[0], rtol=0, atol=CLOSE[torch.float32]
+        )  # fmt: skip
+    for name, weight in prepared.state_dict().items():
+        assert torch.equal(weight, getattr(module, name))
+
+
+def test_weights_that_are_packed_in_two_ways_are_refused(monkeypatch):
+    found = []
+    for together in ((), native.OPS.isa_names()):
+        monkeypatch.setattr(prepare, "GATES_TOGETHER", together)
+        torch.manual_seed(0)
+        found.append(fused_lstm.prepare(nn.LSTM(3, 20)))
+    found[0].weights[1] = found[1].weights[1]
+    with pytest.raises(ValueError, match=r"weights\[1\]: got shape \[2560\]; expected \[8, 320\]"):
+        found[0](torch.zeros(1, 1, 3))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("T", "B", "I", "H"), SIZES)
@@ -207,6 +235,9 @@ def test_a_packed_matrix_is_the_matrix(dtype, gates):
         back, scales = unpack(pack(weight, gates, scale), gates, units, depth)
         assert torch.equal(back, weight)
         assert scale is None or torch.equal(scales, scale)
+        if dtype == torch.float32:
+            back, _ = unpack(pack(weight, gates, apart=True), gates, units, depth)
+            assert torch.equal(back, weight)
 
 
 def test_rows_and_columns_of_weights():

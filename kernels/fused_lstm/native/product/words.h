@@ -201,6 +201,7 @@ FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
 
 // A part of a block's weights that the L1 cache keeps while tiles take turns.
 constexpr long near_bytes = 16 << 10;
+
 // Products as `Fma`'s and `Dots`', for step_forward and project.
 template <class F>
 struct Ready {
@@ -426,13 +427,12 @@ struct Ready {
     constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
     constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = product.row(row);
-    const long row_bytes = slices == 1 ? GATES * prepared::lanes * prepared::word : product.strides.k * prepared::word;
+    const long row_bytes = slices == 1 ? GATES * FL_BYTES : product.strides.k * prepared::word;
     const uint8_t* panel = product.panel + k.begin * row_bytes;
-    long vectors[GATES];  // bytes of a panel's row before each
+    long vectors[GATES];  // where each lies, in bytes
     FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
-      const long lane = (first + gate) % slices * W<float>;
-      vectors[gate] = slices == 1 ? gate * (W<float> * prepared::word)
-                                  : ((first + gate) / slices * product.strides.gate + lane) * prepared::word;
+      const long vector = first + gate, apart = vector / slices * product.strides.gate;
+      vectors[gate] = slices == 1 ? gate * FL_BYTES : apart * prepared::word + vector % slices * FL_BYTES;
     }
     const long stride = product.left.stride;
     typename F::Sums more[chains][R][GATES] = {};
@@ -511,7 +511,7 @@ struct Ready {
     // tiles[slice][r][gate] = from[slice], of row r and a gate, + left[r] panel.
     __attribute__((noinline)) static void run(const Place<float>* from, Vec<float>* tiles, long gates,
                                               const float* left, long stride, long depth,
-                                              const float* panel, const prepared::Strides& strides, bool far) {
+                                              const float* panel, const prepared::Strides& strides, bool fetches) {
       Place<float> places[slices];
       Vec<float> last[slices] = {};
       for (long slice = 0; slice < slices; ++slice) {
@@ -523,9 +523,9 @@ struct Ready {
       for (long gate = 0; gate < gates;) {
         const long made = gate + at_once <= gates ? at_once : 1;
         if (made == at_once) {
-          make<at_once>(places, tiles, gates, gate, left, stride, depth, panel, strides, far);
+          make<at_once>(places, tiles, gates, gate, left, stride, depth, panel, strides, fetches);
         } else {
-          make<1>(places, tiles, gates, gate, left, stride, depth, panel, strides, far);
+          make<1>(places, tiles, gates, gate, left, stride, depth, panel, strides, fetches);
         }
         gate += made;
       }
@@ -534,7 +534,7 @@ struct Ready {
     template <int COUNT>
     FL_INLINE static void make(const Place<float>* from, Vec<float>* tiles, long gates, long first,
                                const float* left, long stride, long depth, const float* panel,
-                               const prepared::Strides& strides, bool far) {
+                               const prepared::Strides& strides, bool fetches) {
       Tile<float, R, COUNT * slices> tile;
       FL_UNROLL for (int n = 0; n < COUNT * slices; ++n) {
         const long gate = first + n / slices;
@@ -546,7 +546,7 @@ struct Ready {
         }
       }
       panel += first * strides.gate;
-      if (far) {
+      if (fetches) {
         multiply_gates<true>(tile, left, stride, depth, panel, strides);
       } else {
         multiply_gates<false>(tile, left, stride, depth, panel, strides);
@@ -557,24 +557,30 @@ struct Ready {
       }
     }
 
-    // tile[r] += left[r] panel, with what is far on its way into the cache.
-    template <bool FAR, int N>
+    // tile[r] += left[r] panel.
+    template <bool FETCHES, int N>
     FL_INLINE static void multiply_gates(Tile<float, R, N>& tile, const float* left, long stride, long depth,
                                          const float* panel, const prepared::Strides& strides) {
-      constexpr long distance = 16;
+      constexpr long held = min(N, usable - R * N - 1);  // as `multiply` holds them
       const long gate = strides.gate, row = strides.k;
-      for (long k = 0; k < depth; ++k, panel += row) {
+      const auto at = [&](long n) { return panel + n / slices * gate + n % slices * W<float>; };
+      for (long k = 0; k < depth; ++k) {
         Vec<float> b[N];
         FL_UNROLL for (int n = 0; n < N; ++n) {
-          const float* const at = panel + n / slices * gate + n % slices * W<float>;
-          if (FAR && n % slices == 0) __builtin_prefetch(at + distance * prepared::lanes);
-          b[n] = load(at);
+          if (FETCHES && n % slices == 0) __builtin_prefetch(at(n) + 16 * row);
+          if (n >= held) continue;
+          b[n] = load(at(n));
           if constexpr (R > 1) in_register(b[n]);
         }
         FL_UNROLL for (int r = 0; r < R; ++r) {
           const Vec<float> scalar = broadcast(left[r * stride + k]);
-          FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] += scalar * b[n];
+          if (held < N) asm("" : "+r"(panel));
+          FL_UNROLL for (int n = 0; n < N; ++n) {
+            Vec<float>& sum = tile.sum[r][n];
+            sum = n < held ? dot<float>(sum, scalar, b[n]) : dot_with<float>(sum, scalar, at(n));
+          }
         }
+        panel += row;
         FL_UNROLL for (int r = 0; r < R; ++r) {
           FL_UNROLL for (int n = 0; n < N; ++n) in_register(tile.sum[r][n]);
         }
@@ -586,15 +592,15 @@ struct Ready {
   struct BlockTiles {
     Vec<float>* memory;
     long rows, gates, unit, exist;
-    bool far;  // its weights, which no tile before has brought near
+    bool fetches;  // the block's weights, as the first of its tiles does
 
-    BlockTiles(Vec<float>* memory, long rows, const WeightShape& shape, long block, bool far)
+    BlockTiles(Vec<float>* memory, long rows, const WeightShape& shape, long block, bool fetches)
         : memory(memory),
           rows(rows),
           gates(shape.gates),
           unit(block * prepared::lanes),
           exist(min(slices, divide_up(shape.units - unit, W<float>))),
-          far(far) {}
+          fetches(fetches) {}
 
     // Calls body(slice, tile, unit).
     template <class Body>
@@ -613,7 +619,7 @@ struct Ready {
       const auto* const panel = reinterpret_cast<const float*>(weight.panels) + unit * shape.depth * gates;
       with_constant<block_rows>(rows, [&](auto height) {
         BlockTile<decltype(height)::value>::run(from, memory, gates, first, left.stride, shape.depth, panel,
-                                                strides, far);
+                                                strides, fetches);
       });
     }
   };
