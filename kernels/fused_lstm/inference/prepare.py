@@ -42,8 +42,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
 # float32, words that a matrix unit reads at once.
 UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
-# Instruction sets whose vectors hold a block's units. They read gates of float32 together, others one
-# after another. Each reads what others packed.
+# Instruction sets whose vectors hold a block's units. They read gates of float32 together, others
+# one after another. Each reads what others packed.
 GATES_TOGETHER = ("amx", "avx512_bf16", "avx512")
 # Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in
 # bfloat16 than prepared weights, although they pack theirs at each call; of wide layers, whose
@@ -217,14 +217,13 @@ def words_of(depth: int, dtype: torch.dtype) -> int:
     return words if dtype == torch.float32 else math.ceil(words / ABREAST) * ABREAST
 
 
-def pack(
-    weight: Tensor, gates: int, scale: Tensor | None = None, *, apart: bool = False
-) -> Tensor:
+def pack(weight: Tensor, gates: int, scale: Tensor | None = None, *, apart: bool = False) -> Tensor:
     """Return a matrix [gates * units, depth] packed: [blocks, words, gates, 16 units, word], flat.
 
-    With `apart`, which float32 can have, gates lie one behind another: [blocks, gates, words, 16],
-    of which the first two dimensions are one, and the last two. Of int8, with the scale [gates * units] of each row, the panels are followed by what each row
-    adds for its factor's zero point (int32) and by the scales, [blocks, gates, 16] each.
+    With `apart`, which float32 can have, gates lie one behind another: [blocks * gates,
+    words * 16]. Of int8, with the scale [gates * units] of each row, the panels are followed by
+    what each row adds for its factor's zero point (int32) and by the scales, [blocks, gates, 16]
+    each.
     """
     (rows, depth), deep = weight.shape, WORD // weight.itemsize
     units = rows // gates
@@ -335,7 +334,8 @@ class Prepared(nn.Module):
             weight, scale = to_int8(weight)
         elif scale is None:
             weight = weight.detach().to(self.dtype)
-        apart = self.dtype == torch.float32 and torch.ops.fused_lstm_native.isa() not in GATES_TOGETHER
+        together = torch.ops.fused_lstm_native.isa() in GATES_TOGETHER
+        apart = self.dtype == torch.float32 and not together
         packed = pack(weight, self._gates(name), scale, apart=apart)
         return torch.ops.fused_lstm_native.on_large_pages(packed)
 
