@@ -124,11 +124,10 @@ FL_INLINE auto kernel_of(long rows, long vectors) {
   return ByHeight<Kernel, 1>::table[rows - 1];
 }
 
-// sum[r][n] += a[r * row_stride + k * K_STRIDE] * panel[k][n] for k < count, up to whole lanes. row: elements
-// from a panel's row to the next one.
+// sum[r][n] += a[r * row_stride + k * K_STRIDE] * panel[k][n] for k < count, up to whole lanes.
 template <int K_STRIDE, class T, int R, int N>
 FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
-                        const T* panel, long row = N * W<T> * deep<T>) {
+                        const T* panel) {
   // Were more held, a compiler would keep a sum in memory, and each multiply-add to it would wait
   // for a store: 3 to 9 percent on a Zen 5. So the other vectors are operands in memory. (Of pairs
   // GCC 12 holds two.)
@@ -150,7 +149,7 @@ FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long c
                        : dot_with<T>(sum, scalar, panel + n * W<T> * deep<T>);
       }
     }
-    panel += row;
+    panel += N * W<T> * deep<T>;
     FL_UNROLL for (int r = 0; r < R; ++r) {
       FL_UNROLL for (int n = 0; n < N; ++n) in_register(tile.sum[r][n]);
     }
