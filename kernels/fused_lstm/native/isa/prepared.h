@@ -11,7 +11,7 @@ namespace fused_lstm {
 // 4 bytes hold of a column: 1, 2 or 4 elements along k. [blocks][words][gates][16 units][word]. What
 // does not exist is 0. Of bfloat16 and int8 words are whole registers of a matrix unit, 16 each.
 //
-// Of float32 gates may lie apart, [blocks][gates][words][16 units][word], as they are read where a vector
+// Gates of float32 may lie apart, [blocks][gates][words][16 units][word], as they are read where a vector
 // holds fewer units: one after another, each from one line of the cache to the next. (24 calls on a Zen 3,
 // of 1 to 200 rows and 16 to 1584 units, then take 0.57 to 1.02 times as long on one thread and two, but two
 // small ones on one thread 1.05 and 1.09.) Every CPU reads either.

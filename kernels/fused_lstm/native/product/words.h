@@ -506,7 +506,7 @@ struct Ready {
 
   template <int R>
   struct BlockTile {
-    static constexpr int at_once = 2 * slices <= max_vectors && R <= tile_of(2 * slices).rows ? 2 : 1;
+    static constexpr int gates_at_once = 2 * slices <= max_vectors && R <= tile_of(2 * slices).rows ? 2 : 1;
 
     // tiles[slice][r][gate] = from[slice], of row r and a gate, + left[r] panel.
     __attribute__((noinline)) static void run(const Place<float>* from, Vec<float>* tiles, long gates,
@@ -520,14 +520,12 @@ struct Ready {
         last[slice] = load(from[slice].last);  // which may lie in the tile, as these places do
         places[slice].last = reinterpret_cast<const float*>(last + slice);
       }
-      for (long gate = 0; gate < gates;) {
-        const long made = gate + at_once <= gates ? at_once : 1;
-        if (made == at_once) {
-          make<at_once>(places, tiles, gates, gate, left, stride, depth, panel, strides, fetches);
-        } else {
-          make<1>(places, tiles, gates, gate, left, stride, depth, panel, strides, fetches);
-        }
-        gate += made;
+      long gate = 0;
+      for (; gate + gates_at_once <= gates; gate += gates_at_once) {
+        make<gates_at_once>(places, tiles, gates, gate, left, stride, depth, panel, strides, fetches);
+      }
+      for (; gate < gates; ++gate) {
+        make<1>(places, tiles, gates, gate, left, stride, depth, panel, strides, fetches);
       }
     }
 
