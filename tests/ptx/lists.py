@@ -45,8 +45,8 @@ SCANS = [
     ("steps", {**ZONED, "reverse": True}),
     ("steps", {**BACKWARDS, "reverse": True}),
     ("steps", {"cell": Spec(zoo.min_gru.name), "lengths": (5, 4, 4)}),
-    # From here on, those that CI runs too.
     ("steps", {"T": 2, "cell": Spec(zoo.min_gru.name)}),
+    # From here on, those that CI runs too.
     ("both", {"L": 2, "cell": MORE[-1], "lengths": ENDS, "resets": True, "states": True}),
     ("steps", {**BACKWARDS, "reverse": True, "lengths": ENDS}),
 ]  # fmt: skip
@@ -215,7 +215,6 @@ def some_cases() -> list[Case]:
     return [
         Case("pointwise", "bf16", 90, 33),
         Case("steps", "bf16", 90, 17),
-        Case("steps", "tf32", 90, 33, P=20),
         Case("layers", "fp16", 90, 33, 16, L=2),  # whole blocks of rows: without a mask
         Case("layers", "tf32", 90, 17, L=3, **AGAIN),
         Case("steps", "fp16", 90, 17, L=2, P=9, p=0.3, mode="per-step"),
@@ -225,13 +224,11 @@ def some_cases() -> list[Case]:
         Case("steps", "bf16", 90, 33, 20, path="a gate each"),
         Case("steps", "bf16", 90, 33, 20, path="alone", **LONG),
         Case("both", "bf16", 90, 17, P=9, cell=WHOLE, **rows),
-        Case("layers", "bf16", 90, 17, L=2, resets=True, cell=COUPLED),
         Case("layers", "bf16", 90, 33, 20, L=2, resets=True, cell=RNN),
         Case("steps", "fp32", 80, 17, cell=TOLD[1]),
-        Case("steps", "fp32", 80, 17, cell=TOLD[2]),
-        *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
+        Case("both", "bf16", 90, 17, L=2, cell=MORE[2], **rows),  # eight gates
         # Several warps hold each element of a scan that has fewer of them than threads.
-        Case("steps", "bf16", 90, 5, 1, T=5, **ZONED),
+        Case("steps", "bf16", 90, 5, 1, T=5, cell=Spec(zoo.min_gru.name)),
         # One step, of kernels that other cases here have too.
         Case("steps", "bf16", 90, 17, T=1),
         Case("both", "bf16", 90, 17, T=1, L=2, cell=MORE[-1], **one_step),
@@ -239,21 +236,17 @@ def some_cases() -> list[Case]:
         Case(
             "both", "fp64", 80, 17, 20, T=1, cell=SUMS[1], path="blocks of batch", lengths=(1,) * 20
         ),
-        *[Case(kind, "bf16", 90, 17, **{"T": 5, **more}) for kind, more in SCANS[-3:]],
+        *[Case(kind, "bf16", 90, 17, **{"T": 5, **more}) for kind, more in SCANS[-2:]],
         # Two values that a step compares are so close that bfloat16 would order them otherwise.
         Case("both", "bf16", 80, 17, cell=LOGARITHMS, lengths=FEW),
-        Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
         Case("both", "bf16", 90, 17, cell=PRODUCTS[-1], states=True, **rows),
         Case("both", "bf16", 90, 17, cell=SUMS[0], states=True, **rows),
         Case("steps", "bf16", 90, 33, 37, path="groups of rows", cell=SUMS[1], **AGAIN),
         Case("both", "fp64", 80, 17, 20, cell=SUMS[1], **blocks),
-        Case("both", "bf16", 90, 17, cell=SUMS[2], **rows),
         Case("steps", "bf16", 90, 33, 20, cell=SUMS[3], resets=True),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, cell=TOLD[0], states=True, **rows),
-        Case("steps", "bf16", 90, 17, L=2, reverse=True, **rows),
         Case("pointwise", "fp32", 80, 33),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),
-        Case("both", "fp32", 80, 17, L=2, **rows),
         Case("both", "fp32", 80, 17, cell=GRU_NORM, **rows),
         Case("steps", "bf16", 80, 130, 32, T=2, path="streamed"),
         Case("steps", "bf16", 80, 33, 20, path="whole sums", **LONG),

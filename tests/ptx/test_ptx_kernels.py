@@ -75,6 +75,7 @@ def test_the_barrier_on_atomics(kind, arch):
     assert any("race" in finding for finding in faulty.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(gsan.missing() is not None, reason=str(gsan.missing()))
 def test_what_gsan_is_given_compiles():
     """No GPU has run it: GSan is in the compiled kernels, and the barrier as it can see it."""

@@ -18,24 +18,16 @@ from .interpreter import is_interpreted
 
 
 @helper
-def _multiply(a, b):
-    """Return the high and the low word of a 32 x 32 bit product."""
-    product = a.to(tl.uint64) * b
-    return (product >> 32).to(tl.uint32), (product & 0xFFFFFFFF).to(tl.uint32)
-
-
-@helper
 def philox(seed, n):
     """Return the first word of Philox4x32-10: seed int64, n [...] int64 -> [...] uint32."""
-    k0, k1 = seed.to(tl.uint64) & 0xFFFFFFFF, seed.to(tl.uint64) >> 32
-    c0, c1 = (n.to(tl.uint64) & 0xFFFFFFFF).to(tl.uint32), (n.to(tl.uint64) >> 32).to(tl.uint32)
+    k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    c0, c1 = n.to(tl.uint32), (n >> 32).to(tl.uint32)
     c2, c3 = c0 & 0, c0 & 0
     for _ in tl.static_range(10):
-        high0, low0 = _multiply(c0, 0xD2511F53)
-        high1, low1 = _multiply(c2, 0xCD9E8D57)
-        c0, c1 = high1 ^ c1 ^ k0.to(tl.uint32), low1
-        c2, c3 = high0 ^ c3 ^ k1.to(tl.uint32), low0
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+        high0, high1 = tl.umulhi(c0, 0xD2511F53), tl.umulhi(c2, 0xCD9E8D57)
+        low0, low1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85
     return c0
 
 
