@@ -91,7 +91,10 @@ def lstm_forward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    rows = position.rows_of(T, B, offset_ptr, not_reset_ptr, PLAN)
+    rows = position.Rows(  # here, since Triton 3.6 has no function that returns a pointer of None
+        T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr,
+        N=position.rows_of_a_lane(T, offset_ptr, PLAN),
+    )  # fmt: skip
     draws = options.Draws(
         seed_ptr=seed_ptr,
         dropout_p=dropout_p, dropout_scale=dropout_scale,

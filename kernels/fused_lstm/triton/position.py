@@ -127,12 +127,12 @@ def step_of(t, lane, rows, PLAN: tl.constexpr):
 
 
 @helper
-def rows_of(T, B, offset_ptr, not_reset_ptr, PLAN: tl.constexpr):
-    """Return the rows of a launch's lanes."""
+def rows_of_a_lane(T, offset_ptr, PLAN: tl.constexpr):
+    """Return the number of a lane's rows, where a scan loads it beforehand, else 0."""
     N = 0
     if PLAN.TWO_AHEAD and PLAN.VARLEN:
         N = tl.load(offset_ptr + T + 1)
-    return Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr, N=N)
+    return N
 
 
 @helper
