@@ -51,15 +51,21 @@ def load_weights(w_ptr, block, first_unit, PLAN: tl.constexpr):
     """Load a program's rows of all products' weights: of its block, backwards of its OWN units."""
     found = ()
     for k in tl.static_range(PLAN.PRODUCTS):
-        if PLAN.FORWARD:
-            row, row_unit = tile.gate_rows(block, PLAN.INNER[k].ROWS, PLAN.INNER[k].MADE, PLAN)
-        else:
-            row_unit = first_unit + tl.arange(0, PLAN.OWN)
-            row = row_unit.to(tl.int64)
-        of_product_ptr = w_ptr + PLAN.INNER[k].FIRST * PLAN.H * PLAN.H
-        there = row_unit < PLAN.H
-        found = found + (tile.load_weight(of_product_ptr, row, there, PLAN.INNER[k], PLAN),)
+        found = found + (load_weight(w_ptr, block, first_unit, k, PLAN),)
     return found
+
+
+@helper
+def load_weight(w_ptr, block, first_unit, k: tl.constexpr, PLAN: tl.constexpr):
+    """Load a program's rows of product k's weight."""
+    W: tl.constexpr = PLAN.INNER[k]
+    if PLAN.FORWARD:
+        row, row_unit = tile.gate_rows(block, W.ROWS, W.MADE, PLAN)
+    else:
+        row_unit = first_unit + tl.arange(0, PLAN.OWN)
+        row = row_unit.to(tl.int64)
+    of_product_ptr = w_ptr + W.FIRST * PLAN.H * PLAN.H
+    return tile.load_weight(of_product_ptr, row, row_unit < PLAN.H, W, PLAN)
 
 
 # --- before a meeting ---
