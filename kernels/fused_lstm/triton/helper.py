@@ -18,6 +18,11 @@ KEEP_LOOP = version(triton) < (3, 9)
 FENCES_COPIES = version(triton) >= (3, 9)
 
 
+# Whether AMD's kernels may have buffer operations. The pass of Triton 3.6 that puts them in ends the
+# process at a loop that waits for other programs.
+TAKES_BUFFERS = version(triton) >= (3, 9)
+
+
 def helper(function: Callable):
     """Return a function for kernels to call: `triton.jit`, without the interpreter's cost per call.
 

@@ -26,7 +26,7 @@ from . import backward, cells, forward, precision
 from .barrier import APART
 from .cells import lstm, printed
 from .devices import stores_done
-from .helper import FENCES_COPIES, KEEP_LOOP
+from .helper import FENCES_COPIES, KEEP_LOOP, TAKES_BUFFERS
 from .interpreter import is_interpreted
 from .philox import scale_of
 from .plan import SIZES, Plan, has_phase, inner_phases
@@ -618,7 +618,9 @@ class Launch:
             raise OutOfResources(error.required, error.limit, error.name)
         every = *values, self.cell, self.constants(keep_loop)
         kernel = KERNELS[self.plan.direction]
-        found = kernel.warmup(*every, grid=(self.plan.programs,), **options(self.plan))
+        with knobs.amd.scope():
+            knobs.amd.use_buffer_ops &= TAKES_BUFFERS
+            found = kernel.warmup(*every, grid=(self.plan.programs,), **options(self.plan))
         try:
             assert found.run is not None  # asked for, it loads the kernel, and knows its spills
         except OutOfResources as error:
