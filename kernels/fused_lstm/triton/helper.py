@@ -18,7 +18,7 @@ KEEP_LOOP = version(triton) < (3, 9)
 FENCES_COPIES = version(triton) >= (3, 9)
 
 
-# Whether AMD's kernels may have buffer operations. The pass of Triton 3.6 that puts them in ends the
+# Whether AMD's kernels may have buffer operations. Triton 3.6's pass that puts them in ends the
 # process at a loop that waits for other programs.
 TAKES_BUFFERS = version(triton) >= (3, 9)
 
