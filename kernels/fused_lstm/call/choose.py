@@ -88,7 +88,7 @@ def constant_while_tracing(function: Function) -> Function:
 
 def in_a_graph() -> bool:
     """Return whether torch.compile or torch.jit.trace is tracing."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 @constant_while_tracing

@@ -196,7 +196,7 @@ def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> No
     if not is_dense(x):
         check_dense("input", x)
     # torch.jit.trace makes sizes tensors, and warns when they are compared.
-    if x.dim() not in ranks or not (torch._C._is_tracing() or x.shape[-1] == I):
+    if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == I):
         layout = "[B, T, I]" if batch_first else "[T, B, I]"
         layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
         raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")

@@ -137,7 +137,7 @@ def run(
     base, x, rows = call.spec, call.x, call.rows
     if resets is not None:
         check_resets(resets, x)
-    compiling, tracing = torch.compiler.is_compiling(), torch._C._is_tracing()
+    compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
     facts = USUAL
     if resets is not None or call.states or compiling or tracing:
         facts = Facts(

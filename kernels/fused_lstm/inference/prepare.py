@@ -536,7 +536,7 @@ class Prepared(nn.Module):
             h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
         else:
             h0, c0 = states_of(self.spec, hx, layout.batched)
-            if not torch._C._is_tracing():  # which makes sizes tensors
+            if not torch.jit.is_tracing():  # which makes sizes tensors
                 self._check_state(h0, c0, B)
         if rows is None and resets is None:
             y, h_n, c_n = self._kernel(x, h0, c0)
