@@ -91,6 +91,12 @@ def in_a_graph() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+@constant_while_tracing  # torch 2.11's torch.compile takes the function itself to return True
+def is_exporting() -> bool:
+    """Return whether torch.export is tracing."""
+    return torch.compiler.is_exporting()
+
+
 @constant_while_tracing
 def can_run(name: str, device: torch.device) -> bool:
     """Return whether an engine runs on a device."""
@@ -195,7 +201,7 @@ EMPTY = Choice("loop", "none", "an empty batch needs shapes and zero gradients o
 TORCHS = {"lstm": "nn.LSTM", "gru": "nn.GRU", "rnn_tanh": "nn.RNN", "rnn_relu": "nn.RNN"}
 
 
-@constant_while_tracing
+@lru_cache
 def choose(
     engine: str,
     fuse: str | None,
@@ -210,13 +216,6 @@ def choose(
             states of every step.
         RuntimeError: the engine cannot run on this device; the message says why and what to do.
     """
-    return _chosen(engine, fuse, device, spec, facts)
-
-
-@lru_cache
-def _chosen(
-    engine: str, fuse: str | None, device: torch.device, spec: Spec, facts: Facts = USUAL
-) -> Choice:
     check_engine(engine, fuse, spec)
     if engine == "auto":
         choice = _automatic(fuse, device, spec, facts)
@@ -297,7 +296,6 @@ def _on_a_gpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -
     return Choice("loop", "none", "neither cudnn nor triton can run it")
 
 
-@constant_while_tracing
 def is_too_wide(engine: str, fuse: str | None, device: torch.device, spec: Spec, wide: int) -> bool:
     """Return whether engine="auto" has a layer normalization for which a GPU is too small.
 

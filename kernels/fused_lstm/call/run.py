@@ -33,6 +33,7 @@ from .choose import (
     choose,
     constant_while_tracing,
     engine_module,
+    is_exporting,
     is_too_wide,
     may_be_slow,
     step_pays,
@@ -142,23 +143,22 @@ def run(
     if resets is not None or call.states or compiling or tracing:
         facts = Facts(
             resets is not None, call.states, rows is not None and (compiling or tracing),
-            compiling and not torch.compiler.is_exporting() and is_differentiated(*call.inputs),
+            compiling and not is_exporting() and is_differentiated(*call.inputs),
         )  # fmt: skip
     elif rows is None and recompute is None and override is None:
         if not base.is_plain_lstm:
             facts = SLOW_STEP if is_slow_step(base, engine, fuse, call) else USUAL
         elif engine == "triton" and fuse is None and (why := why_hoisted(base, call)) is not None:
             facts = Facts(hoisted=why)
-    if base.layer_norm:
-        wide = max(call.hidden_size, call.output_size)
-        if is_too_wide(engine, fuse, x.device, base, wide):
-            facts = facts._replace(too_wide=True)
+    wide = max(call.hidden_size, call.output_size) if base.layer_norm else 0
     if compiling:
         name, spec, one_operator = _route_in_a_graph(
-            base, training, recompute, engine, fuse, x.device, x.dtype, *facts
+            base.values(), wide, training, recompute, engine, fuse, x.device, x.dtype, *facts
         )
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
+        if wide and is_too_wide(engine, fuse, x.device, base, wide):
+            facts = facts._replace(too_wide=True)
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
         key = base.number, training, recompute, engine, fuse, x.device, x.dtype, facts, word
         name, spec, runs, one_operator = ROUTES.get(key) or _route(base, *key[1:])
@@ -302,10 +302,21 @@ def _route(
 
 
 @constant_while_tracing
-def _route_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *facts):
-    """Return `_route`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
+def _route_in_a_graph(values, wide, training, recompute, engine, fuse, device, dtype, *facts):
+    """Return `_route`'s engine and Spec, as a constant for torch.compile.
+
+    torch.compile takes no named tuple as an argument here, and in torch 2.11 no Spec.
+
+    Args:
+        values: the Spec's.
+        wide: the larger of H and P; 0 without layer normalization.
+        facts: a Facts', but for `too_wide`.
+    """
+    base, known = Spec(*values), Facts(*facts)
+    if is_too_wide(engine, fuse, device, base, wide):
+        known = known._replace(too_wide=True)
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    route = _route(base, training, recompute, engine, fuse, device, dtype, Facts(*facts), word)
+    route = _route(base, training, recompute, engine, fuse, device, dtype, known, word)
     return route.engine, route.spec, False
 
 

@@ -167,11 +167,14 @@ class Spec:
         self._set("schema_rates", (*self.zones, self.recurrent_dropout))
         self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
-        values = tuple([getattr(self, name) for name in FIELDS])
-        self._set("number", NUMBERS.setdefault(values, next(FRESH)))
+        self._set("number", NUMBERS.setdefault(self.values(), next(FRESH)))
+
+    def values(self) -> tuple:
+        """Return the fields that make an equal Spec: `Spec(*spec.values())`."""
+        return tuple([getattr(self, name) for name in FIELDS])
 
     def __reduce__(self) -> tuple:
-        return type(self), tuple([getattr(self, name) for name in FIELDS])
+        return type(self), self.values()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

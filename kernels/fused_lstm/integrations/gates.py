@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..call.choose import choose
+from ..call.choose import choose, constant_while_tracing
 from ..call.run import autocast_dtype
 from ..call.spec import Spec
 from ..operator import ops, recurrence
@@ -55,7 +55,10 @@ def run_gates(
     Raises:
         RuntimeError: the engine cannot run on the gates' device; says why.
     """
-    name = choose(engine, None, gates.device, spec).engine
+    if torch.compiler.is_compiling():
+        name = _chosen_in_a_graph(engine, gates.device, spec.values())
+    else:
+        name = choose(engine, None, gates.device, spec).engine
     dtype = autocast_dtype(gates)
     with torch.autocast(gates.device.type, enabled=False):
         h0, *rest = states.to(dtype).unbind(0)
@@ -64,6 +67,12 @@ def run_gates(
             torch.cat(rest, dim=-1) if rest else h0, weight_hh.to(dtype), not_reset=not_reset,
         )  # fmt: skip
         return y, torch.stack([h_n, *(c_n.chunk(len(rest), dim=-1) if rest else ())])
+
+
+@constant_while_tracing
+def _chosen_in_a_graph(engine: str, device: torch.device, values: tuple) -> str:
+    """Return the engine that runs a Spec's values: torch 2.11's torch.compile takes no Spec."""
+    return choose(engine, None, device, Spec(*values)).engine
 
 
 def with_bias(gates: Tensor, bias: Tensor) -> Tensor:

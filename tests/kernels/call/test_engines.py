@@ -58,7 +58,7 @@ def test_auto_takes_nn_lstm_on_macos(monkeypatch):
     """A team of `native` is one thread there; nn.LSTM has not every cell."""
     monkeypatch.setattr(choose.sys, "platform", "darwin")
     monkeypatch.setattr(choose.engine_module("native"), "missing", lambda device: None)
-    chosen = choose._chosen.__wrapped__  # which keeps no answer for other tests
+    chosen = choose.choose.__wrapped__  # which keeps no answer for other tests
     assert chosen("auto", None, CPU, PLAIN)[:2] == ("cudnn", None)
     assert chosen("auto", None, CPU, Spec(peephole=True))[:2] == ("native", "layers")
     assert chosen("auto", None, CPU, PLAIN, choose.Facts(resets=True))[:2] == ("native", "layers")
@@ -107,12 +107,12 @@ def test_unknown_device_is_an_error():
 
 def test_an_engine_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
-    choose._chosen.cache_clear()
+    choose.choose.cache_clear()
     try:
         with pytest.raises(RuntimeError, match="'triton' cannot run on 'cpu': no luck today"):
             fused_lstm.LSTM(3, 4, engine="triton")(torch.randn(2, 2, 3))
     finally:
-        choose._chosen.cache_clear()
+        choose.choose.cache_clear()
 
 
 IS_LOADED = """
@@ -253,7 +253,7 @@ def on_a_gpu(monkeypatch):
 
 
 def test_auto_on_a_gpu_takes_what_is_known_to_work(on_a_gpu, recwarn):
-    chosen = choose._chosen.__wrapped__
+    chosen = choose.choose.__wrapped__
     assert chosen("auto", None, GPU, PLAIN)[:2] == ("cudnn", None)
     assert chosen("auto", None, GPU, Spec("gru"))[:2] == ("cudnn", None)
     assert chosen("auto", "steps", GPU, PLAIN)[:2] == ("triton", "steps")  # a level is asked for
@@ -262,7 +262,7 @@ def test_auto_on_a_gpu_takes_what_is_known_to_work(on_a_gpu, recwarn):
 
 
 def test_auto_on_a_gpu_says_once_that_no_gpu_has_run_what_it_takes(on_a_gpu):
-    chosen = choose._chosen.__wrapped__
+    chosen = choose.choose.__wrapped__
     with pytest.warns(UserWarning, match="no GPU has run these kernels yet") as told:
         both = [
             chosen("auto", None, GPU, Spec(layer_norm=True)),
@@ -286,13 +286,13 @@ def test_auto_on_a_small_gpu_takes_the_loop_for_what_it_cannot_normalize(monkeyp
             planned(direction="backward", device=small)
     assert not choose.is_too_wide("triton", None, GPU, normed, 4096)  # asked for by name
     assert not choose.is_too_wide("auto", None, GPU, PLAIN, 4096)
-    chosen = choose._chosen.__wrapped__
+    chosen = choose.choose.__wrapped__
     assert chosen("auto", None, GPU, normed, choose.Facts(too_wide=True))[:2] == ("loop", "none")
 
 
 def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeypatch):
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
-    assert choose._chosen.__wrapped__("auto", None, GPU, Spec(layer_norm=True))[:2] == (
+    assert choose.choose.__wrapped__("auto", None, GPU, Spec(layer_norm=True))[:2] == (
         "loop",
         "none",
     )

@@ -61,7 +61,7 @@ def test_auto_takes_an_engine_that_has_it(monkeypatch):
     engine = choose.choose("auto", None, cpu, GRU).engine
     assert choose.ENGINES[engine].runs(GRU)
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
-    engine = choose._chosen.__wrapped__("auto", None, cpu, GRU).engine
+    engine = choose.choose.__wrapped__("auto", None, cpu, GRU).engine
     assert choose.ENGINES[engine].runs(GRU)
 
 

@@ -139,13 +139,13 @@ def test_cudnn_in_a_graph_takes_all_but_packed_rows():
 @pytest.mark.parametrize("kind", [pytest.param("unsorted", marks=SLOW), "lengths"])
 def test_auto_in_a_graph_takes_packed_rows_without_native(kind, monkeypatch):
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
-    choose._chosen.cache_clear()
+    choose.choose.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check_compiled(Case(kind, T=3), "auto")
     finally:
-        choose._chosen.cache_clear()
+        choose.choose.cache_clear()
         choose._warn_that_it_is_missing.cache_clear()
 
 
@@ -158,13 +158,13 @@ def test_auto_takes_resets_without_native(monkeypatch):
     assert given.resets.any()
     wanted = call(loop, case, given)
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
-    choose._chosen.cache_clear()
+    choose.choose.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = call(ours, case, given)
     finally:
-        choose._chosen.cache_clear()
+        choose.choose.cache_clear()
         choose._warn_that_it_is_missing.cache_clear()
     for name, a, b in zip(("y", "h_n", "c_n"), found, wanted, strict=True):
         assert_close(a, b, name)
