@@ -67,7 +67,7 @@ def of(spec: Spec, operator: int, flag: bool, layer: Layer | None = None) -> Doo
         layer: of a door that takes a layer's arguments, and returns what torch.nn's returns. Where
             `hx` is None, the state is zero.
     """
-    key = spec.number, operator, flag, layer
+    key = spec.text, operator, flag, layer
     try:
         return _DOORS[key]
     except KeyError:

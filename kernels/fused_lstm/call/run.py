@@ -41,7 +41,7 @@ from .choose import (
 from .layout import State, check_dense, check_resets, padded
 from .record import Call, Run
 from .rows import enter, leave
-from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
+from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes, spec_of
 
 
 def lstm(
@@ -153,14 +153,14 @@ def run(
     wide = max(call.hidden_size, call.output_size) if base.layer_norm else 0
     if compiling:
         name, spec, one_operator = _route_in_a_graph(
-            base.values(), wide, training, recompute, engine, fuse, x.device, x.dtype, *facts
+            base.text, wide, training, recompute, engine, fuse, x.device, x.dtype, *facts
         )
         runs, autocasts = engine_module(name).run, is_autocast_on(x.device)
     else:
         if wide and is_too_wide(engine, fuse, x.device, base, wide):
             facts = facts._replace(too_wide=True)
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-        key = base.number, training, recompute, engine, fuse, x.device, x.dtype, facts, word
+        key = base.text, training, recompute, engine, fuse, x.device, x.dtype, facts, word
         name, spec, runs, one_operator = ROUTES.get(key) or _route(base, *key[1:])
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     call.spec = spec
@@ -222,7 +222,7 @@ def run_at_the_door(
     if base.layer_norm:  # whose engine depends on sizes
         return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    key = base.number, training, None, engine, fuse, x.device, x.dtype, USUAL, word
+    key = base.text, training, None, engine, fuse, x.device, x.dtype, USUAL, word
     route = ROUTES.get(key) or _route(base, *key[1:])
     if not route.one_operator or route.spec.draws:
         return None
@@ -271,7 +271,7 @@ class Route(NamedTuple):
     one_operator: bool  # whether one operator is given all tensors, and checks them
 
 
-ROUTES: dict[tuple, Route] = {}  # by the Spec's number and the other arguments of `_route`
+ROUTES: dict[tuple, Route] = {}  # by the Spec's text and the other arguments of `_route`
 
 
 def _route(
@@ -297,22 +297,22 @@ def _route(
     module = engine_module(name)
     whole = name == "native" and level in ("steps", "layers") and not spec.in_heads
     route = Route(name, spec, module.run, whole and recompute is None)
-    ROUTES[base.number, training, recompute, engine, fuse, device, dtype, facts, word] = route
+    ROUTES[base.text, training, recompute, engine, fuse, device, dtype, facts, word] = route
     return route
 
 
 @constant_while_tracing
-def _route_in_a_graph(values, wide, training, recompute, engine, fuse, device, dtype, *facts):
+def _route_in_a_graph(text, wide, training, recompute, engine, fuse, device, dtype, *facts):
     """Return `_route`'s engine and Spec, as a constant for torch.compile.
 
-    torch.compile takes no named tuple as an argument here, and in torch 2.11 no Spec.
+    torch.compile takes no named tuple as an argument here.
 
     Args:
-        values: the Spec's.
+        text: the Spec's.
         wide: the larger of H and P; 0 without layer normalization.
         facts: a Facts', but for `too_wide`.
     """
-    base, known = Spec(*values), Facts(*facts)
+    base, known = spec_of(text), Facts(*facts)
     if is_too_wide(engine, fuse, device, base, wide):
         known = known._replace(too_wide=True)
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
@@ -386,7 +386,7 @@ def check_once(call: Call, autocasts: bool) -> None:
     if call.rows is not None or type(call.x) is not Tensor or torch.compiler.is_compiling():
         return check_tensors(call, autocasts)
     tensors = tuple([(t.shape, t.dtype, t.device) for t in call.inputs])
-    key = call.spec.number, call.hidden_size, call.output_size, autocasts, tensors
+    key = call.spec.text, call.hidden_size, call.output_size, autocasts, tensors
     if key in PASSED:
         return
     check_tensors(call, autocasts)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from itertools import count
+from math import inf
 from typing import Any, NamedTuple
 
 from .kinds import CELLS
@@ -45,10 +45,6 @@ OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, exc
 WITH_ZONEOUT, PROJECTED = "zoneout", "projected"
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT = (kind << 56 for kind in (1, 2, 3))
-
-
-NUMBERS: dict[tuple, int] = {}  # of Specs, by their fields: a call looks its plan up by the number
-FRESH = count()
 
 
 @dataclass(frozen=True)
@@ -126,12 +122,16 @@ class Spec:
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
     schema_directions: int = field(init=False, repr=False, compare=False)  # its `directions`
     schema: dict[str, Any] = field(init=False, repr=False, compare=False)
-    number: int = field(init=False, repr=False, compare=False)  # one for all that are equal
+    # Its fields: a call looks its plan up by them, and `spec_of` reads them.
+    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check()
         kind = CELLS[self.cell]
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * 2
+        for name in ("dropout", "recurrent_dropout", "recurrent_clip"):
+            if getattr(self, name) is not None:  # numpy's numbers are float's too
+                self._set(name, float(getattr(self, name)))
         self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if kind.has_c else 0.0))
         on = [n for n in OPTIONS if getattr(self, n) not in OFF and n != "num_heads"]
         on = (*on, "num_heads") if self.num_heads > 1 else tuple(on)
@@ -167,14 +167,13 @@ class Spec:
         self._set("schema_rates", (*self.zones, self.recurrent_dropout))
         self._set("schema_directions", -1 if self.reverse else self.directions)
         self._set("schema", self._schema())
-        self._set("number", NUMBERS.setdefault(self.values(), next(FRESH)))
+        self._set("text", repr(self._values()))
 
-    def values(self) -> tuple:
-        """Return the fields that make an equal Spec: `Spec(*spec.values())`."""
+    def _values(self) -> tuple:
         return tuple([getattr(self, name) for name in FIELDS])
 
     def __reduce__(self) -> tuple:
-        return type(self), self.values()
+        return type(self), self._values()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -401,4 +400,15 @@ def of_schema(
 
 
 FIELDS = tuple(f.name for f in fields(Spec) if f.init)
+
+
+def spec_of(text: str) -> Spec:
+    """Return the Spec whose `text` that is.
+
+    A graph of torch.compile gives functions of constants a text: torch 2.11's takes no Spec there,
+    and has floats as unknown numbers.
+    """
+    return Spec(*eval(text, {"Units": Units, "inf": inf}))
+
+
 PLAIN, GRU = Spec(), Spec("gru")  # nn.LSTM's cell, nn.GRU's

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..call.choose import choose, constant_while_tracing
 from ..call.run import autocast_dtype
-from ..call.spec import Spec
+from ..call.spec import Spec, spec_of
 from ..operator import ops, recurrence
 from ..operator.pullback import is_differentiated, is_transformed
 
@@ -56,7 +56,7 @@ def run_gates(
         RuntimeError: the engine cannot run on the gates' device; says why.
     """
     if torch.compiler.is_compiling():
-        name = _chosen_in_a_graph(engine, gates.device, spec.values())
+        name = _chosen_in_a_graph(engine, gates.device, spec.text)
     else:
         name = choose(engine, None, gates.device, spec).engine
     dtype = autocast_dtype(gates)
@@ -70,9 +70,9 @@ def run_gates(
 
 
 @constant_while_tracing
-def _chosen_in_a_graph(engine: str, device: torch.device, values: tuple) -> str:
-    """Return the engine that runs a Spec's values: torch 2.11's torch.compile takes no Spec."""
-    return choose(engine, None, device, Spec(*values)).engine
+def _chosen_in_a_graph(engine: str, device: torch.device, text: str) -> str:
+    """Return the engine that runs the Spec of a text, as a constant for torch.compile."""
+    return choose(engine, None, device, spec_of(text)).engine
 
 
 def with_bias(gates: Tensor, bias: Tensor) -> Tensor:

@@ -73,10 +73,10 @@ class Layer(NamedTuple):
             return self.b_ih
         return self.b_ih + self.b_hh
 
-    def added(self, spec: Spec = PLAIN) -> OptionTensors:
+    def added(self, coupled: bool = False) -> OptionTensors:
         """Return the tensors of an LSTM's options."""
         w_ch = self.w_ch
-        if spec.coupled and w_ch is not None:
+        if coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
         return OptionTensors(w_ch, self.gain_c, self.b_c)
@@ -352,7 +352,7 @@ def step(
     gates = sums(by_x, by_h, layer, spec)
     gates = gates.to(x.dtype)
     if CELLS[spec.cell].is_lstm:
-        added = layer.added(spec)
+        added = layer.added(spec.coupled)
         h_next, c_next, gates = pointwise.forward(gates, c, added)
     else:
         h_next, c_next = told(gates, c, layer, spec)
@@ -458,7 +458,7 @@ def layer_backward(
         dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
-        added = layer.added(spec)
+        added = layer.added(spec.coupled)
         by_gates, dc_prev, dseen = pointwise.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = order.output(t, by_gates)
         by_h = sums_backward(dgates, spec)

@@ -93,9 +93,9 @@ def turing(monkeypatch):
     t4 = driver("Tesla T4", (7, 5), 40, 64)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: t4)
-    choose._chosen.cache_clear()
+    choose.choose.cache_clear()
     yield
-    choose._chosen.cache_clear()
+    choose.choose.cache_clear()
 
 
 @pytest.mark.usefixtures("turing")

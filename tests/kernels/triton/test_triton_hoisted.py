@@ -96,7 +96,7 @@ def call_of(device=GPU, dtype=torch.bfloat16, L=1, B=2048, H=1024):
 def test_a_call_of_many_rows(h100):
     reason = run.why_hoisted(PLAIN, call_of())
     assert "2048 rows" in reason
-    chosen = choose._chosen.__wrapped__("triton", None, GPU, PLAIN, choose.Facts(hoisted=reason))
+    chosen = choose.choose.__wrapped__("triton", None, GPU, PLAIN, choose.Facts(hoisted=reason))
     assert chosen == ("triton", "hoisted", reason)
 
 
