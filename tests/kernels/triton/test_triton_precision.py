@@ -24,8 +24,8 @@ SWITCHES = {
     "cudnn.rnn.fp32_precision = 'ieee'": False,
     "cudnn.rnn.fp32_precision = 'tf32'": True,
     "cudnn.conv.fp32_precision = 'ieee'": True,
-    "cudnn.fp32_precision = 'ieee'": None,  # as torch has it: True in 2.11, False in 2.15
-    "fp32_precision = 'ieee'": False,
+    "cudnn.fp32_precision = 'ieee'": None,  # as torch has it, with the next: 2.11 as if it were not set
+    "fp32_precision = 'ieee'": None,
     "cuda.matmul.allow_tf32 = True": True,
     "cuda.matmul.fp32_precision = 'ieee'": True,
 }
