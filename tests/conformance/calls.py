@@ -221,7 +221,7 @@ def ours(case: Case, module: nn.Module, given: Given) -> dict[str, Tensor]:
     elif case.rows == "batch_first":
         y, every = y.transpose(0, 1), [s.transpose(1, 2) for s in every]
     found = {"y": y} | dict(zip((f"{n}_n" for n in names), last, strict=True))
-    return found | dict(zip((f"{n} of each step" for n in names), every, strict=bool(every)))
+    return found | dict(zip((f"{n} of each step" for n in names), every, strict=len(every) > 0))
 
 
 def by_the_function(case: Case, module: Any, given: Given) -> dict[str, Tensor]:
