@@ -13,7 +13,7 @@ OUT  ?= out
 # The index that PyTorch is installed from; empty is pip's own.
 INDEX ?=
 
-.PHONY: help setup train test bench ladder post report docs site gpu-first gpu gpu-race ptx fuzz soak inspect peers models results sanitize emulator arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu-first gpu gpu-race ptx oldest fuzz soak inspect peers models results sanitize emulator arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -98,14 +98,22 @@ gpu:             ## on a machine with a GPU: compile and test all kernels; under
 gpu-race:        ## on a machine with a GPU: race all kernels against cuDNN; under 11 minutes
 	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench gpu-race $(ARGS)
 
-# Another version of Triton lies beside the installed one, in build/: make ptx TRITON=3.6
-TRITON ?=
-OTHER  := $(if $(TRITON),build/triton-$(TRITON))
-GET_OTHER = $(if $(TRITON),test -d $(OTHER) || $(RUN) -m pip install --quiet --no-deps --target $(OTHER) "triton==$(TRITON).*")
-
 ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many schedules: hours on two cores
-	$(GET_OTHER)
-	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
+	cd tests && PYTHONPATH=$(abspath .):$(abspath kernels) $(abspath $(RUN)) -m ptx $(ARGS)
+
+# Triton 3.6's interpreter does not run with a newer numpy. Other verbs run there with
+# RUN=build/oldest/bin/python.
+OLDEST := build/oldest
+OLD_TESTS := operator layers call cells reference inference native/test_native_switches.py \
+	triton/test_triton_precision.py triton/test_inspect.py
+
+oldest: setup    ## the oldest torch and Triton that it takes: install them, torch.compile, the PTX machine; minutes
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check $(addprefix --index-url ,$(INDEX)) "torch==2.11.*"
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check "triton==3.6.*" "numpy==2.3.*" ninja \
+		pytest pytest-xdist expecttest safetensors tqdm filelock
+	PYTHONPATH=kernels:. $(OLDEST)/bin/python -m pytest --numprocesses logical --dist worksteal $(OLD_TESTS:%=tests/kernels/%) $(ARGS)
+	$(MAKE) ptx RUN=$(OLDEST)/bin/python ARGS="--few --seeds 1"
 
 SEED ?= $(shell date +%s)
 fuzz: setup      ## five lists of every pair of options, of other sizes, and 300 drawn cells of four calls each, 100 drawn steps: minutes
@@ -118,8 +126,7 @@ soak: setup      ## random calls from four threads, whose number and cores chang
 	$(RUN) tests/conformance/soak.py --minutes $(MINUTES)
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
-	$(GET_OTHER)
-	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/kernels/triton/test_inspect.py tests/kernels/triton/test_triton_amd.py --slow $(ARGS)
+	PYTHONPATH=kernels $(RUN) -m pytest tests/kernels/triton/test_inspect.py tests/kernels/triton/test_triton_amd.py --slow $(ARGS)
 
 # In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
 # build failed, or the library did not load, pytest would merely skip: two checks come first. pytest

@@ -1,6 +1,6 @@
 """fused_lstm.tools.inspect: what it reads from machine code, and what must be true of the kernels.
 
-`make inspect TRITON=3.6` runs those called `here` under another Triton.
+`make oldest` runs those that are not slow under Triton 3.6.
 """
 
 from __future__ import annotations
