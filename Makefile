@@ -104,15 +104,15 @@ ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many sch
 # Triton 3.6's interpreter does not run with a newer numpy. Other verbs run there with
 # RUN=build/oldest/bin/python.
 OLDEST := build/oldest
-OLD_TESTS := operator layers call cells reference inference native/test_native_switches.py \
-	triton/test_triton_precision.py triton/test_inspect.py
+OLD_TESTS := $(addprefix kernels/,operator layers call cells reference inference native/test_native_switches.py \
+	triton/test_triton_precision.py triton/test_inspect.py) conformance/test_transforms.py
 
 oldest: setup    ## the oldest torch and Triton that it takes: install them, torch.compile, the PTX machine; minutes
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check $(addprefix --index-url ,$(INDEX)) "torch==2.11.*"
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check "triton==3.6.*" "numpy==2.3.*" ninja \
 		pytest pytest-xdist expecttest safetensors tqdm filelock
-	PYTHONPATH=kernels:. $(OLDEST)/bin/python -m pytest --numprocesses logical --dist worksteal $(OLD_TESTS:%=tests/kernels/%) $(ARGS)
+	PYTHONPATH=kernels:. $(OLDEST)/bin/python -m pytest --numprocesses logical --dist worksteal $(OLD_TESTS:%=tests/%) $(ARGS)
 	$(MAKE) ptx RUN=$(OLDEST)/bin/python ARGS="--few --seeds 1"
 
 SEED ?= $(shell date +%s)

@@ -53,7 +53,7 @@ class Layer(NamedTuple):
     columns: int  # of c
 
 
-Key = tuple[int, int, bool, Layer | None]
+Key = tuple[str, int, bool, Layer | None]
 _DOORS: dict[Key, Door] = {}
 
 
