@@ -48,7 +48,7 @@ UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 GATES_TOGETHER = ("amx", "avx512_bf16", "avx512")
 # Instruction set -> rows of a call, T * B, from which on a layer's own kernels are faster in
 # bfloat16 than prepared weights, although they pack theirs at each call; of wide layers, whose
-# packing takes longer, a third of H. (With more rows they are, on an Emerald Rapids, 1.0 to 2.5
+# packing takes longer, a third of H. (With more rows they are, on an Emerald Rapids, 0.9 to 1.4
 # times as fast; on a Zen 4 with two threads 1.0 to 1.6 times, with one 0.9 to 1.1, from H rows on
 # 1.0 to 1.1. On a Zen 3, which widens bfloat16, 0.9 to 2.2 times, in most calls 1.2 or more. With
 # fewer they are mostly slower.)

@@ -118,14 +118,17 @@ bool has_tiles(const Sizes& s) {
 // with near weights and 12 rows or more: 0.62 to 0.98 on two threads, prepared on one 0.84 to 1.00; with far
 // ones and few rows it takes up to 1.6. Where rows are half of the inputs: 0.75 to 1.05. Of 16 vector
 // registers with few inputs: 0.91 to 0.98. A prepared call of one step: 0.82 to 1.20, in the median 0.98,
-// on a Zen 4; of 16 registers and 12 rows or more 0.64 to 1.02, on a Zen 3.
+// on a Zen 4; of 16 registers and 12 rows or more 0.64 to 1.02, on a Zen 3. Prepared bfloat16 by a matrix unit:
+// of one step 0.62 to 1.01, in the median 0.8; of several 0.54 to 0.93, but with far weights and fewer rows up
+// to 1.12.
 bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, long inputs, bool save) {
   if (plan.wavefront) return true;
-  if ((plan.is_short && !has_tiles(s)) || !s.cell.in_tiles()) return false;
+  const bool by_unit = m.shapes.registers == 8 || (by_matrix_unit(s) && (s.steps > 1 || s.batch >= 4));
+  if ((plan.is_short && !has_tiles(s) && !by_unit) || !s.cell.in_tiles()) return false;
   if (s.given || s.norm || s.projected || s.resets) return false;
   if (inputs <= 16) return true;
-  const long weights = s.cell.x_gates() * s.hidden * (inputs + s.outputs) * m.bytes;
-  if (m.shapes.registers > 8) {  // vectors
+  const long weights = s.cell.x_gates() * s.hidden * (inputs + s.outputs) * (s.prepared ? s.weight_bytes : m.bytes);
+  if (!by_unit) {  // vectors
     const bool are_many = m.shapes.registers == 32;
     const bool near = weights <= m.threads * (1280 << 10);
     if (s.steps < 8) return s.prepared && s.steps == 1 && (are_many || near);
@@ -136,7 +139,8 @@ bool makes_input_in_step(const Plan& plan, const Sizes& s, const Machine& m, lon
     return inputs * m.bytes <= (are_many ? 8 : 2) * s.batch;
   }
   const bool near = weights <= m.threads * (1536 << 10);
-  return inputs <= std::min((near ? 32 : 16) * s.batch, 4 * s.rows);
+  const long most = (near ? 32 : 16) * s.batch;
+  return s.prepared ? s.steps == 1 || inputs <= most : inputs <= std::min(most, 4 * s.rows);
 }
 
 // Returns the most inputs of a lane whose steps make W x too, or 0.

@@ -31,7 +31,7 @@ long prepared_phases(const Lane<float>& lane, const PreparedWeights& weights) {
 template <class F>
 void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                    long phase) {
-  if constexpr (F::kind == Prepared::float32) {
+  if constexpr (Ready<F>::makes_two) {
     if (lane.input_in_step) return whole_phase<F>(worker, lane, weights, phase);
   }
   run_phase<Ready<F>>(

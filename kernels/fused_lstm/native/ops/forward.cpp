@@ -250,10 +250,11 @@ struct ForwardPass {
   void as_prepared() {
     if constexpr (std::is_same_v<T, float>) {
       const Prepared kind = call.prepared;
-      const long rows = std::min(plan.chunk * s.batch, s.rows), widest = s.input().depth;
-      const long size =
-          std::max(prepared::left_bytes(kind, rows, widest),
-                   prepared::left_bytes(kind, s.batch, std::max(s.outputs, s.hidden)));
+      const bool in_steps = plan.input_in_step && (s.layers == 1 || plan.input_in_step_above);
+      const long rows = in_steps ? s.batch : std::min(plan.chunk * s.batch, s.rows), widest = s.input().depth;
+      // Of a worker: x's rows whose product is made at once, and behind them h's of a step.
+      const long of_x = prepared::left_bytes(kind, rows, widest);
+      const long size = of_x + prepared::left_bytes(kind, s.batch, std::max(s.outputs, s.hidden));
       const long floats = size / static_cast<long>(sizeof(float));
       const Tensor left = floats > 0 ? fresh(Dimensions({s.directions, plan.team, floats}), dtype) : Tensor();
       const long gates = s.cell.x_gates();
@@ -262,17 +263,17 @@ struct ForwardPass {
       const long ahead = prepared::ahead_here(bytes / plan.team);
       in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
-        const auto matrix = [&](const uint8_t* packed, const WeightShape& shape) {
+        const auto matrix = [&](const uint8_t* packed, const WeightShape& shape, bool of_h = true) {
           PreparedMatrix made =
               packed ? prepared::matrix_of(kind, packed, call.apart, shape) : PreparedMatrix{};
-          made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions));
+          made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions)) + of_h * of_x;
           made.left_size = size;
           made.ahead = ahead;
           made.unit_rows = prepared::unit_rows(kind, shape.depth, s.steps == 1 && ahead > 0);
           return made;
         };
         const long inputs = index < s.directions ? s.inputs : s.width();
-        PreparedWeights made{matrix(own.w_ih, {gates, s.hidden, inputs}),
+        PreparedWeights made{matrix(own.w_ih, {gates, s.hidden, inputs}, false),
                              matrix(own.w_hh, s.recurrent()),
                              matrix(own.w_hr, {1, s.outputs, s.hidden}), {}};
         for (long k = 0; k < s.cell.phases_inside(); ++k) {

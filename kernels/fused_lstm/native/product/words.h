@@ -207,6 +207,12 @@ template <class F>
 struct Ready {
   // Panels lie as a layer packs them, where gates are not apart.
   static constexpr bool has_tiles = FL_BYTES == 64 && F::kind == Prepared::float32;
+  // Whether `gates_of_two` serves these weights.
+#if defined(FL_UNIT)
+  static constexpr bool makes_two = F::kind == Prepared::bfloat16;
+#else
+  static constexpr bool makes_two = F::kind == Prepared::float32;
+#endif
   // Vectors that hold a gate's units of a block. They are multiplied together, so that whole lines of the
   // cache are read: of AVX2, two.
   static constexpr long slices = prepared::lanes / W<float>;
@@ -234,21 +240,11 @@ struct Ready {
     const long blocks = prepared::blocks_of(shape.units);
 #if defined(FL_UNIT)
     if (count >= weight->unit_rows) {
-      UnitScope scope;
-      Vec<float> memory[unit_tile * tile_gates];
-      for_shares(worker, count, blocks, blocks, unit_tile, backwards,
-                 [&](const Share& share) {
-        const uint8_t* const panel = weight->panels + share.first * panel_bytes;
-        for_heights(unit_tile, share, rows, [&](long height, long row) {
-          const Sums<float> tile{memory, height, shape.gates};
-          scope.configure(height);
-          bring(tile, begin(tile, share.first * W<float>, row));
-          add_by_unit(tile, factor, row - rows.begin, words, panel, *weight,
-                      share.first * shape.gates * prepared::lanes);
-          end(tile, share.first * W<float>, row);
-        });
+      return for_unit_tiles(worker, rows, shape, backwards, [&](const Sums<float>& tile, long block, long row) {
+        bring(tile, begin(tile, block * W<float>, row));
+        add_by_unit(tile, factor, row - rows.begin, shape, block, *weight);
+        end(tile, block * W<float>, row);
       });
-      return;
     }
 #endif
     const prepared::Strides strides = prepared::strides_of(F::kind, weight->apart, shape);
@@ -306,13 +302,26 @@ struct Ready {
     });
   }
 
-  // Makes gates of two products as Fma does, of float32.
+  // Makes gates of two products as Fma does, of float32; of bfloat16 by a matrix unit.
   template <class Begin, class Between, class End>
   FL_INLINE static void gates_of_two(const Worker& worker, Rows<float> first, long inputs,
                                      const PreparedMatrix* w_first, Rows<float> left, Range rows,
                                      const WeightShape& shape, const PreparedMatrix* weight,
                                      bool backwards, const Begin& begin, const Between& between,
                                      const End& end) {
+#if defined(FL_UNIT)
+    const WeightShape shape_of_first{shape.gates, shape.units, inputs};
+    const Factor x = words_of(worker, first, rows, inputs, *w_first);
+    const Factor h = words_of(worker, left, rows, shape.depth, *weight);
+    for_unit_tiles(worker, rows, shape, backwards, [&](const Sums<float>& tile, long block, long row) {
+      const long unit = block * W<float>;
+      bring(tile, begin(tile, unit, row));
+      add_by_unit(tile, x, row - rows.begin, shape_of_first, block, *w_first);
+      between(tile, unit, row);
+      add_by_unit(tile, h, row - rows.begin, shape, block, *weight);
+      end(tile, unit, row);
+    });
+#else
     if constexpr (has_tiles) {
       if (!weight->apart) {
         const auto* const panels = reinterpret_cast<const float*>(weight->panels);
@@ -332,6 +341,7 @@ struct Ready {
       tiles.add(from, left, row, shape, *weight);
       tiles.each([&](long, const Sums<float>& tile, long unit) { end(tile, unit, row); });
     });
+#endif
   }
 
   template <class End>
@@ -679,15 +689,37 @@ struct Ready {
   static constexpr long unit_tile = 32;  // rows
   static constexpr Held held = F::kind == Prepared::int8 ? Held::bytes : Held::pairs;
 
-  // Multiplies by a matrix unit.
-  static void add_by_unit(const Sums<float>& tile, const Factor& left, long first, long words,
-                          const uint8_t* panel, const PreparedMatrix& weight, long at) {
+  // Calls body(tile, block, row) for this worker's tiles of the rows `rows`, for which the unit is configured.
+  template <class Body>
+  FL_INLINE static void for_unit_tiles(const Worker& worker, Range rows, const WeightShape& shape,
+                                       bool backwards, const Body& body) {
+    const long blocks = prepared::blocks_of(shape.units);
+    UnitScope scope;
+    Vec<float> memory[unit_tile * tile_gates];
+    for_shares(worker, rows.end - rows.begin, blocks, blocks, unit_tile, backwards, [&](const Share& share) {
+      for_heights(unit_tile, share, rows, [&](long height, long row) {
+        scope.configure(height);
+        body(Sums<float>{memory, height, shape.gates}, share.first, row);
+      });
+    });
+  }
+
+  // tile += rows of the left factor from the `first` on times a block of a matrix, by a matrix unit.
+  static void add_by_unit(const Sums<float>& tile, const Factor& left, long first, const WeightShape& shape,
+                          long block, const PreparedMatrix& weight) {
+    const uint8_t* const panel = weight.panels + block * prepared::panel_bytes(F::kind, shape);
+    const long words = prepared::words_of(F::kind, shape.depth), at = block * shape.gates * prepared::lanes;
     const Bf16* const factor = (const Bf16*)(left.data + first * left.stride);
+    const auto add = [&](Vec<float>* sums) {
+      multiply_unit<held>(Sums<Bf16>{sums, tile.rows, tile.vectors}, divide_up(words, prepared::lanes),
+                          (const Bf16*)panel,
+                          [&](long k) { return Left{factor + 32 * k, nullptr, left.stride / 2}; });
+    };
+    if constexpr (F::kind == Prepared::bfloat16) return add(tile.data);
     Vec<float> memory[unit_tile * tile_gates];
     const Sums<Bf16> made{memory, tile.rows, tile.vectors};
     clear(made);
-    multiply_unit<held>(made, divide_up(words, prepared::lanes), (const Bf16*)panel,
-                        [&](long k) { return Left{factor + 32 * k, nullptr, left.stride / 2}; });
+    add(memory);
     for (long gate = 0; gate < tile.vectors; ++gate) {
       const Of of(weight, at + gate * prepared::lanes);
       for (long r = 0; r < tile.rows; ++r) {
