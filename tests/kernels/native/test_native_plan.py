@@ -221,6 +221,27 @@ def test_a_prepared_call_of_one_step_meets_once(in_step, change, isa):
     assert ("input product: in each step" in text) == in_step
 
 
+@pytest.mark.parametrize(
+    ("in_step", "change"),
+    [
+        (True, {}),
+        (True, {"hidden": 2048, "batch": 4}),
+        (False, {"batch": 3}),
+        (False, {"steps": 2, "batch": 16}),
+        (True, {"steps": 2, "batch": 16, "hidden": 256}),
+        (False, {"steps": 2, "batch": 7, "hidden": 256}),
+    ],
+)
+def test_prepared_bfloat16_of_a_matrix_unit_is_met_in_steps(in_step, change):
+    """In calls of one step, and in longer ones where weights are near or rows many."""
+    if "amx" not in native.OPS.isa_names():
+        pytest.skip("this CPU has no AMX")
+    call = {"steps": 1, "batch": 60, "hidden": 512, "inputs": 512, "layers": 1} | change
+    call["inputs"] = call["hidden"]
+    text = plan(isa="amx", dtype=torch.bfloat16, prepared=True, save=False, **call)
+    assert ("input product: in each step" in text) == in_step
+
+
 def test_prepared_weights_of_avx2_are_met_in_steps_of_many_rows():
     if "avx2" not in native.OPS.isa_names():
         pytest.skip("this CPU has no AVX2")
